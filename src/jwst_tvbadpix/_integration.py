@@ -1,0 +1,25 @@
+"""Entry points: names and paths only, so that ``strun`` and ``stpipe list`` stay quick."""
+
+from importlib.resources import files
+from typing import Any
+
+__all__ = ["SCHEMA_URI_PREFIX", "get_resource_mappings", "get_steps"]
+
+SCHEMA_URI_PREFIX = "asdf://jwst-tvbadpix/schemas"
+
+
+def get_steps() -> list[tuple[str, str, bool]]:
+    """List the steps as (class, alias, is a pipeline) for the ``stpipe.steps`` entry point."""
+    return [("jwst_tvbadpix.steps.TimeVariableBadPixel", "time_variable_bad_pixel", False)]
+
+
+def get_resource_mappings() -> list[Any]:
+    """List the schema folders for the ``asdf.resource_mappings`` entry point."""
+    from asdf.resource import DirectoryResourceMapping
+
+    folder = files("jwst_tvbadpix") / "reference_schemas"
+    return [
+        DirectoryResourceMapping(
+            folder, SCHEMA_URI_PREFIX, filename_pattern="*.schema.yaml", stem_filename=True
+        )
+    ]

@@ -1,0 +1,27 @@
+"""Named errors: each message says what was expected, what was found and what to do."""
+
+__all__ = ["DateError", "DetectorError", "EvidenceError", "InputError", "ProductError", "TvBadPixError"]
+
+
+class TvBadPixError(ValueError):
+    """Base of every error this package raises on purpose."""
+
+
+class InputError(TvBadPixError):
+    """A file that cannot be read, is not what it should be, or is given twice."""
+
+
+class DetectorError(TvBadPixError):
+    """A detector or subarray that is unknown, mixed with another, or of another product."""
+
+
+class DateError(TvBadPixError):
+    """A date that is missing, unreadable or outside what a product covers."""
+
+
+class EvidenceError(TvBadPixError):
+    """Too few usable exposures to say anything."""
+
+
+class ProductError(TvBadPixError):
+    """A product that is invalid or did not survive being written and read back."""
