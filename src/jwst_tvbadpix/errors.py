@@ -1,6 +1,13 @@
 """Named errors: each message says what was expected, what was found and what to do."""
 
-__all__ = ["DateError", "DetectorError", "EvidenceError", "InputError", "ProductError", "TvBadPixError"]
+__all__ = [
+    "DateError",
+    "DetectorError",
+    "EvidenceError",
+    "InputError",
+    "ProductError",
+    "TvBadPixError",
+]
 
 
 class TvBadPixError(ValueError):

@@ -1,0 +1,183 @@
+"""Noise of each look as a function of the local level, and the fixed pattern beneath it."""
+
+from dataclasses import dataclass
+
+import bottleneck as bn
+import numpy as np
+
+from ..errors import EvidenceError
+from ..robust import binned_quantile
+from .regression import fit_background
+from .residuals import LocalResiduals
+
+__all__ = ["NoiseModel", "compute_variance", "fit_noise"]
+
+# Quantiles of |x| and their value for a unit Gaussian. High enough that the core of a peaked
+# distribution does not pass for its width, low enough that defects and sources (a few per cent)
+# do not count.
+_NOISE_QUANTILE, _NOISE_WIDTH = 0.80, 1.2816
+_PATTERN_QUANTILE, _PATTERN_WIDTH = 0.96, 2.0537
+# Start values of the pattern: a hundredth of the response, and of the read noise of a rate.
+_SIGMA_RESPONSE = 0.01
+_SIGMA_OFFSET = 0.05
+# Spread of the two local models that noise alone explains, in sigma.
+_FREE_SPREAD = 3.0
+_VARIANCE_FLOOR = 1e-8
+# A pattern narrower than this (DN/s, or relative) cannot be told from rounding of float32 rates.
+_MINIMUM_WIDTH = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseModel:
+    """Noise that changes from look to look, and pattern that does not.
+
+    Attributes
+    ----------
+    level : ndarray of float64, shape (n_looks, n_bins)
+        Local levels at which each sigma was measured [DN/s], increasing along axis 1.
+    sigma : ndarray of float64, shape (n_looks, n_bins)
+        Scatter in time of clean pixels about their own relation to the level [DN/s].
+    sigma_offset : float
+        Scatter from pixel to pixel of the additive offset delta [DN/s].
+    sigma_response : float
+        Scatter from pixel to pixel of the response q.
+    n_used : ndarray of int, shape (n_looks,)
+        Number of pixels behind each look; 0 = the look holds no evidence.
+    """
+
+    level: np.ndarray
+    sigma: np.ndarray
+    sigma_offset: float
+    sigma_response: float
+    n_used: np.ndarray
+
+    def pattern(self, local: np.ndarray) -> np.ndarray:
+        """Variance of the fixed pattern at a local level [(DN/s)^2]."""
+        return np.float32(self.sigma_offset) ** 2 + (np.float32(self.sigma_response) * local) ** 2
+
+
+def compute_variance(
+    noise: NoiseModel,
+    local: np.ndarray,
+    spread: np.ndarray | None = None,
+    expected_spread: np.ndarray | float = 0.0,
+) -> np.ndarray:
+    """Evaluate the variance of each residual without the fixed pattern.
+
+    Parameters
+    ----------
+    noise : NoiseModel
+    local, spread : ndarray of float32, shape (n_looks, ny, nx)
+        Local level and disagreement of the local models [DN/s].
+    expected_spread : ndarray (ny, nx) or float
+        Disagreement that is always there, such as at the edge of a field [DN/s].
+
+    Returns
+    -------
+    ndarray of float32, shape (n_looks, ny, nx)
+        [(DN/s)^2]. Where the local models disagree by more than usual, a source or a streak is
+        near, and what exceeds the usual is added as uncertainty.
+    """
+    variance = np.empty_like(local)
+    for out, value, level, sigma in zip(variance, local, noise.level, noise.sigma, strict=True):
+        out[...] = np.interp(value, level, sigma)
+    variance *= variance
+    np.maximum(variance, np.float32(_VARIANCE_FLOOR), out=variance)
+    if spread is not None:
+        usual = expected_spread + _FREE_SPREAD * np.sqrt(variance + noise.pattern(local))
+        excess = np.maximum(spread - usual, 0)
+        variance += excess * excess
+    return variance
+
+
+def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int = 2) -> NoiseModel:
+    """Measure the noise of each look and the fixed pattern from a sample of pixels.
+
+    Parameters
+    ----------
+    residuals : LocalResiduals
+        Of a sample of rows; no file's own error is needed, and no defect can hide in its own.
+    n_bins : int
+        Number of bins in level, fewer where a look has fewer than 200 pixels per bin.
+    n_iterations : int
+        Number of passes between pattern and noise.
+
+    Returns
+    -------
+    NoiseModel
+
+    Raises
+    ------
+    EvidenceError
+        No look has any evidence.
+    """
+    residual, local = residuals.residual, residuals.local
+    evidence = np.isfinite(residual)
+    n_used = evidence.sum(axis=(1, 2))
+    if not n_used.any():
+        raise EvidenceError(
+            "expected pixels with a finite rate and without DO_NOT_USE, found none in any "
+            "exposure; give usable exposures"
+        )
+    edges = [_find_edges(values[ok], n_bins) for values, ok in zip(local, evidence, strict=True)]
+    level = np.stack(
+        [
+            _bin(values[ok], values[ok], at, 0.5, n_bins)
+            for values, ok, at in zip(local, evidence, edges, strict=True)
+        ]
+    )
+
+    def tabulate(values: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [
+                _bin(np.abs(v[ok]), m[ok], at, _NOISE_QUANTILE, n_bins) / _NOISE_WIDTH
+                for v, m, ok, at in zip(values, local, evidence, edges, strict=True)
+            ]
+        )
+
+    noise = NoiseModel(level, tabulate(residual), _SIGMA_OFFSET, _SIGMA_RESPONSE, n_used)
+    middle = bn.nanmedian(local, axis=0)
+    bright = middle > np.nanquantile(middle, 0.7)
+    faint = middle < np.nanquantile(middle, 0.2)
+    for _ in range(n_iterations):
+        variance = compute_variance(noise, local)
+        fit = fit_background(
+            residual,
+            local,
+            variance,
+            sigma_offset=noise.sigma_offset,
+            sigma_response=noise.sigma_response,
+        )
+        noise = NoiseModel(
+            level,
+            tabulate(fit.standardised * np.sqrt(variance)),
+            _find_width(fit.offset[faint]),
+            _find_width(fit.response[bright]),
+            n_used,
+        )
+    return noise
+
+
+def _find_edges(level: np.ndarray, n_bins: int) -> np.ndarray:
+    """Cut the levels into bins of equal numbers."""
+    if not level.size:
+        return np.array([0.0, 1.0])
+    n = int(np.clip(level.size // 200, 1, n_bins))
+    return np.quantile(level, np.linspace(0, 1, n + 1))
+
+
+def _bin(
+    values: np.ndarray, level: np.ndarray, edges: np.ndarray, quantile: float, n_bins: int
+) -> np.ndarray:
+    """Bin to exactly n_bins entries, the last repeated; ones where there is no evidence."""
+    if not values.size:
+        return np.ones(n_bins)
+    table = binned_quantile(values, level, edges, quantile)
+    table = table[np.isfinite(table)]
+    return np.pad(table, (0, n_bins - table.size), mode="edge")
+
+
+def _find_width(values: np.ndarray) -> float:
+    """Gaussian width of values about zero."""
+    width = np.quantile(np.abs(values), _PATTERN_QUANTILE) / _PATTERN_WIDTH if values.size else 0
+    return max(float(width), _MINIMUM_WIDTH)

@@ -1,0 +1,89 @@
+"""The relation of each pixel to the background level: an offset and a response."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["BackgroundFit", "fit_background"]
+
+# Residuals beyond this many sigma lose their weight (twice-applied Cauchy weight).
+_CLIP = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundFit:
+    """Fit of r = delta + q M for every pixel.
+
+    Attributes
+    ----------
+    offset : ndarray, shape (ny, nx)
+        delta [DN/s].
+    response : ndarray, shape (ny, nx)
+        q, the relative deviation of the response.
+    standardised : ndarray, shape (n_looks, ny, nx)
+        Residual over its own sigma, each look corrected for its pull on the fit; 0 where there
+        is no evidence.
+    """
+
+    offset: np.ndarray
+    response: np.ndarray
+    standardised: np.ndarray
+
+
+def fit_background(
+    residual: np.ndarray,
+    local: np.ndarray,
+    variance: np.ndarray,
+    *,
+    sigma_offset: np.ndarray | float,
+    sigma_response: np.ndarray | float,
+    n_iterations: int = 3,
+) -> BackgroundFit:
+    """Regress the residual of each pixel on the local level, robustly, with priors.
+
+    The zodiacal light changes by tens of per cent over a year: what grows with it is response
+    (flat field), what does not is dark current.
+
+    Parameters
+    ----------
+    residual, local, variance : ndarray of float32, shape (n_looks, ny, nx)
+        Residual r and local level M [DN/s], variance of r without pattern [(DN/s)^2];
+        a NaN residual = no evidence.
+    sigma_offset, sigma_response : ndarray (ny, nx) or float
+        Prior widths of delta [DN/s] and q about zero.
+    n_iterations : int
+        Number of reweighted solutions.
+
+    Returns
+    -------
+    BackgroundFit
+
+    Notes
+    -----
+    Normal equations of two parameters in closed form; with w the weights, a = sum w +
+    1/sigma_delta^2, b = sum w M, c = sum w M^2 + 1/sigma_q^2 and D = a c - b^2, look k pulls the
+    fit with leverage h_k = w_k (c - 2 b M_k + a M_k^2) / D and its residual is divided by
+    sqrt(1 - h_k).
+    """
+    evidence = np.isfinite(residual)
+    r = np.where(evidence, residual, 0)
+    level = np.where(evidence, local, 0)
+    full = np.where(evidence, 1 / variance, 0)
+    weight = full
+    for iteration in range(n_iterations):
+        scaled = weight * level
+        a = weight.sum(axis=0) + 1 / sigma_offset**2
+        b = scaled.sum(axis=0)
+        c = (scaled * level).sum(axis=0) + 1 / sigma_response**2
+        p = (weight * r).sum(axis=0)
+        s = (scaled * r).sum(axis=0)
+        determinant = a * c - b * b
+        offset = (p * c - s * b) / determinant
+        response = (a * s - b * p) / determinant
+        error = r - offset - response * level
+        if iteration < n_iterations - 1:
+            down = 1 + error * error * full / _CLIP**2
+            weight = full / (down * down)
+    leverage = weight * (c - level * (2 * b - a * level)) / determinant
+    standardised = error * np.sqrt(full / np.maximum(1 - leverage, 0.05))
+    return BackgroundFit(offset, response, standardised)

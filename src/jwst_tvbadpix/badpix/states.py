@@ -1,0 +1,106 @@
+"""Two-state model in time: the odds that a pixel is bad at each look."""
+
+import numpy as np
+
+__all__ = ["StateOdds", "Transitions", "compute_transitions", "infer_states"]
+
+from dataclasses import dataclass
+
+_DAYS_PER_YEAR = 365.25
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """Prior probabilities of the two-state chain.
+
+    Attributes
+    ----------
+    start_bad : float
+        Probability that a pixel is bad at the first look.
+    onset, recovery : ndarray of float64, shape (n_looks - 1,)
+        Probability to turn bad, or good, between consecutive looks.
+    """
+
+    start_bad: float
+    onset: np.ndarray
+    recovery: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class StateOdds:
+    """What the chain says of each pixel.
+
+    Attributes
+    ----------
+    bad : ndarray of float64, shape (n_looks, n_pixels)
+        Posterior probability to be bad at each look.
+    log_evidence : ndarray of float64, shape (n_pixels,)
+        Log of the mean likelihood ratio over all histories, relative to always good.
+    """
+
+    bad: np.ndarray
+    log_evidence: np.ndarray
+
+
+def compute_transitions(
+    mid_mjd: np.ndarray, *, start_bad: float, onset_per_year: float, recovery_per_year: float
+) -> Transitions:
+    """Turn rates per year into probabilities between irregular looks.
+
+    Parameters
+    ----------
+    mid_mjd : ndarray of float64, shape (n_looks,)
+        Times of the looks [MJD], increasing.
+    start_bad, onset_per_year, recovery_per_year : float
+        Probability at the first look, and rates [1/yr].
+    """
+    years = np.diff(mid_mjd) / _DAYS_PER_YEAR
+    return Transitions(
+        start_bad, -np.expm1(-onset_per_year * years), -np.expm1(-recovery_per_year * years)
+    )
+
+
+def infer_states(log_ratio: np.ndarray, transitions: Transitions) -> StateOdds:
+    """Run the forward-backward recursion for many pixels at once.
+
+    Parameters
+    ----------
+    log_ratio : ndarray of float64, shape (n_looks, n_pixels)
+        Log-likelihood ratio bad/good of each look; 0 = no evidence.
+    transitions : Transitions
+
+    Returns
+    -------
+    StateOdds
+
+    References
+    ----------
+    Rabiner 1989, Proc. IEEE 77, 257, section III (scaled recursions), here on the likelihood
+    ratio, so that the good state has weight one.
+    """
+    ratio = np.exp(log_ratio)
+    n_looks = len(ratio)
+    filtered = np.empty_like(ratio)
+    log_evidence = np.zeros(ratio.shape[1])
+    predicted = np.full(ratio.shape[1], transitions.start_bad)
+    for k in range(n_looks):
+        if k:
+            before = filtered[k - 1]
+            predicted = (
+                before
+                + (1 - before) * transitions.onset[k - 1]
+                - before * transitions.recovery[k - 1]
+            )
+        weight = predicted * ratio[k]
+        total = 1 - predicted + weight
+        filtered[k] = weight / total
+        log_evidence += np.log(total)
+    bad = filtered.copy()
+    for k in range(n_looks - 2, -1, -1):
+        onset, recovery = transitions.onset[k], transitions.recovery[k]
+        now = filtered[k]
+        next_bad = now * (1 - recovery) + (1 - now) * onset
+        from_bad = now * (1 - recovery) / np.maximum(next_bad, np.finfo(float).tiny)
+        from_good = now * recovery / np.maximum(1 - next_bad, np.finfo(float).tiny)
+        bad[k] = bad[k + 1] * from_bad + (1 - bad[k + 1]) * from_good
+    return StateOdds(bad, log_evidence)

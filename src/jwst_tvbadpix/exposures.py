@@ -1,0 +1,608 @@
+"""Exposures of one detector: headers first, then row blocks placed in the full frame."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, Protocol
+
+import numpy as np
+from astropy.io import fits
+from astropy.time import Time
+
+from .detectors import Detector, get_detector
+from .errors import DateError, DetectorError, EvidenceError, InputError
+from .refmodels.dq import dq_value
+from .robust import find_settled
+
+__all__ = ["ExposureRecord", "ExposureStack", "RowBlock", "open_exposures"]
+
+log = logging.getLogger(__name__)
+
+# Association members that are looks at the detector; the rest (target acquisition, source
+# catalogues) say nothing about pixels of a blank field.
+_MEMBER_TYPES = ("science", "background", "dark")
+
+# Where each keyword lives in a data model.
+_META = {
+    "TELESCOP": "meta.telescope",
+    "DETECTOR": "meta.instrument.detector",
+    "FILTER": "meta.instrument.filter",
+    "EXP_TYPE": "meta.exposure.type",
+    "READPATT": "meta.exposure.readpatt",
+    "NGROUPS": "meta.exposure.ngroups",
+    "NINTS": "meta.exposure.nints",
+    "EFFEXPTM": "meta.exposure.effective_exposure_time",
+    "EXPSTART": "meta.exposure.start_time",
+    "EXPMID": "meta.exposure.mid_time",
+    "EXPEND": "meta.exposure.end_time",
+    "DATE-OBS": "meta.observation.date",
+    "TIME-OBS": "meta.observation.time",
+    "SUBARRAY": "meta.subarray.name",
+    "SUBSTRT1": "meta.subarray.xstart",
+    "SUBSTRT2": "meta.subarray.ystart",
+    "SUBSIZE1": "meta.subarray.xsize",
+    "SUBSIZE2": "meta.subarray.ysize",
+    "DISPAXIS": "meta.wcsinfo.dispersion_direction",
+    "R_MASK": "meta.ref_file.mask.name",
+    "CAL_VER": "meta.calibration_software_version",
+    "FILENAME": "meta.filename",
+}
+
+
+class _Source(Protocol):
+    """Lazy access to the planes of one exposure."""
+
+    shape: tuple[int, ...]
+
+    def read(self, plane: str, rows: slice) -> np.ndarray:
+        """Read rows of "SCI" or "DQ", all integrations."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FitsSource:
+    path: Path
+    shape: tuple[int, ...]
+
+    def read(self, plane: str, rows: slice) -> np.ndarray:
+        with fits.open(self.path, memmap=False) as hdus:
+            return hdus[plane].section[..., rows, :]
+
+
+@dataclass(frozen=True, slots=True)
+class _ArraySource:
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.arrays["SCI"].shape
+
+    def read(self, plane: str, rows: slice) -> np.ndarray:
+        return np.asarray(self.arrays[plane][..., rows, :])
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureRecord:
+    """What the header of one exposure says, checked.
+
+    Attributes
+    ----------
+    filename, sha256 : str
+        Name and checksum of the file (of the arrays for a model in memory).
+    detector, exp_type, filter, subarray, readpatt, r_mask, cal_ver : str
+        Keywords; "N/A" where absent.
+    corner : tuple of int
+        0-based (y, x) of the first pixel in the full frame.
+    shape : tuple of int
+        (ny, nx) that was read out.
+    start_mjd, expstart_mjd, mid_mjd, end_mjd : float
+        DATE-OBS + TIME-OBS (by which CRDS selects), EXPSTART, EXPMID, EXPEND [MJD, UTC];
+        NaN for an undated exposure.
+    exposure_s : float
+        Effective exposure time [s]; NaN where absent.
+    ngroups, nints : int
+        0 where absent.
+    dispersion_axis : int or None
+        DISPAXIS: 1 along x, 2 along y, None = image.
+    settled : tuple of int
+        0-based integrations that are used; () for a rate image.
+    """
+
+    filename: str
+    sha256: str
+    detector: str
+    exp_type: str
+    filter: str
+    subarray: str
+    readpatt: str
+    r_mask: str
+    cal_ver: str
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    start_mjd: float
+    expstart_mjd: float
+    mid_mjd: float
+    end_mjd: float
+    exposure_s: float
+    ngroups: int
+    nints: int
+    dispersion_axis: int | None
+    settled: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RowBlock:
+    """Rows of all looks with the halo that local medians need.
+
+    Attributes
+    ----------
+    rate : ndarray of float32, shape (n_looks, ny, nx)
+        Count rates [DN/s] within the stack's window; NaN = no evidence.
+    y, x : int
+        Full-frame row and column of ``rate[:, 0, 0]``.
+    core : slice
+        Rows of `rate` that belong to this block; the others are halo.
+    """
+
+    rate: np.ndarray
+    y: int
+    x: int
+    core: slice
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureStack:
+    """Exposures of one detector in order of time, read in row blocks.
+
+    Attributes
+    ----------
+    detector : Detector
+        The detector they share.
+    records : tuple of ExposureRecord
+        One per exposure, in order of EXPMID.
+    looks : tuple of (int, tuple of int)
+        What is compared in time: index into `records`, and the integrations whose median is
+        taken (() for a rate image). One per exposure; with a single exposure of at least three
+        settled integrations, one per integration.
+    window : tuple of int
+        Bounding box (y0, y1, x0, x1) of all that was read out.
+    """
+
+    detector: Detector
+    records: tuple[ExposureRecord, ...]
+    looks: tuple[tuple[int, tuple[int, ...]], ...]
+    window: tuple[int, int, int, int]
+    _sources: tuple[_Source, ...] = field(repr=False)
+
+    @property
+    def dated(self) -> bool:
+        """Whether the looks differ in time, so that changes can be dated."""
+        return len(self.records) > 1
+
+    @property
+    def look_records(self) -> tuple[ExposureRecord, ...]:
+        """The record behind each look."""
+        return tuple(self.records[k] for k, _ in self.looks)
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence."""
+        x0, x1 = self.window[2:]
+        rate = np.full((len(self.looks), stop - start, x1 - x0), np.nan, np.float32)
+        reference = self.detector.reference_pixels()[start:stop, x0:x1]
+        dnu = np.uint32(dq_value("DO_NOT_USE"))
+        for out, (index, integrations) in zip(rate, self.looks, strict=True):
+            record, source = self.records[index], self._sources[index]
+            (cy, cx), (ny, nx) = record.corner, record.shape
+            first, last = max(start, cy), min(stop, cy + ny)
+            if first >= last:
+                continue
+            rows = slice(first - cy, last - cy)
+            data = source.read("SCI", rows)
+            data = np.where(np.isfinite(data) & (source.read("DQ", rows) & dnu == 0), data, np.nan)
+            if integrations:
+                data = (
+                    np.nanmedian(data[list(integrations)], axis=0)
+                    if len(integrations) > 1
+                    else data[integrations[0]]
+                )
+            out[first - start : last - start, cx - x0 : cx - x0 + nx] = data
+            out[reference] = np.nan
+        return rate
+
+    def row_blocks(self, *, halo: int, max_bytes: int = 24_000_000) -> Iterator[RowBlock]:
+        """Read the window in blocks of rows, each array of a block within `max_bytes`.
+
+        Parameters
+        ----------
+        halo : int
+            Rows added on each side (cut at the edges of the window).
+        max_bytes : int
+            Size of one float32 array of a block, halo left aside; at least eight rows are read.
+
+        Yields
+        ------
+        RowBlock
+        """
+        y0, y1, x0, x1 = self.window
+        n_rows = max(8, max_bytes // (4 * len(self.looks) * (x1 - x0)))
+        for start in range(y0, y1, n_rows):
+            stop = min(y1, start + n_rows)
+            first, last = max(y0, start - halo), min(y1, stop + halo)
+            yield RowBlock(
+                self.read_rows(first, last), first, x0, slice(start - first, stop - first)
+            )
+
+
+def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
+    """Read the headers of exposures of one detector and order them in time.
+
+    Parameters
+    ----------
+    inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
+        ``_rate`` or ``_rateints`` products (2-D or 3-D SCI, with DQ).
+
+    Returns
+    -------
+    ExposureStack
+        Nothing but headers has been read, and a few rows of each ``_rateints``.
+
+    Raises
+    ------
+    InputError
+        A file is unreadable, truncated, not a JWST rate product, or given twice.
+    DetectorError
+        Detectors are mixed, or the detector or subarray is unknown.
+    DateError
+        An exposure has no date where one is needed.
+    EvidenceError
+        Fewer than two independent looks.
+    """
+    found = [_scan(item) for item in _expand(inputs)]
+    if not found:
+        raise EvidenceError("expected exposures, found none; give rate files or an association")
+    names = sorted({record.detector for record, _ in found})
+    if len(names) > 1:
+        examples = [next(r.filename for r, _ in found if r.detector == n) for n in names]
+        raise DetectorError(
+            "expected exposures of one detector, found "
+            + ", ".join(f"{n} ({e})" for n, e in zip(names, examples, strict=True))
+            + "; run the step once per detector"
+        )
+    found.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
+    records = tuple(record for record, _ in found)
+    _refuse_duplicates(records)
+    looks = _choose_looks(records)
+    corners = np.array([(*r.corner, *np.add(r.corner, r.shape)) for r in records])
+    window = (*corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0))
+    log.info(
+        "%d exposures of %s (%s), %d looks",
+        len(records),
+        names[0],
+        ", ".join(sorted({r.subarray for r in records})),
+        len(looks),
+    )
+    _report_masks(records)
+    y0, x0, y1, x1 = (int(v) for v in window)
+    return ExposureStack(
+        get_detector(names[0]), records, looks, (y0, y1, x0, x1), tuple(s for _, s in found)
+    )
+
+
+def _expand(inputs: Any) -> Iterator[Any]:
+    """Flatten associations, lists and libraries into paths and models."""
+    if isinstance(inputs, (str, Path)):
+        if Path(inputs).suffix.lower() == ".json":
+            yield from _read_association(Path(inputs))
+        else:
+            yield Path(inputs)
+    elif hasattr(inputs, "borrow"):
+        yield from _spool_library(inputs)
+    elif hasattr(inputs, "meta"):
+        yield inputs
+    elif isinstance(inputs, Iterable):
+        for item in inputs:
+            yield from _expand(item)
+    else:
+        raise InputError(
+            f"expected paths, associations, data models or a ModelLibrary, found "
+            f"{type(inputs).__name__}; give one of these"
+        )
+
+
+def _read_association(path: Path) -> list[Path]:
+    """List the exposures of every product of an association, beside the file."""
+    try:
+        products = json.loads(path.read_text())["products"]
+        members = [
+            path.parent / member["expname"]
+            for product in products
+            for member in product["members"]
+            if member["exptype"].lower() in _MEMBER_TYPES
+        ]
+    except OSError as error:
+        raise InputError(
+            f"expected a readable association, found {path}: {error.strerror}"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected a JWST association with products and members in {path}, found {error!r}; "
+            "make it with asn_from_list"
+        ) from error
+    if not members:
+        raise InputError(
+            f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none"
+        )
+    return members
+
+
+def _spool_library(library: Any) -> Iterator[tuple[ExposureRecord, _Source]]:
+    """Take the models of a ModelLibrary one at a time, and leave the library as it was."""
+    with library:
+        for model in library:
+            yield _scan_model(model, spool=True)
+            library.shelve(model, modify=False)
+
+
+def _scan(item: Any) -> tuple[ExposureRecord, _Source]:
+    """Read the header of one exposure."""
+    if isinstance(item, tuple):
+        return item
+    return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
+
+
+def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
+    try:
+        size = path.stat().st_size
+        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+            needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
+            planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
+            headers = [hdus[0].header, *(hdus[name].header for name in ("SCI",) if name in planes)]
+            keywords = {
+                key: next((h[key] for h in headers if key in h), None) for key in (*_META, "BUNIT")
+            }
+        with path.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+        raise InputError(
+            f"expected a FITS rate product, found {path}: {error}; check the path and the download"
+        ) from error
+    if needed > size:
+        raise InputError(
+            f"expected {needed} bytes in {path}, found {size}: the file is truncated; "
+            "download it again"
+        )
+    if not {"SCI", "DQ"} <= set(planes):
+        raise InputError(
+            f"expected SCI and DQ images in {path}, found {', '.join(planes) or 'none'}; "
+            "give _rate or _rateints products"
+        )
+    if planes["DQ"] != planes["SCI"]:
+        raise InputError(
+            f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
+            " make the product again"
+        )
+    source = _FitsSource(path, planes["SCI"])
+    return _make_record(path.name, checksum, keywords, source), source
+
+
+def _scan_model(model: Any, *, spool: bool = False) -> tuple[ExposureRecord, _Source]:
+    """Read one model; `spool` copies its arrays to unnamed temporary files."""
+    keywords = {
+        key: _get(model, name) for key, name in (*_META.items(), ("BUNIT", "meta.bunit_data"))
+    }
+    name = str(keywords["FILENAME"] or "model in memory")
+    arrays = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
+    if any(plane is None for plane in arrays.values()):
+        raise InputError(
+            f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
+            "give ImageModel or CubeModel"
+        )
+    checksum = hashlib.sha256()
+    for key, plane in arrays.items():
+        arrays[key] = np.ascontiguousarray(plane)
+        checksum.update(arrays[key])
+        if spool:
+            arrays[key] = _copy_to_disk(arrays[key])
+    source = _ArraySource(arrays)
+    return _make_record(name, checksum.hexdigest(), keywords, source), source
+
+
+def _get(model: Any, path: str) -> Any:
+    """Follow a dotted path through a data model; None where it ends."""
+    for part in path.split("."):
+        model = getattr(model, part, None)
+    return model
+
+
+def _copy_to_disk(plane: np.ndarray) -> np.ndarray:
+    copy = np.memmap(TemporaryFile(), dtype=plane.dtype, mode="w+", shape=plane.shape)  # noqa: SIM115
+    copy[...] = plane
+    return copy
+
+
+def _make_record(
+    name: str, checksum: str, keywords: Mapping[str, Any], source: _Source
+) -> ExposureRecord:
+    """Check the keywords of one exposure."""
+    if str(keywords["TELESCOP"]).upper() != "JWST":
+        raise InputError(
+            f"expected TELESCOP = JWST in {name}, found {keywords['TELESCOP']!r}; "
+            "give JWST _rate or _rateints products"
+        )
+    if len(source.shape) not in (2, 3):
+        raise InputError(
+            f"expected a 2-D rate or 3-D rateints image in {name}, found SCI of shape "
+            f"{source.shape}; run calwebb_detector1 first"
+        )
+    unit = keywords["BUNIT"]
+    if unit is not None and unit.replace(" ", "").lower() != "dn/s":
+        raise InputError(
+            f"expected BUNIT = DN/s in {name}, found {unit!r}; give products of calwebb_detector1"
+        )
+    try:
+        detector = get_detector(keywords["DETECTOR"])
+        corner = _find_corner(keywords, detector, source.shape[-2:])
+    except DetectorError as error:
+        raise DetectorError(f"{name}: {error}") from error
+    exp_type = str(keywords["EXP_TYPE"] or "N/A")
+    start, expstart, mid, end = _find_times(name, keywords)
+    return ExposureRecord(
+        filename=name,
+        sha256=checksum,
+        detector=detector.name,
+        exp_type=exp_type,
+        **{
+            key: str(keywords[card] or "N/A")
+            for key, card in (
+                ("filter", "FILTER"),
+                ("subarray", "SUBARRAY"),
+                ("readpatt", "READPATT"),
+                ("r_mask", "R_MASK"),
+                ("cal_ver", "CAL_VER"),
+            )
+        },
+        corner=corner,
+        shape=source.shape[-2:],
+        start_mjd=start,
+        expstart_mjd=expstart,
+        mid_mjd=mid,
+        end_mjd=end,
+        exposure_s=float(keywords["EFFEXPTM"] or np.nan),
+        ngroups=int(keywords["NGROUPS"] or 0),
+        nints=int(keywords["NINTS"] or 0),
+        dispersion_axis=int(keywords["DISPAXIS"] or 0) or detector.dispersion.get(exp_type),
+        settled=_find_settled(source) if len(source.shape) == 3 else (),
+    )
+
+
+def _find_corner(
+    keywords: Mapping[str, Any], detector: Detector, shape: tuple[int, ...]
+) -> tuple[int, int]:
+    """Find the 0-based (y, x) of the first pixel; the file's own corner rules."""
+    name = keywords["SUBARRAY"]
+    if name not in detector.subarrays:
+        raise DetectorError(
+            f"expected SUBARRAY to be one of {', '.join(detector.subarrays)}, found {name!r}; "
+            "correct the keyword or leave the exposure out"
+        )
+    known = detector.subarrays[name]
+    cards = [keywords[key] for key in ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")]
+    if None in cards:
+        if known is None:
+            raise DetectorError(
+                f"expected SUBSTRT1/2 and SUBSIZE1/2 with SUBARRAY {name}, found {cards}; "
+                "add the keywords"
+            )
+        log.info("SUBSTRT and SUBSIZE are absent: the corner of %s is taken from the tables", name)
+        cards = list(known)
+    x, y, nx, ny = (int(card) for card in cards)
+    full_ny, full_nx = detector.shape
+    if shape != (ny, nx) or not (0 < x <= full_nx - nx + 1 and 0 < y <= full_ny - ny + 1):
+        raise DetectorError(
+            f"expected {nx} x {ny} pixels at ({x}, {y}) within {detector.name} of "
+            f"{full_nx} x {full_ny} (SUBARRAY {name}), found an image of {shape[1]} x {shape[0]}; "
+            "correct SUBSTRT and SUBSIZE"
+        )
+    return y - 1, x - 1
+
+
+def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Find (DATE-OBS + TIME-OBS, EXPSTART, EXPMID, EXPEND); each fall-back is logged."""
+    start = np.nan
+    date, time = keywords["DATE-OBS"], keywords["TIME-OBS"]
+    if date:
+        try:
+            start = float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
+        except ValueError as error:
+            raise DateError(
+                f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
+                f"{date!r} and {time!r}; correct them"
+            ) from error
+    expstart, mid, end = (
+        float(keywords[key]) if keywords[key] else np.nan
+        for key in ("EXPSTART", "EXPMID", "EXPEND")
+    )
+    half = float(keywords["EFFEXPTM"] or 0) / 2 / 86400
+    if np.isnan(mid):
+        first = expstart if np.isfinite(expstart) else start
+        mid = (first + end) / 2 if np.isfinite(end) else first + half
+        if np.isfinite(mid):
+            log.info(
+                "%s: EXPMID is absent, %s is used",
+                name,
+                "EXPSTART" if first == expstart else "DATE-OBS",
+            )
+    expstart = expstart if np.isfinite(expstart) else start
+    start = start if np.isfinite(start) else expstart
+    if np.isfinite(start - expstart) and abs(start - expstart) > 1:
+        raise DateError(
+            f"expected EXPSTART within a day of DATE-OBS in {name}, found MJD {expstart:.3f} and "
+            f"{start:.3f}; correct the header or leave the exposure out"
+        )
+    start, expstart = (mid - half if np.isnan(v) else v for v in (start, expstart))
+    return start, expstart, mid, end if np.isfinite(end) else mid + half
+
+
+def _find_settled(source: _Source) -> tuple[int, ...]:
+    """List the integrations whose level has settled, from the middle rows."""
+    middle = source.shape[1] // 2
+    rows = slice(max(0, middle - 32), middle + 32)
+    data = source.read("SCI", rows)
+    good = np.isfinite(data) & (source.read("DQ", rows) & dq_value("DO_NOT_USE") == 0)
+    level = np.array(
+        [np.median(image[ok]) if ok.any() else np.nan for image, ok in zip(data, good, strict=True)]
+    )
+    return find_settled(level)
+
+
+def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
+    """Raise when two exposures have the same content, or the same time and place."""
+    seen: dict[Any, str] = {}
+    for record in records:
+        identities = [record.sha256]
+        if np.isfinite(record.mid_mjd):
+            identities.append(str((record.start_mjd, record.mid_mjd, record.subarray)))
+        for identity in identities:
+            if identity in seen:
+                raise InputError(
+                    f"expected each exposure once, found {seen[identity]} and {record.filename} "
+                    "with the same content or the same start; leave one of them out"
+                )
+            seen[identity] = record.filename
+
+
+def _choose_looks(records: Sequence[ExposureRecord]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    """Choose what is compared: exposures, or the integrations of a single one."""
+    if len(records) == 1:
+        settled = records[0].settled
+        if len(settled) < 3:
+            raise EvidenceError(
+                "expected at least two independent looks, found one exposure "
+                f"({records[0].filename}) with {len(settled)} settled integrations; give more "
+                "exposures, or one _rateints with three or more settled integrations for a static "
+                "mask"
+            )
+        log.warning(
+            "one exposure: its %d settled integrations give a static mask, no dates", len(settled)
+        )
+        return tuple((0, (k,)) for k in settled)
+    for record in records:
+        if np.isnan(record.mid_mjd):
+            raise DateError(
+                f"expected EXPMID, EXPSTART and EXPEND, or DATE-OBS in {record.filename}, found "
+                "none; add one of them"
+            )
+    return tuple((k, record.settled) for k, record in enumerate(records))
+
+
+def _report_masks(records: Sequence[ExposureRecord]) -> None:
+    masks = sorted({record.r_mask for record in records})
+    if len(masks) > 1:
+        log.warning(
+            "the exposures were made with different masks (R_MASK %s); what a mask hid is no "
+            "evidence, neither good nor bad",
+            ", ".join(masks),
+        )

@@ -1,0 +1,313 @@
+"""The history of a detector's bad pixels as a JWST data model."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import asdf
+import numpy as np
+from asdf.schema import load_schema
+from asdf.tags.core import AsdfObject
+from asdf.tags.core.ndarray import asdf_datatype_to_numpy_dtype
+from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
+
+from .._integration import SCHEMA_URI_PREFIX
+from ..detectors import get_detector
+from ..errors import InputError, ProductError
+from .mask import AUTHOR, SOFTWARE, check_useafter
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BadPixHistoryModel",
+    "build_history",
+    "history_columns",
+    "read_history",
+]
+
+SCHEMA_VERSION = "1.0.0"
+
+_SCHEMA_URL = f"{SCHEMA_URI_PREFIX}/badpixhistory.schema"
+_REFTYPE = "BADPIXHISTORY"
+_GROUPS = ("exposures", "intervals", "residuals", "base")
+
+
+class BadPixHistoryModel(ReferenceFileModel):
+    """When each pixel of one detector was bad, why, and from which exposures.
+
+    Attributes
+    ----------
+    exposures, intervals, residuals, base : object
+        Groups of columns; `history_columns` lists names, dtypes and units.
+    coverage : object
+        `shape`, the full frame (ny, nx).
+    settings, versions : object
+        Settings of the run and versions of the software, by name.
+    schema_version : str
+        Version of this layout.
+    warnings : list of str
+        What the user should know.
+    """
+
+    schema_url = _SCHEMA_URL
+
+
+def history_columns() -> dict[str, dict[str, tuple[str, str, str]]]:
+    """List the columns of a history, as its schema has them.
+
+    Returns
+    -------
+    dict
+        group -> column -> (dtype, unit, title). The dtype is ``"str"`` for a list of text,
+        otherwise a numpy name such as ``"float64"`` or ``"<U16"``.
+    """
+    return {
+        group: {
+            name: (_dtype_name(column), column["unit"], column["title"])
+            for name, column in columns.items()
+        }
+        for group, columns in _schema_columns().items()
+    }
+
+
+@functools.cache
+def _schema_columns() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read the schema: group -> column -> its part of the schema."""
+    own = load_schema(_SCHEMA_URL)["allOf"][-1]["properties"]
+    return {
+        group: {
+            name: column for name, column in own[group]["properties"].items() if "unit" in column
+        }
+        for group in _GROUPS
+    }
+
+
+def _dtype_name(column: Mapping[str, Any]) -> str:
+    if "datatype" not in column:
+        return "str"
+    dtype = asdf_datatype_to_numpy_dtype(column["datatype"]).newbyteorder("=")
+    return dtype.str if dtype.kind == "U" else dtype.name
+
+
+def build_history(
+    *,
+    detector: str,
+    exposures: Mapping[str, Any],
+    intervals: Mapping[str, Any],
+    residuals: Mapping[str, Any],
+    base: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str],
+    warnings: Sequence[str],
+    useafter: str,
+    pedigree: str,
+    description: str,
+    author: str = AUTHOR,
+) -> BadPixHistoryModel:
+    """Build the history of one detector, ready for `write_asdf`.
+
+    Parameters
+    ----------
+    detector : str
+        DETECTOR keyword.
+    exposures, intervals, residuals : mapping of str to sequence
+        All columns that `history_columns` lists for the group, and no others; one value per row
+        (residual and noise: (n_pixel, n_exp)). They are cast to the dtypes of the schema.
+    base : mapping, optional
+        As the others, and ``file`` and ``sha256`` (str) of the base mask. None: no base mask.
+    settings : mapping of str to bool, int, float, str or None
+        Settings of the run.
+    versions : mapping of str to str
+        Versions of the software.
+    warnings : sequence of str
+        What the user should know.
+    useafter, pedigree, description, author : str
+        As `build_mask`.
+
+    Returns
+    -------
+    BadPixHistoryModel
+        In memory; it shares no array with the input.
+
+    Raises
+    ------
+    ProductError
+        When a column is missing, unknown, of another length than its group, or does not fit
+        its dtype; or a setting is no scalar.
+    DetectorError, DateError
+        When the detector or the date is not one.
+    """
+    facts = get_detector(detector)
+    check_useafter(useafter)
+    base = _EMPTY_BASE if base is None else base
+    tree: dict[str, Any] = {
+        group: _cast_group(group, columns)
+        for group, columns in zip(_GROUPS, (exposures, intervals, residuals, base), strict=True)
+    }
+    _require_shapes(tree)
+    tree["schema_version"] = SCHEMA_VERSION
+    tree["coverage"] = {"shape": list(facts.shape)}
+    tree["settings"] = {str(key): _scalar(key, value) for key, value in settings.items()}
+    tree["versions"] = {str(key): str(value) for key, value in versions.items()}
+    tree["warnings"] = [str(text) for text in warnings]
+    tree["meta"] = {
+        "reftype": _REFTYPE,
+        "author": str(author),
+        "pedigree": str(pedigree),
+        "description": str(description),
+        "useafter": useafter,
+        "instrument": {"name": facts.instrument, "detector": facts.name},
+    }
+    model = BadPixHistoryModel(AsdfObject(tree))
+    count = len(tree["exposures"]["filename"])
+    model.add_history_entry(f"Built from {count} exposures of {facts.name}.", SOFTWARE)
+    return model
+
+
+_EMPTY_BASE: Mapping[str, Any] = {"file": "", "sha256": "", "y": (), "x": (), "dq": ()}
+
+
+def _cast_group(group: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Cast the columns of a group to the dtypes of the schema."""
+    wanted = _schema_columns()[group]
+    texts = ("file", "sha256") if group == "base" else ()
+    missing = [name for name in (*texts, *wanted) if name not in columns]
+    unknown = [name for name in columns if name not in wanted and name not in texts]
+    if missing or unknown:
+        raise ProductError(
+            f"expected the columns {', '.join((*texts, *wanted))} in {group}; missing: "
+            f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+        )
+    cast: dict[str, Any] = {name: str(columns[name]) for name in texts}
+    for name, column in wanted.items():
+        where = f"{group}.{name}"
+        if "datatype" in column:
+            cast[name] = _cast_array(where, columns[name], column)
+        else:
+            cast[name] = ["" if text is None else str(text) for text in columns[name]]
+    lengths = {name: len(cast[name]) for name in wanted}
+    if len(set(lengths.values())) > 1:
+        raise ProductError(
+            f"expected columns of equal length in {group}, found {lengths}; give one value per row"
+        )
+    return cast
+
+
+def _cast_array(where: str, values: Any, column: Mapping[str, Any]) -> np.ndarray:
+    """Copy values into an array of the schema's dtype that holds them without change."""
+    dtype = np.dtype(_dtype_name(column))
+    given = np.asarray(values)
+    if given.ndim == 1 and not given.size:
+        return np.zeros((0,) * column["ndim"], dtype)
+    if given.ndim != column["ndim"]:
+        raise ProductError(
+            f"expected {where} with {column['ndim']} axes, found shape {given.shape}; reshape it"
+        )
+    if dtype.kind == "U":
+        strange = sorted({str(text) for text in given.flat} - set(column["one_of"]))
+        if strange:
+            raise ProductError(
+                f"expected {where} among {', '.join(column['one_of'])}, found "
+                f"{', '.join(strange)}; use these names"
+            )
+        return given.astype(dtype)
+    if given.dtype.kind not in "biuf":
+        raise ProductError(f"expected numbers in {where}, found {given.dtype}; convert them")
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = given.astype(dtype)
+    same = np.isfinite(given) == np.isfinite(cast) if dtype.kind == "f" else cast == given
+    if not np.all(same):
+        raise ProductError(
+            f"expected values of {where} that fit {dtype}, found {given[~same].flat[0]!r}; "
+            "check the values"
+        )
+    return cast
+
+
+def _require_shapes(tree: Mapping[str, Any]) -> None:
+    """Require residuals with one column per exposure."""
+    residuals, n_exp = tree["residuals"], len(tree["exposures"]["filename"])
+    for name in ("residual", "noise"):
+        shape = residuals[name].shape
+        if shape[0] and shape[1] != n_exp:
+            raise ProductError(
+                f"expected residuals.{name} as (n_pixel, {n_exp}), one column per exposure, "
+                f"found {shape}; keep exposures and residuals in step"
+            )
+        if not shape[0]:
+            residuals[name] = np.zeros((0, n_exp), residuals[name].dtype)
+
+
+def _scalar(key: str, value: Any) -> Any:
+    """Turn a setting into what YAML can say; None becomes the text ``none``."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None:
+        # A data model drops null entries when it is saved.
+        return "none"
+    if isinstance(value, bool | int | float | str):
+        return value
+    raise ProductError(
+        f"expected a number, text, true/false or None for setting {key!r}, found "
+        f"{type(value).__name__}; convert it"
+    )
+
+
+def read_history(path: str | Path) -> BadPixHistoryModel:
+    """Read a history into memory and close its file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ASDF file.
+
+    Returns
+    -------
+    BadPixHistoryModel
+        With all arrays loaded. `model.intervals.instance` is a plain dict of columns.
+
+    Raises
+    ------
+    InputError
+        When the file is absent, truncated, no history, or of another major version.
+    """
+    path = Path(path)
+    advice = "give a *_badpixhistory.asdf file of this package, or make it again"
+    if not path.is_file():
+        raise InputError(f"expected a bad-pixel history, found no file at {path}; {advice}")
+    try:
+        with asdf.open(path, memmap=False, lazy_load=False) as file:
+            tree = _in_memory(dict(file.tree))
+    except Exception as error:
+        raise InputError(
+            f"expected a readable ASDF file, found {path}: "
+            f"{type(error).__name__}: {error}; {advice}"
+        ) from error
+    meta = tree.get("meta")
+    reftype = meta.get("reftype") if isinstance(meta, dict) else None
+    if reftype != _REFTYPE:
+        raise InputError(f"expected REFTYPE {_REFTYPE} in {path}, found {reftype!r}; {advice}")
+    version = str(tree.get("schema_version"))
+    if version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise InputError(
+            f"expected a history of version {SCHEMA_VERSION.split('.')[0]}.x in {path}, found "
+            f"{version}; use the jwst_tvbadpix that wrote it, or make it again"
+        )
+    try:
+        model = BadPixHistoryModel(AsdfObject(tree), strict_validation=True, validate_arrays=True)
+        model.validate()
+    except Exception as error:
+        raise InputError(
+            f"expected all entries of a history in {path}, found: {error}; {advice}"
+        ) from error
+    return model
+
+
+def _in_memory(node: Any) -> Any:
+    """Copy a tree with plain dicts, lists and numpy arrays."""
+    if isinstance(node, dict):
+        return {key: _in_memory(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_in_memory(value) for value in node]
+    if hasattr(node, "dtype") and hasattr(node, "shape"):
+        return np.array(node)
+    return node

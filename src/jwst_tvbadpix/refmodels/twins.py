@@ -1,0 +1,349 @@
+"""Save reference models so that what is on disk is what was meant, or nothing is."""
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asdf
+import numpy as np
+from astropy.io import fits
+from stdatamodels import schema as walker
+from stdatamodels.jwst.datamodels import JwstDataModel
+
+from ..errors import ProductError
+from .dq import identity_dq_def
+
+__all__ = ["write_asdf", "write_twins"]
+
+log = logging.getLogger(__name__)
+
+_REQUIRED = ("description", "reftype", "author", "pedigree", "useafter", "instrument.name")
+
+# Entries of a tree that asdf itself fills in.
+_ASDF_OWN = ("history", "asdf_library")
+
+
+def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[Path, Path]:
+    """Write the ASDF and the FITS file of one reference model, or neither.
+
+    Parameters
+    ----------
+    model : ReferenceFileModel
+        The reference in memory, `dq` in standard bits; it is not edited.
+    path_without_suffix : str or Path
+        Where to write; ``.asdf`` and ``.fits`` are appended. The folder must exist.
+
+    Returns
+    -------
+    asdf_path, fits_path : Path
+        The two files. The ASDF file has standard bits and no DQ_DEF, the only form that the
+        stock steps decode rightly; the FITS file has a DQ_DEF that maps each flag to itself.
+
+    Raises
+    ------
+    ProductError
+        When the metadata are incomplete or invalid, a file cannot be written, or one of them
+        reads back differently. Nothing new is then left on disk.
+
+    Notes
+    -----
+    Both files are written under temporary names beside their final ones, re-opened with asdf,
+    astropy and stdatamodels, compared with the arrays and all metadata of the model, and renamed
+    only when both agree. With SOURCE_DATE_EPOCH set, equal models give equal bytes.
+    """
+    stem = Path(path_without_suffix)
+    asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
+    made = _creation_time()
+    asdf_model, fits_model = (_prepare(model, path, made) for path in (asdf_path, fits_path))
+    _require_fits_text(fits_model, fits_path)
+    with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
+        _save(asdf_model, asdf_temporary)
+        _save(fits_model, fits_temporary)
+        _compare_asdf(asdf_model, asdf_temporary)
+        _compare_fits(fits_model, fits_temporary)
+        _compare_opened(asdf_model, asdf_temporary)
+        _compare_opened(fits_model, fits_temporary)
+    log.info("Wrote %s and its FITS twin", asdf_path)
+    return asdf_path, fits_path
+
+
+def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
+    """Write a product that has only an ASDF form, with the guarantees of `write_twins`.
+
+    Parameters
+    ----------
+    model : JwstDataModel
+        The product in memory; it is not edited.
+    path : str or Path
+        The final name, ending in ``.asdf``. The folder must exist.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ProductError
+        As `write_twins`.
+    """
+    path = Path(path)
+    if path.suffix != ".asdf":
+        raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
+    intended = _prepare(model, path, _creation_time())
+    with _published(path) as (temporary,):
+        _save(intended, temporary)
+        _compare_asdf(intended, temporary)
+    log.info("Wrote %s", path)
+    return path
+
+
+def _creation_time() -> datetime:
+    """Tell when a file is made: SOURCE_DATE_EPOCH where it is set, else now."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise ProductError(
+            f"expected SOURCE_DATE_EPOCH as whole seconds since 1970, found {epoch!r}; "
+            "correct or unset it"
+        ) from error
+
+
+def _prepare(model: JwstDataModel, final: Path, made: datetime) -> JwstDataModel:
+    """Copy a model as it shall be on disk, and validate it strictly."""
+    prepared = model.copy()
+    prepared._strict_validation = prepared._validate_arrays = True
+    # The table would be decoded as bytes from ASDF, where every flag is then lost.
+    prepared._instance.pop("dq_def", None)
+    prepared.on_save(str(final))
+    prepared.meta.date = made.strftime("%Y-%m-%dT%H:%M:%S.") + f"{made.microsecond // 1000:03d}"
+    if "SOURCE_DATE_EPOCH" in os.environ:
+        for entry in _history(prepared._instance):
+            entry["time"] = made
+    _require_metadata(prepared, final)
+    try:
+        prepared.validate()
+    except Exception as error:
+        raise ProductError(
+            f"expected a model that follows the schema of {type(model).__name__} for "
+            f"{final.name}, found: {error}; correct the array or the metadata"
+        ) from error
+    return prepared
+
+
+def _history(tree: dict[str, Any]) -> list[dict[str, Any]]:
+    history = tree.get("history", {})
+    return history.get("entries", []) if isinstance(history, dict) else list(history)
+
+
+def _require_metadata(model: JwstDataModel, final: Path) -> None:
+    """Refuse a model without the metadata that every reference must have."""
+    flat = _metadata(model._instance)
+    missing = [name for name in _REQUIRED if not str(flat.get(f"meta.{name}") or "").strip()]
+    if missing:
+        raise ProductError(
+            f"expected meta.{', meta.'.join(_REQUIRED)} in {final.name}, "
+            f"found none for {', '.join(missing)}; set them before saving"
+        )
+
+
+def _require_fits_text(model: JwstDataModel, final: Path) -> None:
+    """Refuse text that a FITS header cannot hold."""
+    texts = {key: v for key, v in _metadata(model._instance).items() if isinstance(v, str)}
+    for number, entry in enumerate(_history(model._instance)):
+        texts[f"history entry {number + 1}"] = str(entry["description"])
+    for key, text in texts.items():
+        if not (text.isascii() and text.isprintable()):
+            raise ProductError(
+                f"expected printable ASCII, as FITS headers need, for {key} of {final.name}, "
+                f"found {text!r}; write it with ASCII characters on one line"
+            )
+
+
+def _leaves(tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Flatten a model tree, history left out: (dotted path, value)."""
+    nodes: list[tuple[str, Any]] = [(key, tree[key]) for key in tree if key not in _ASDF_OWN]
+    while nodes:
+        path, node = nodes.pop()
+        if isinstance(node, dict):
+            nodes += [(f"{path}.{key}", value) for key, value in node.items()]
+        elif isinstance(node, list | tuple):
+            nodes += [(f"{path}.{number}", value) for number, value in enumerate(node)]
+        else:
+            yield path, node
+
+
+def _is_array(node: Any) -> bool:
+    return hasattr(node, "dtype") and np.ndim(node) > 0
+
+
+def _metadata(tree: dict[str, Any]) -> dict[str, Any]:
+    return {path: node for path, node in _leaves(tree) if not _is_array(node)}
+
+
+def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {path: np.asarray(node) for path, node in _leaves(tree) if _is_array(node)}
+
+
+@contextmanager
+def _published(*finals: Path) -> Iterator[list[Path]]:
+    """Hand out temporary names beside the final ones; rename all at the end, or remove all."""
+    token = secrets.token_hex(6)
+    temporaries = [path.with_name(f".{path.stem}.tmp-{token}{path.suffix}") for path in finals]
+    try:
+        yield temporaries
+        _rename_all(temporaries, finals, token)
+    except ProductError:
+        raise
+    except Exception as error:
+        raise ProductError(
+            f"expected to write and read back {', '.join(str(path) for path in finals)}, found "
+            f"{type(error).__name__}: {error}; nothing was left there. Check the folder and "
+            "the values"
+        ) from error
+    finally:
+        for path in temporaries:
+            path.unlink(missing_ok=True)
+
+
+def _rename_all(temporaries: list[Path], finals: tuple[Path, ...], token: str) -> None:
+    """Rename every file, or put back what was there."""
+    backups = [path.with_name(f".{path.stem}.old-{token}{path.suffix}") for path in finals]
+    renamed: list[tuple[Path, Path]] = []
+    try:
+        for temporary, final, backup in zip(temporaries, finals, backups, strict=True):
+            if final.exists():
+                shutil.copy2(final, backup)
+            os.replace(temporary, final)
+            renamed.append((final, backup))
+    except BaseException:
+        for final, backup in renamed:
+            if backup.exists():
+                os.replace(backup, final)
+            else:
+                final.unlink()
+        raise
+    finally:
+        for backup in backups:
+            backup.unlink(missing_ok=True)
+
+
+def _save(prepared: JwstDataModel, path: Path) -> None:
+    """Save with the stock writers, keeping the name and date already in the model."""
+    # A copy, because the FITS writer shifts unsigned columns of the arrays that it is given.
+    model = prepared.copy()
+    # on_save would put the temporary name and the present time into the metadata.
+    object.__setattr__(model, "on_save", lambda path=None: None)
+    options: dict[str, Any] = {}
+    if path.suffix == ".asdf":
+        options["all_array_compression"] = "zlib"
+    elif model.hasattr("dq"):
+        model.dq_def = identity_dq_def()
+    model.save(str(path), **options)
+
+
+def _same_array(expected: np.ndarray, found: np.ndarray) -> bool:
+    """Compare values, shape and kind of type; byte order and NaN make no difference."""
+    if expected.shape != found.shape or expected.dtype != found.dtype.newbyteorder("="):
+        return False
+    return np.array_equal(expected, found, equal_nan=expected.dtype.kind in "fc")
+
+
+def _require_same(
+    where: str, what: str, expected: Any, found: Any, same: Callable[[Any, Any], bool]
+) -> None:
+    if not same(expected, found):
+        raise ProductError(
+            f"expected {what} of {where} to read back as "
+            f"{_shorten(expected)}, found {_shorten(found)}; the file was removed"
+        )
+
+
+def _shorten(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} {value.shape}"
+    return repr(value)
+
+
+def _same_scalar(expected: Any, found: Any) -> bool:
+    return bool(expected == found) or bool(expected != expected and found != found)
+
+
+def _compare_trees(where: str, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Require equal arrays and equal metadata, key by key."""
+    kinds = (
+        (_arrays(expected), _arrays(found), _same_array),
+        (_metadata(expected), _metadata(found), _same_scalar),
+    )
+    for wanted, read, same in kinds:
+        _require_same(where, "the list of entries", sorted(wanted), sorted(read), _same_scalar)
+        for key, value in wanted.items():
+            _require_same(where, key, value, read[key], same)  # type: ignore[arg-type]
+
+
+def _compare_asdf(intended: JwstDataModel, path: Path) -> None:
+    """Compare an ASDF file, read with asdf alone, with the model it was made from."""
+    with asdf.open(path, memmap=False, lazy_load=False) as file:
+        _compare_trees(intended.meta.filename, intended._instance, dict(file.tree))
+        descriptions = [entry["description"] for entry in _history(dict(file.tree))]
+    wanted = [entry["description"] for entry in _history(intended._instance)]
+    _require_same(intended.meta.filename, "the history", wanted, descriptions, _same_scalar)
+
+
+def _fits_homes(model: JwstDataModel) -> dict[str, tuple[str, str | None]]:
+    """Find where the schema puts each entry in FITS: dotted path -> (HDU, keyword or None)."""
+    homes: dict[str, tuple[str, str | None]] = {}
+
+    def visit(node: dict[str, Any], path: list[str], *_: Any) -> None:
+        if "fits_keyword" in node:
+            homes[".".join(map(str, path))] = (
+                node.get("fits_hdu", "PRIMARY"),
+                node["fits_keyword"],
+            )
+        elif "fits_hdu" in node:
+            homes[".".join(map(str, path))] = (node["fits_hdu"], None)
+
+    walker.walk_schema(model._schema, visit)
+    return homes
+
+
+def _compare_fits(intended: JwstDataModel, path: Path) -> None:
+    """Compare a FITS file, read with astropy alone, with the model it was made from."""
+    homes = _fits_homes(intended)
+    metadata, arrays = _metadata(intended._instance), _arrays(intended._instance)
+    with fits.open(path, memmap=False) as hdus:
+        for key, (hdu, keyword) in homes.items():
+            if keyword is not None and key in metadata:
+                found = hdus[hdu].header.get(keyword)
+                _require_same(
+                    intended.meta.filename, f"{keyword} ({key})", metadata[key], found, _same_scalar
+                )
+            elif keyword is None and key in arrays:
+                found = np.asarray(hdus[hdu].data)
+                _require_same(
+                    intended.meta.filename, f"{hdu} ({key})", arrays[key], found, _same_array
+                )
+        if "dq" in arrays:
+            table = hdus["DQ_DEF"].data
+            pairs = dict(zip(table["NAME"], table["VALUE"].tolist(), strict=True))
+            wanted = {row["NAME"].decode(): int(row["VALUE"]) for row in identity_dq_def()}
+            _require_same(intended.meta.filename, "DQ_DEF", wanted, pairs, _same_scalar)
+
+
+def _compare_opened(intended: JwstDataModel, path: Path) -> None:
+    """Compare a file, opened as the steps open it, with the model it was made from."""
+    with type(intended)(str(path), strict_validation=True) as opened:
+        found = _arrays(opened._instance)
+    for key, value in _arrays(intended._instance).items():
+        _require_same(
+            intended.meta.filename, f"{key} opened by stdatamodels", value, found[key], _same_array
+        )

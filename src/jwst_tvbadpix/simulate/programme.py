@@ -1,0 +1,252 @@
+"""A whole programme: exposures over years, their association, and the truth."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.time import Time
+
+from ..errors import DateError, DetectorError, EvidenceError
+from .defects import Defects, draw_defects, write_truth
+from .exposures import ExposureSpec
+from .layers import build_lrs_scene
+from .writers import write_ramp, write_rate
+
+__all__ = ["Programme", "draw_specs", "simulate_programme"]
+
+_SUBARRAY = {"slit": "FULL", "slitless": "SLITLESSPRISM"}
+# Depths (ngroups, nints) that occur, with their share; assumptions.
+_DEPTHS = {
+    "slit": (((20, 1), 0.2), ((36, 1), 0.2), ((60, 1), 0.2), ((60, 2), 0.2), ((120, 2), 0.2)),
+    "slitless": (((60, 10), 0.4), ((125, 10), 0.3), ((250, 10), 0.3)),
+}
+# The slitless subarray has 3 % of the pixels: at the density of the detector most kinds would
+# be absent from it.
+_DENSITY = {"slit": 1.0, "slitless": 4.0}
+# One visit in six is followed by another within two days; a quarter of pointings failed.
+_PAIR_SHARE = 1 / 6
+_FAILED_SHARE = 0.25
+# Annual change of the zodiacal light, its scatter between pointings, and its limits.
+_ZODI = (0.20, 0.10, 0.55, 1.6)
+# Scatter of the warm background, and its growth per year.
+_THERMAL = (0.03, 0.02)
+# Depth of the ramps (ngroups, nints): enough for a slope, small enough for a disk.
+_RAMP_DEPTH = {"slit": (12, 1), "slitless": (30, 2)}
+# Observation numbers: rates from the first, ramps from the second; each mode has its own, so that
+# files of both modes can lie in one folder.
+_FIRST_OBSERVATION = {"slit": (1, 401), "slitless": (501, 901)}
+_MOST_EXPOSURES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Programme:
+    """Files of a simulated programme.
+
+    Attributes
+    ----------
+    rates : tuple of Path
+        ``_rate`` files, in order of date.
+    ramps : tuple of Path
+        ``_uncal`` files, in the order the dates were given.
+    association, truth : Path
+        Level-3 association of the rates; table of the defects.
+    specs, ramp_specs : tuple of ExposureSpec
+        What each file was made of.
+    defects : Defects
+        The bad pixels.
+    """
+
+    rates: tuple[Path, ...]
+    ramps: tuple[Path, ...]
+    association: Path
+    truth: Path
+    specs: tuple[ExposureSpec, ...]
+    ramp_specs: tuple[ExposureSpec, ...]
+    defects: Defects
+
+
+def draw_specs(
+    *, mode: str = "slit", n_exposures: int, start_mjd: float, end_mjd: float, seed: int
+) -> tuple[ExposureSpec, ...]:
+    """Draw when and how deep the exposures are: irregular dates, some pairs, some failed.
+
+    Raises
+    ------
+    DetectorError
+        When the mode is unknown.
+    EvidenceError
+        When no exposure, or more than 400, are asked for.
+    """
+    if mode not in _SUBARRAY:
+        raise DetectorError(
+            f"mode must be one of {', '.join(_SUBARRAY)}, found {mode!r}; choose one of them"
+        )
+    if not 1 <= n_exposures <= _MOST_EXPOSURES:
+        raise EvidenceError(
+            f"n_exposures must be 1 to {_MOST_EXPOSURES}, found {n_exposures}; change it"
+        )
+    rng = np.random.default_rng([seed, 4])
+    n_pairs = round(_PAIR_SHARE * n_exposures)
+    alone = rng.uniform(start_mjd, end_mjd - 2, n_exposures - n_pairs)
+    second = rng.choice(alone, n_pairs, replace=False) + rng.uniform(0.1, 1.9, n_pairs)
+    mjd = np.sort(np.concatenate([alone, second]))
+    failed = rng.permutation(n_exposures) < round(_FAILED_SHARE * n_exposures)
+    depths, shares = zip(*_DEPTHS[mode], strict=True)
+    depth = rng.choice(len(depths), n_exposures, p=shares)
+    annual, scatter, low, high = _ZODI
+    phase = rng.uniform(0, 2 * np.pi)
+    zodi = 1 + annual * np.sin(2 * np.pi * mjd / 365.25 + phase)
+    zodi = np.clip(zodi + rng.normal(0, scatter, n_exposures), low, high)
+    warm = 1 + rng.normal(0, _THERMAL[0], n_exposures)
+    warm += _THERMAL[1] * (mjd - start_mjd) / 365.25
+    return tuple(
+        ExposureSpec(
+            mjd=float(mjd[k]),
+            subarray=_SUBARRAY[mode],
+            ngroups=depths[depth[k]][0],
+            nints=depths[depth[k]][1],
+            failed=bool(failed[k]),
+            seed=seed * 1000 + k,
+            zodi=float(zodi[k]),
+            thermal=float(warm[k]),
+            observation=_FIRST_OBSERVATION[mode][0] + k,
+        )
+        for k in range(n_exposures)
+    )
+
+
+def simulate_programme(
+    folder: str | Path,
+    *,
+    mode: str = "slit",
+    n_exposures: int = 12,
+    start: str = "2022-07-01",
+    end: str = "2026-06-30",
+    seed: int = 7831,
+    ramp_dates: Sequence[str] = (),
+    defects: Defects | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Programme:
+    """Simulate blank-sky and failed LRS exposures over years.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to write; made when absent.
+    mode : str
+        'slit' (full frame) or 'slitless' (SLITLESSPRISM).
+    n_exposures : int
+        Number of ``_rate`` files.
+    start, end : str
+        ISO dates between which exposures lie and pixels change.
+    seed : int
+        Seed of everything: detector, defects, dates, exposures.
+    ramp_dates : sequence of str
+        ISO dates at which to write an ``_uncal`` file too.
+    defects : Defects or None
+        Bad pixels; None = drawn, at four times the usual density where slitless.
+    progress : callable or None
+        Called as ``progress(done, total)`` after each file.
+
+    Returns
+    -------
+    Programme
+        Paths, and what they hold.
+
+    Raises
+    ------
+    DateError
+        When a date cannot be read or the end is not after the start.
+    DetectorError
+        When the mode is unknown.
+    EvidenceError
+        When no exposure, or more than 400, are asked for.
+    """
+    start_mjd, end_mjd, *ramp_mjd = _read_dates([start, end, *ramp_dates])
+    if end_mjd - start_mjd <= 2:
+        raise DateError(
+            f"end must be more than 2 days after start, found {start} and {end}; give a later end"
+        )
+    specs = draw_specs(
+        mode=mode, n_exposures=n_exposures, start_mjd=start_mjd, end_mjd=end_mjd, seed=seed
+    )
+    if defects is None:
+        defects = draw_defects(
+            "MIRIMAGE",
+            _SUBARRAY[mode],
+            start_mjd=start_mjd,
+            end_mjd=end_mjd,
+            seed=seed,
+            density=_DENSITY[mode],
+        )
+    ramp_specs = tuple(_make_ramp_spec(mode, mjd, seed, k) for k, mjd in enumerate(ramp_mjd))
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scene = build_lrs_scene(seed=seed)
+    paths: list[Path] = []
+    jobs = [(write_rate, s) for s in specs] + [(write_ramp, s) for s in ramp_specs]
+    for write, spec in jobs:
+        paths.append(write(folder, spec, scene, defects))
+        if progress is not None:
+            progress(len(paths), len(jobs))
+    rates = tuple(paths[: len(specs)])
+    return Programme(
+        rates=rates,
+        ramps=tuple(paths[len(specs) :]),
+        association=_write_association(folder, mode, specs[0].program, rates),
+        truth=write_truth(folder / "truth.ecsv", defects),
+        specs=specs,
+        ramp_specs=ramp_specs,
+        defects=defects,
+    )
+
+
+def _read_dates(dates: Sequence[str]) -> list[float]:
+    """Turn ISO dates into MJD."""
+    try:
+        return [float(Time(date, scale="utc").mjd) for date in dates]
+    except ValueError as error:
+        raise DateError(
+            f"dates must be ISO, such as 2024-07-01T12:00:00, found {', '.join(dates)}: {error}"
+        ) from error
+
+
+def _make_ramp_spec(mode: str, mjd: float, seed: int, k: int) -> ExposureSpec:
+    """Ramp number k, apart from the rates in seed and observation number."""
+    ngroups, nints = _RAMP_DEPTH[mode]
+    return ExposureSpec(
+        mjd=mjd,
+        subarray=_SUBARRAY[mode],
+        ngroups=ngroups,
+        nints=nints,
+        seed=seed * 1000 + _MOST_EXPOSURES + k,
+        observation=_FIRST_OBSERVATION[mode][1] + k,
+    )
+
+
+def _write_association(folder: Path, mode: str, program: str, rates: Sequence[Path]) -> Path:
+    """Write a Level-3 association of the rates beside them."""
+    name = f"jw{program}-simulated_miri_p750l-{mode}"
+    content = {
+        "asn_type": "badpix",
+        "asn_rule": "DMSLevel3bBase",
+        "version_id": None,
+        "code_version": "jwst_tvbadpix",
+        "degraded_status": "No known degraded exposures in association.",
+        "program": program,
+        "constraints": "No constraints",
+        "asn_id": "a3001",
+        "asn_pool": "none",
+        "target": "BLANK-SKY",
+        "products": [
+            {
+                "name": name,
+                "members": [{"expname": path.name, "exptype": "science"} for path in rates],
+            }
+        ],
+    }
+    path = folder / f"{name}_asn.json"
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path

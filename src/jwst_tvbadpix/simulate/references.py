@@ -1,0 +1,85 @@
+"""The reference files without which calwebb_detector1 does not run, for simulated MIRI ramps."""
+
+from pathlib import Path
+
+import numpy as np
+from stdatamodels.jwst.datamodels import (
+    GainModel,
+    JwstDataModel,
+    ReadnoiseModel,
+    SaturationModel,
+)
+
+from ..detectors import get_detector
+from .electronics import GAIN_E_PER_DN, READ_NOISE_DN, SATURATION_DN
+
+__all__ = ["write_references"]
+
+# Before the first exposure of the observatory, as the first delivered masks have it.
+_USEAFTER = "2021-12-25T00:00:00"
+
+
+def write_references(folder: str | Path, *, detector: str = "MIRIMAGE") -> dict[str, list[Path]]:
+    """Write gain, read noise and saturation as FITS, ready for CRDS.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where to write; made when absent.
+    detector : str
+        DETECTOR keyword.
+
+    Returns
+    -------
+    dict of str to list of Path
+        Files by reference type. With a mask beside them calwebb_detector1 runs without an
+        override; every other type may be N/A, and its step then skips itself.
+
+    Raises
+    ------
+    DetectorError
+        When the detector is unknown.
+    """
+    facts = get_detector(detector)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    gain = GainModel(data=np.full(facts.shape, GAIN_E_PER_DN, np.float32))
+    gain.meta.bunit = "electrons/DN"
+    # The pipeline takes the read noise of a difference of two reads.
+    noise = ReadnoiseModel(data=np.full(facts.shape, READ_NOISE_DN * np.sqrt(2), np.float32))
+    noise.meta.bunit_data = "DN"
+    saturation = SaturationModel(
+        data=np.full(facts.shape, SATURATION_DN, np.float32), dq=np.zeros(facts.shape, np.uint32)
+    )
+    saturation.meta.bunit_data = "DN"
+    models = {"gain": gain, "readnoise": noise, "saturation": saturation}
+    return {reftype: [_save(model, folder, reftype, detector)] for reftype, model in models.items()}
+
+
+def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Path:
+    """Fill what CRDS asks for and write."""
+    facts = get_detector(detector)
+    path = folder / f"simulated_{detector.lower()}_{reftype}.fits"
+    meta = model.meta
+    meta.filename, meta.telescope = path.name, "JWST"
+    meta.reftype = reftype.upper()
+    meta.author = "jwst_tvbadpix"
+    meta.pedigree = "SIMULATION"
+    meta.description = f"Uniform {reftype} of simulated MIRI exposures"
+    meta.useafter = _USEAFTER
+    meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
+    if reftype == "gain":
+        meta.instrument.filter = meta.instrument.band = "N/A"
+    else:
+        # CRDS selects by FILTER, for which these schemas have no place.
+        model.extra_fits = {"PRIMARY": {"header": [["FILTER", "N/A", "any filter"]]}}
+    ny, nx = facts.shape
+    subarray = meta.subarray
+    # The installed rules of gain know no GENERIC: only N/A serves every subarray there.
+    subarray.name = "N/A" if reftype == "gain" else "GENERIC"
+    subarray.xstart, subarray.ystart, subarray.xsize, subarray.ysize = 1, 1, nx, ny
+    subarray.fastaxis, subarray.slowaxis = facts.fastaxis, facts.slowaxis
+    model.add_history_entry("Constant value assumed by jwst_tvbadpix.simulate, not measured.")
+    model.save(path)
+    model.close()
+    return path

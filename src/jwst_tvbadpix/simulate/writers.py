@@ -1,0 +1,194 @@
+"""Simulated exposures as the files the archive would hold."""
+
+from pathlib import Path
+
+import numpy as np
+from astropy.time import Time
+from stdatamodels.jwst.datamodels import CubeModel, ImageModel, JwstDataModel, Level1bModel
+
+from .defects import Defects
+from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
+from .layers import Scene
+
+__all__ = ["write_ramp", "write_rate", "write_rateints"]
+
+# Reference points of the apertures [arcsec] and their names: SIAF.
+_APERTURES = {
+    "FULL": ("MIRIM_SLIT", -414.27, -400.68),
+    "SLITLESSPRISM": ("MIRIM_SLITLESSPRISM", -378.83, -344.94),
+}
+# Angle of V3 to the ideal y axis [deg] and pixel scale [arcsec]: SIAF of MIRIM.
+_V3_ANGLE = 4.83
+_SCALE = 0.11
+# Blank sky near the ecliptic pole [deg]; any direction would do.
+_POINTING = (270.0, 66.56)
+_STEPS_DONE = ("saturation", "lastframe", "refpix", "jump", "ramp_fit")
+
+
+def write_rate(
+    path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
+) -> Path:
+    """Write the ``_rate`` file of an exposure.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write, or an existing folder, which gets the name of the archive.
+    spec : ExposureSpec
+        The exposure.
+    scene : Scene
+        What it sees.
+    defects : Defects or None
+        Bad pixels.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
+    rate = render_rate(spec, scene, defects)
+    return _save(_build_rate_model(ImageModel, rate), path, spec, "rate")
+
+
+def write_rateints(
+    path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
+) -> Path:
+    """Write the ``_rateints`` file of an exposure; parameters as in `write_rate`."""
+    ints = list(render_rateints(spec, scene, defects))
+    names = ("rate", "err", "var_poisson", "var_rnoise", "dq")
+    cube = Rate(*(np.stack([getattr(one, name) for one in ints]) for name in names))
+    model = _build_rate_model(CubeModel, cube)
+    _fill_int_times(model, spec)
+    return _save(model, path, spec, "rateints")
+
+
+def write_ramp(
+    path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
+) -> Path:
+    """Write the ``_uncal`` file of an exposure; parameters as in `write_rate`.
+
+    The file is one that calwebb_detector1 takes as it is.
+    """
+    model = Level1bModel(data=render_ramps(spec, scene, defects))
+    _fill_int_times(model, spec)
+    return _save(model, path, spec, "uncal")
+
+
+def _build_rate_model(
+    kind: type[ImageModel] | type[CubeModel], rate: Rate
+) -> ImageModel | CubeModel:
+    """Put arrays into a rate model."""
+    model = kind(data=rate.rate)
+    model.err, model.dq = rate.err, rate.dq
+    model.var_poisson, model.var_rnoise = rate.var_poisson, rate.var_rnoise
+    model.meta.bunit_data = model.meta.bunit_err = "DN/s"
+    for step in _STEPS_DONE:
+        setattr(model.meta.cal_step, step, "COMPLETE")
+    return model
+
+
+def _save(model: JwstDataModel, path: str | Path, spec: ExposureSpec, suffix: str) -> Path:
+    """Fill the header and write."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / spec.filename(suffix)
+    _fill_observation(model, spec)
+    _fill_exposure(model, spec)
+    _fill_pointing(model, spec)
+    model.meta.filename = path.name
+    model.save(path)
+    model.close()
+    return path
+
+
+def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
+    """Fill what, where in the programme, and with which instrument."""
+    meta = model.meta
+    meta.telescope, meta.origin = "JWST", "SIMULATION"
+    meta.instrument.name, meta.instrument.detector = "MIRI", "MIRIMAGE"
+    meta.instrument.filter, meta.instrument.ccc_state = "P750L", "OPEN"
+    start, end = (Time(mjd, format="mjd") for mjd in (spec.mjd, spec.end_mjd))
+    observation = meta.observation
+    observation.date, observation.time = start.isot.split("T")
+    observation.date_beg, observation.date_end = start.isot, end.isot
+    observation.program_number = spec.program
+    observation.observation_number = f"{spec.observation:03d}"
+    observation.visit_number, observation.visit_group = "001", "02"
+    observation.sequence_id, observation.activity_id = "1", "01"
+    observation.exposure_number = str(spec.exposure)
+    visit = f"{spec.program}{spec.observation:03d}001"
+    observation.visit_id = visit
+    observation.observation_id = f"V{visit}P0000000002101"
+    meta.program.category, meta.program.title = "CAL", "Simulated MIRI LRS blank sky"
+    meta.visit.type = "PRIME_TARGETED_FIXED"
+    meta.visit.tsovisit = spec.subarray == "SLITLESSPRISM"
+    meta.visit.status = "UNSUCCESSFUL" if spec.failed else "SUCCESSFUL"
+    name = "FAILED-POINTING" if spec.failed else "BLANK-SKY"
+    meta.target.catalog_name = meta.target.proposer_name = name
+    meta.target.type = "FIXED"
+    meta.target.ra, meta.target.dec = _POINTING
+    meta.target.source_type_apt = "UNKNOWN"
+
+
+def _fill_exposure(model: JwstDataModel, spec: ExposureSpec) -> None:
+    """Fill times, readout and subarray."""
+    exposure = model.meta.exposure
+    exposure.type, exposure.readpatt = spec.exp_type, "FASTR1"
+    exposure.ngroups, exposure.nints = spec.ngroups, spec.nints
+    exposure.nframes, exposure.groupgap, exposure.nsamples = 1, 0, 1
+    exposure.nresets_at_start, exposure.nresets_between_ints = 1, 1
+    exposure.drop_frames1, exposure.frame_divisor = 0, 1
+    exposure.integration_start, exposure.integration_end = 1, spec.nints
+    exposure.frame_time = exposure.group_time = spec.group_time_s
+    exposure.sample_time = 10.0
+    exposure.integration_time = spec.group_time_s * spec.ngroups
+    exposure.exposure_time = exposure.effective_exposure_time = spec.exposure_s
+    exposure.elapsed_exposure_time = (spec.end_mjd - spec.mjd) * 86400
+    exposure.duration = exposure.elapsed_exposure_time
+    exposure.start_time, exposure.mid_time = spec.mjd, spec.mid_mjd
+    exposure.end_time = spec.end_mjd
+    exposure.start_time_tdb, exposure.mid_time_tdb = spec.mjd, spec.mid_mjd
+    exposure.end_time_tdb = spec.end_mjd
+    exposure.zero_frame = exposure.data_problem = False
+    region, subarray = spec.region, model.meta.subarray
+    subarray.name = spec.subarray
+    subarray.xstart, subarray.ystart = region.x_start + 1, region.y_start + 1
+    subarray.xsize, subarray.ysize = region.nx, region.ny
+    subarray.fastaxis, subarray.slowaxis = 1, 2
+
+
+def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
+    """Fill aperture and coordinates; the position angle turns with the date, as on the sky."""
+    name, v2, v3 = _APERTURES[spec.subarray]
+    meta, wcs = model.meta, model.meta.wcsinfo
+    ra, dec = _POINTING
+    roll = (spec.mjd / 365.25 * 360) % 360
+    meta.aperture.name = name
+    wcs.dispersion_direction = 2
+    wcs.v2_ref, wcs.v3_ref, wcs.v3yangle, wcs.vparity = v2, v3, _V3_ANGLE, -1
+    wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
+    wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
+    wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2, (spec.region.ny + 1) / 2
+    wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
+    wcs.cdelt1 = wcs.cdelt2 = _SCALE / 3600
+    angle = np.deg2rad(roll + _V3_ANGLE)
+    wcs.pc1_1, wcs.pc1_2 = -float(np.cos(angle)), float(np.sin(angle))
+    wcs.pc2_1, wcs.pc2_2 = float(np.sin(angle)), float(np.cos(angle))
+    meta.pointing.ra_v1, meta.pointing.dec_v1, meta.pointing.pa_v3 = ra, dec, roll
+    meta.velocity_aberration.scale_factor = 1.0
+    meta.velocity_aberration.va_ra_ref, meta.velocity_aberration.va_dec_ref = ra, dec
+    meta.dither.x_offset = meta.dither.y_offset = 0.0
+    meta.dither.position_number = meta.dither.total_points = 1
+
+
+def _fill_int_times(model: Level1bModel | CubeModel, spec: ExposureSpec) -> None:
+    """Fill the table of integration times; BJD is left equal to MJD."""
+    table = np.zeros(spec.nints, dtype=model.get_dtype("int_times"))
+    table["integration_number"] = np.arange(1, spec.nints + 1)
+    step = (spec.end_mjd - spec.mjd) / spec.nints
+    length = spec.group_time_s * spec.ngroups / 86400
+    start = spec.mjd + step * np.arange(spec.nints)
+    for name, share in (("start", 0.0), ("mid", 0.5), ("end", 1.0)):
+        table[f"int_{name}_MJD_UTC"] = start + share * length
+        table[f"int_{name}_BJD_TDB"] = start + share * length
+    model.int_times = table
