@@ -101,7 +101,7 @@ def get_detector(name: str | None) -> Detector:
     DetectorError
         When the name is absent or not one this version knows.
     """
-    if name in DETECTORS:
+    if name is not None and name in DETECTORS:
         return DETECTORS[name]
     raise DetectorError(
         f"DETECTOR must be one of {', '.join(DETECTORS)}, found {name!r}; "

@@ -56,10 +56,10 @@ _META = {
 class _Source(Protocol):
     """Lazy access to the planes of one exposure."""
 
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-    def read(self, plane: str, rows: slice) -> np.ndarray:
-        """Read rows of "SCI" or "DQ", all integrations."""
+    def read(self, plane: str, rows: slice) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +465,7 @@ def _make_record(
             )
         },
         corner=corner,
-        shape=source.shape[-2:],
+        shape=(source.shape[-2], source.shape[-1]),
         start_mjd=start,
         expstart_mjd=expstart,
         mid_mjd=mid,

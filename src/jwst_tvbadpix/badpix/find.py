@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import bottleneck as bn
@@ -66,20 +66,30 @@ class Settings:
 
 
 class _Block(Protocol):
-    rate: np.ndarray
-    y: int
-    x: int
-    core: slice
+    """Rows of all looks (`jwst_tvbadpix.exposures.RowBlock`)."""
+
+    @property
+    def rate(self) -> np.ndarray: ...
+
+    @property
+    def y(self) -> int: ...
+
+    @property
+    def x(self) -> int: ...
+
+    @property
+    def core(self) -> slice: ...
 
 
 class _Stack(Protocol):
     """What is asked of a stack of exposures (`jwst_tvbadpix.exposures.ExposureStack`)."""
 
-    window: tuple[int, int, int, int]
+    @property
+    def window(self) -> tuple[int, int, int, int]: ...
 
     def read_rows(self, start: int, stop: int) -> np.ndarray: ...
 
-    def row_blocks(self, *, halo: int) -> Iterator[_Block]: ...
+    def row_blocks(self, *, halo: int) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ __all__ = ["Context", "build_context", "use_context"]
 _SERVER_URL = "https://jwst-serverless-mode.stsci.edu"
 
 # Asked for by spectroscopic and imaging steps, absent from the type list of some instruments.
-_ALSO_ABSENT = ("area", "dflat", "fflat", "sflat")
+_ALSO_ABSENT = ("area", "dflat", "fflat", "refpix", "sflat", "sirskernel", "superbias")
 
 _ABSENT = "UNDEFINED"
 

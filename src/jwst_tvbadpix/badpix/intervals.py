@@ -1,0 +1,199 @@
+"""Intervals in which a pixel is bad: brackets, class, amplitude and odds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .find import PixelHistories
+
+__all__ = ["CLASSES", "Intervals", "extract_intervals"]
+
+# Classes by the pipeline's mnemonics.
+CLASSES = (
+    "HOT",
+    "WARM",
+    "DEAD",
+    "LOW_QE",
+    "TELEGRAPH",
+    "UNRELIABLE_SLOPE",
+    "OTHER_BAD_PIXEL",
+)
+# Response below which a pixel is DEAD, and up to which it is LOW_QE (jwst_reffiles'
+# badpix_from_flats for MIRI and NIRSpec).
+_DEAD, _LOW_QE = 0.05, 0.5
+# An excess of at least this many sigma of one look, pattern included, is HOT; below, WARM.
+_HOT = 5.0
+# Smallest probability of a transition, for looks that have no order in time.
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """One row per pixel and interval; all arrays of shape (n_rows,).
+
+    Attributes
+    ----------
+    pixel : ndarray of intp
+        Index into the candidates.
+    y, x : ndarray of int16
+        0-based full-frame position.
+    name : ndarray of str
+        One of `CLASSES`.
+    first, last : ndarray of intp
+        First and last look that is bad.
+    before, after : ndarray of intp
+        Last good look before and first good look after; -1 = none (open).
+    amplitude, amplitude_err : ndarray of float32
+        Shift of the bad state at the pixel's median level [DN/s].
+    response : ndarray of float32
+        Relative response while bad (1 = normal).
+    log_odds : ndarray of float32
+        Log-odds that the pixel was bad in this interval against good throughout it.
+    n_looks : ndarray of int16
+        Looks with evidence in the interval.
+    pending : ndarray of bool
+        The last look alone says bad: reported, but in no mask.
+    """
+
+    pixel: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
+    name: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    amplitude: np.ndarray
+    amplitude_err: np.ndarray
+    response: np.ndarray
+    log_odds: np.ndarray
+    n_looks: np.ndarray
+    pending: np.ndarray
+
+
+def extract_intervals(histories: PixelHistories) -> Intervals:
+    """Cut the histories into intervals between looks that hold evidence.
+
+    Parameters
+    ----------
+    histories : PixelHistories
+
+    Returns
+    -------
+    Intervals
+        Rows in row-major order of the pixels, then in order of time. What happened between two
+        looks with evidence is open: the brackets `before`-`first` and `last`-`after` may span
+        looks that did not read the pixel out.
+    """
+    evidence = np.isfinite(histories.candidates.residual)
+    pending = _find_pending(histories, evidence)
+    pixel, look = np.nonzero(evidence.T)
+    bad = (histories.bad | pending).T[pixel, look]
+    new_pixel = np.diff(pixel, prepend=-1) != 0
+    begins = bad & (new_pixel | ~np.roll(bad, 1))
+    ends = bad & (np.roll(new_pixel, -1) | ~np.roll(bad, -1))
+    first, last = np.flatnonzero(begins), np.flatnonzero(ends)
+    owner = pixel[first]
+    before = np.where(new_pixel[first], -1, look[first - 1])
+    last_of_pixel = np.roll(new_pixel, -1)[last]
+    after = np.where(last_of_pixel, -1, look[(last + 1) % max(look.size, 1)])
+    names = _classify(histories, evidence)
+    states = histories.states
+    local = np.where(evidence, histories.candidates.local, np.nan)
+    level = np.nanmedian(local, axis=0) if local.size else np.empty(0)
+    scale = np.where(states.multiplicative, level, 1.0)[owner]
+    return Intervals(
+        pixel=owner,
+        y=histories.candidates.y[owner],
+        x=histories.candidates.x[owner],
+        name=names[owner],
+        first=look[first],
+        last=look[last],
+        before=before,
+        after=after,
+        amplitude=(states.amplitude[owner] * scale).astype(np.float32),
+        amplitude_err=(states.amplitude_err[owner] * np.abs(scale)).astype(np.float32),
+        response=np.where(states.multiplicative, 1 + states.amplitude, 1.0)[owner].astype(
+            np.float32
+        ),
+        log_odds=_sum_odds(histories, owner, look[first], look[last], before, after),
+        n_looks=(last - first + 1).astype(np.int16),
+        pending=np.any(pending, axis=0)[owner]
+        & (look[first] == look[last])
+        & (after < 0)
+        & (before >= 0),
+    )
+
+
+def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
+    """Mark last looks that stand out of a pixel that is good otherwise."""
+    pending = np.zeros_like(evidence)
+    n_looks = len(evidence)
+    if not evidence.size or np.ptp(histories.mid_mjd) == 0:
+        return pending
+    last = n_looks - 1 - evidence[::-1].argmax(axis=0)
+    columns = np.arange(evidence.shape[1])
+    # The cap is the most a look can say; a last look that says it all waits for the next one.
+    says_all = histories.states.log_ratio[last, columns] >= histories.settings.llr_cap
+    chosen = says_all & ~histories.bad.any(axis=0) & (evidence.sum(axis=0) > 1)
+    pending[last[chosen], columns[chosen]] = True
+    return pending
+
+
+def _classify(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
+    """Name the class of each candidate from its levels and transitions."""
+    states, settings = histories.states, histories.settings
+    candidates = histories.candidates
+    variance = candidates.variance + candidates.sigma_offset**2
+    variance = variance + (candidates.sigma_response * candidates.local) ** 2
+    variance = np.where(evidence, variance, np.nan)
+    sigma = np.sqrt(np.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
+    response = np.where(states.multiplicative, 1 + states.amplitude, 1.0)
+    shifted = np.abs(states.amplitude) > settings.min_significance * states.amplitude_err
+    transitions = _count_transitions(histories.bad, evidence)
+    return np.select(
+        [
+            transitions >= settings.telegraph_transitions,
+            ~shifted,
+            states.multiplicative & (response < _DEAD),
+            states.multiplicative & (response < _LOW_QE),
+            states.multiplicative | (states.amplitude < 0),
+            states.amplitude >= _HOT * sigma,
+        ],
+        ["TELEGRAPH", "UNRELIABLE_SLOPE", "DEAD", "LOW_QE", "OTHER_BAD_PIXEL", "HOT"],
+        "WARM",
+    )
+
+
+def _count_transitions(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Count the changes of state between looks with evidence, per pixel."""
+    pixel, look = np.nonzero(evidence.T)
+    state = bad.T[pixel, look]
+    changed = (state[1:] != state[:-1]) & (pixel[1:] == pixel[:-1])
+    return np.bincount(pixel[1:][changed], minlength=bad.shape[1])
+
+
+def _sum_odds(
+    histories: PixelHistories,
+    pixel: np.ndarray,
+    first: np.ndarray,
+    last: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+) -> np.ndarray:
+    """Sum the evidence of an interval and the prices of its transitions."""
+    settings = histories.settings
+    total = np.cumsum(
+        np.vstack([np.zeros(histories.states.log_ratio.shape[1]), histories.states.log_ratio]),
+        axis=0,
+    )
+    odds = total[last + 1, pixel] - total[first, pixel]
+
+    def price(start: np.ndarray, stop: np.ndarray, rate: float) -> np.ndarray:
+        years = (histories.mid_mjd[stop] - histories.mid_mjd[start]) / 365.25
+        return np.log(np.maximum(-np.expm1(-rate * years), _TINY))
+
+    start_bad = np.log(settings.start_bad / (1 - settings.start_bad))
+    odds = odds + np.where(before < 0, start_bad, price(before, first, settings.onset_per_year))
+    odds = odds + np.where(after < 0, 0.0, price(last, after, settings.recovery_per_year))
+    return odds.astype(np.float32)

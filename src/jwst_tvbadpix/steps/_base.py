@@ -1,0 +1,159 @@
+"""What all our steps share: log lines, several products, twins, and life without CRDS."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jwst.stpipe import Step
+from stdatamodels.jwst.datamodels import ReferenceFileModel
+from stpipe import config_parser
+from tqdm import tqdm
+
+from ..refmodels import BadPixHistoryModel, write_asdf, write_twins
+
+__all__ = ["TvBadPixStep"]
+
+log = logging.getLogger(__name__)
+
+# Endings that are no part of a product's name: ours, and those of the files that we take.
+_SUFFIX = re.compile(
+    r"(_badpixhistory|_mask(_\d{8}T\d{6})?|_rate|_rateints|_cal|_uncal|_asn)$", re.IGNORECASE
+)
+
+
+class TvBadPixStep(Step):
+    """Base of the steps of this package.
+
+    `process` returns models whose ``meta.filename`` is set; each is written by `refmodels`,
+    reference models as ASDF and FITS twins, histories as ASDF.
+    """
+
+    spec = """
+        output_ext = string(default='.asdf')  # Products are written as ASDF; masks as FITS too
+    """
+
+    reference_file_types: ClassVar[list[str]] = []
+
+    @staticmethod
+    def get_stpipe_loggers() -> tuple[str, ...]:
+        """Add this package to the loggers that ``strun`` shows."""
+        return (*Step.get_stpipe_loggers(), "jwst_tvbadpix")
+
+    @classmethod
+    def _get_crds_parameters(cls, dataset: Any) -> tuple[dict[str, Any], str]:
+        """Read what CRDS selects parameters by; nothing where the input has no such metadata."""
+        try:
+            return super()._get_crds_parameters(dataset)
+        except Exception as error:  # whatever it is, process() says it better
+            log.info("No parameter reference looked up: %s cannot be read (%s)", dataset, error)
+            return {}, "jwst"
+
+    @classmethod
+    def get_config_from_reference(cls, dataset: Any, **kwargs: Any) -> Any:
+        """Look parameters up only where a CRDS set-up resolves; defaults otherwise."""
+        if not dataset:
+            return config_parser.ConfigObj()
+        if not _has_crds():
+            log.info("No CRDS set-up (CRDS_PATH, CRDS_SERVER_URL): default parameters are used")
+            return config_parser.ConfigObj()
+        try:
+            return super().get_config_from_reference(dataset, **kwargs)
+        except (Exception, SystemExit) as error:  # crds exits when it finds nothing
+            log.info("No parameter reference found (%s): default parameters are used", error)
+            return config_parser.ConfigObj()
+
+    def finalize_result(self, result: Any, reference_files_used: list[tuple[str, str]]) -> None:
+        """Record the references used; reference models have no place for the rest."""
+        if isinstance(result, ReferenceFileModel):
+            for reftype, name in reference_files_used:
+                result.add_history_entry(f"Used {reftype} reference {name}")
+            return
+        super().finalize_result(result, reference_files_used)
+
+    def remove_suffix(self, name: str) -> tuple[str, str]:
+        """Remove the endings of our own products too."""
+        stripped = _SUFFIX.sub("", name)
+        return (stripped, "_") if stripped != name else super().remove_suffix(name)
+
+    def run(self, *args: Any) -> Any:
+        """Run the step; when a product fails to be written, none of this run is left."""
+        self._written: list[Path] = []
+        try:
+            return super().run(*args)
+        except BaseException:
+            for path in self._written:
+                path.unlink(missing_ok=True)
+            raise
+
+    def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write a reference model through `refmodels`: checked, read back, renamed."""
+        if not isinstance(model, ReferenceFileModel):
+            return super().save_model(model, *args, **kwargs)
+        folder = os.path.expandvars(os.path.expanduser(self.search_attr("output_dir", default="")))
+        path = Path(folder) / model.meta.filename
+        if isinstance(model, BadPixHistoryModel):
+            written = [write_asdf(model, path)]
+        else:
+            written = list(write_twins(model, path.with_suffix("")))
+        self._written += written
+        return str(written[0])
+
+    def make_product_name(self, inputs: tuple[Any, ...]) -> str:
+        """Name of the products: --output_file, the association's product, or the single input."""
+        if self.output_file:
+            return self.remove_suffix(Path(self.output_file).stem)[0]
+        only: Any = inputs[0] if len(inputs) == 1 else None
+        if isinstance(only, list | tuple) and len(only) == 1:
+            only = only[0]
+        if hasattr(only, "asn"):
+            return str(only.asn["products"][0]["name"])
+        if isinstance(only, str | Path):
+            path = Path(only)
+            if path.suffix.lower() == ".json":
+                products = json.loads(path.read_text())["products"]
+                if len(products) == 1:
+                    return str(products[0]["name"])
+            return self.remove_suffix(path.stem)[0]
+        return "tvbadpix"
+
+    def resolve_paths(self, inputs: Iterable[Any]) -> list[Any]:
+        """Put bare file names into the step's input folder."""
+        return [
+            [self.make_input_path(str(i)) if isinstance(i, str | Path) else i for i in item]
+            if isinstance(item, list | tuple)
+            else self.make_input_path(str(item))
+            if isinstance(item, str | Path)
+            else item
+            for item in inputs
+        ]
+
+
+def show_progress(what: str) -> Callable[[int, int], None]:
+    """Make a progress callback: a bar on a terminal, a log line per quarter elsewhere."""
+    bar = tqdm(total=0, desc=what, unit="row", leave=False, disable=None)
+    quarter = 0
+
+    def report(done: int, total: int) -> None:
+        nonlocal quarter
+        if bar.disable:
+            if done * 4 // total > quarter:
+                quarter = done * 4 // total
+                log.info("%s: %d of %d rows", what, done, total)
+            return
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return report
+
+
+def _has_crds() -> bool:
+    """Whether a CRDS set-up resolves: a local cache that is configured, or a server."""
+    cache = os.environ.get("CRDS_PATH")
+    configured = cache and (Path(cache) / "config" / "jwst" / "server_config").is_file()
+    return bool(configured or os.environ.get("CRDS_SERVER_URL"))
