@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 from astropy.io import fits
-from astropy.time import Time
 
 from .detectors import Detector, get_detector
 from .errors import DateError, DetectorError, EvidenceError, InputError
+from .headers import KEYWORDS, ExposureRecord, make_record
 from .refmodels.dq import dq_value
 from .robust import find_settled
 
@@ -25,32 +25,6 @@ log = logging.getLogger(__name__)
 # Association members that are looks at the detector; the rest (target acquisition, source
 # catalogues) say nothing about pixels of a blank field.
 _MEMBER_TYPES = ("science", "background", "dark")
-
-# Where each keyword lives in a data model.
-_META = {
-    "TELESCOP": "meta.telescope",
-    "DETECTOR": "meta.instrument.detector",
-    "FILTER": "meta.instrument.filter",
-    "EXP_TYPE": "meta.exposure.type",
-    "READPATT": "meta.exposure.readpatt",
-    "NGROUPS": "meta.exposure.ngroups",
-    "NINTS": "meta.exposure.nints",
-    "EFFEXPTM": "meta.exposure.effective_exposure_time",
-    "EXPSTART": "meta.exposure.start_time",
-    "EXPMID": "meta.exposure.mid_time",
-    "EXPEND": "meta.exposure.end_time",
-    "DATE-OBS": "meta.observation.date",
-    "TIME-OBS": "meta.observation.time",
-    "SUBARRAY": "meta.subarray.name",
-    "SUBSTRT1": "meta.subarray.xstart",
-    "SUBSTRT2": "meta.subarray.ystart",
-    "SUBSIZE1": "meta.subarray.xsize",
-    "SUBSIZE2": "meta.subarray.ysize",
-    "DISPAXIS": "meta.wcsinfo.dispersion_direction",
-    "R_MASK": "meta.ref_file.mask.name",
-    "CAL_VER": "meta.calibration_software_version",
-    "FILENAME": "meta.filename",
-}
 
 
 class _Source(Protocol):
@@ -82,55 +56,6 @@ class _ArraySource:
 
     def read(self, plane: str, rows: slice) -> np.ndarray:
         return np.asarray(self.arrays[plane][..., rows, :])
-
-
-@dataclass(frozen=True, slots=True)
-class ExposureRecord:
-    """What the header of one exposure says, checked.
-
-    Attributes
-    ----------
-    filename, sha256 : str
-        Name and checksum of the file (of the arrays for a model in memory).
-    detector, exp_type, filter, subarray, readpatt, r_mask, cal_ver : str
-        Keywords; "N/A" where absent.
-    corner : tuple of int
-        0-based (y, x) of the first pixel in the full frame.
-    shape : tuple of int
-        (ny, nx) that was read out.
-    start_mjd, expstart_mjd, mid_mjd, end_mjd : float
-        DATE-OBS + TIME-OBS (by which CRDS selects), EXPSTART, EXPMID, EXPEND [MJD, UTC];
-        NaN for an undated exposure.
-    exposure_s : float
-        Effective exposure time [s]; NaN where absent.
-    ngroups, nints : int
-        0 where absent.
-    dispersion_axis : int or None
-        DISPAXIS: 1 along x, 2 along y, None = image.
-    settled : tuple of int
-        0-based integrations that are used; () for a rate image.
-    """
-
-    filename: str
-    sha256: str
-    detector: str
-    exp_type: str
-    filter: str
-    subarray: str
-    readpatt: str
-    r_mask: str
-    cal_ver: str
-    corner: tuple[int, int]
-    shape: tuple[int, int]
-    start_mjd: float
-    expstart_mjd: float
-    mid_mjd: float
-    end_mjd: float
-    exposure_s: float
-    ngroups: int
-    nints: int
-    dispersion_axis: int | None
-    settled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,10 +284,11 @@ def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
         with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
             needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
             planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
-            headers = [hdus[0].header, *(hdus[name].header for name in ("SCI",) if name in planes)]
-            keywords = {
-                key: next((h[key] for h in headers if key in h), None) for key in (*_META, "BUNIT")
-            }
+            keywords = {key: hdus[0].header.get(key) for key in KEYWORDS}
+            if "SCI" in planes:
+                header = hdus["SCI"].header
+                keywords["BUNIT"] = header.get("BUNIT")
+                keywords["DISPAXIS"] = keywords["DISPAXIS"] or header.get("DISPAXIS")
         with path.open("rb") as stream:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
@@ -385,13 +311,13 @@ def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
             " make the product again"
         )
     source = _FitsSource(path, planes["SCI"])
-    return _make_record(path.name, checksum, keywords, source), source
+    return make_record(path.name, checksum, keywords, source.shape, _find_settled(source)), source
 
 
 def _scan_model(model: Any, *, spool: bool = False) -> tuple[ExposureRecord, _Source]:
     """Read one model; `spool` copies its arrays to unnamed temporary files."""
     keywords = {
-        key: _get(model, name) for key, name in (*_META.items(), ("BUNIT", "meta.bunit_data"))
+        key: _get(model, name) for key, name in (*KEYWORDS.items(), ("BUNIT", "meta.bunit_data"))
     }
     name = str(keywords["FILENAME"] or "model in memory")
     arrays = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
@@ -407,7 +333,8 @@ def _scan_model(model: Any, *, spool: bool = False) -> tuple[ExposureRecord, _So
         if spool:
             arrays[key] = _copy_to_disk(arrays[key])
     source = _ArraySource(arrays)
-    return _make_record(name, checksum.hexdigest(), keywords, source), source
+    record = make_record(name, checksum.hexdigest(), keywords, source.shape, _find_settled(source))
+    return record, source
 
 
 def _get(model: Any, path: str) -> Any:
@@ -423,131 +350,10 @@ def _copy_to_disk(plane: np.ndarray) -> np.ndarray:
     return copy
 
 
-def _make_record(
-    name: str, checksum: str, keywords: Mapping[str, Any], source: _Source
-) -> ExposureRecord:
-    """Check the keywords of one exposure."""
-    if str(keywords["TELESCOP"]).upper() != "JWST":
-        raise InputError(
-            f"expected TELESCOP = JWST in {name}, found {keywords['TELESCOP']!r}; "
-            "give JWST _rate or _rateints products"
-        )
-    if len(source.shape) not in (2, 3):
-        raise InputError(
-            f"expected a 2-D rate or 3-D rateints image in {name}, found SCI of shape "
-            f"{source.shape}; run calwebb_detector1 first"
-        )
-    unit = keywords["BUNIT"]
-    if unit is not None and unit.replace(" ", "").lower() != "dn/s":
-        raise InputError(
-            f"expected BUNIT = DN/s in {name}, found {unit!r}; give products of calwebb_detector1"
-        )
-    try:
-        detector = get_detector(keywords["DETECTOR"])
-        corner = _find_corner(keywords, detector, source.shape[-2:])
-    except DetectorError as error:
-        raise DetectorError(f"{name}: {error}") from error
-    exp_type = str(keywords["EXP_TYPE"] or "N/A")
-    start, expstart, mid, end = _find_times(name, keywords)
-    return ExposureRecord(
-        filename=name,
-        sha256=checksum,
-        detector=detector.name,
-        exp_type=exp_type,
-        **{
-            key: str(keywords[card] or "N/A")
-            for key, card in (
-                ("filter", "FILTER"),
-                ("subarray", "SUBARRAY"),
-                ("readpatt", "READPATT"),
-                ("r_mask", "R_MASK"),
-                ("cal_ver", "CAL_VER"),
-            )
-        },
-        corner=corner,
-        shape=(source.shape[-2], source.shape[-1]),
-        start_mjd=start,
-        expstart_mjd=expstart,
-        mid_mjd=mid,
-        end_mjd=end,
-        exposure_s=float(keywords["EFFEXPTM"] or np.nan),
-        ngroups=int(keywords["NGROUPS"] or 0),
-        nints=int(keywords["NINTS"] or 0),
-        dispersion_axis=int(keywords["DISPAXIS"] or 0) or detector.dispersion.get(exp_type),
-        settled=_find_settled(source) if len(source.shape) == 3 else (),
-    )
-
-
-def _find_corner(
-    keywords: Mapping[str, Any], detector: Detector, shape: tuple[int, ...]
-) -> tuple[int, int]:
-    """Find the 0-based (y, x) of the first pixel; the file's own corner rules."""
-    name = keywords["SUBARRAY"]
-    if name not in detector.subarrays:
-        raise DetectorError(
-            f"expected SUBARRAY to be one of {', '.join(detector.subarrays)}, found {name!r}; "
-            "correct the keyword or leave the exposure out"
-        )
-    known = detector.subarrays[name]
-    cards = [keywords[key] for key in ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")]
-    if None in cards:
-        if known is None:
-            raise DetectorError(
-                f"expected SUBSTRT1/2 and SUBSIZE1/2 with SUBARRAY {name}, found {cards}; "
-                "add the keywords"
-            )
-        log.info("SUBSTRT and SUBSIZE are absent: the corner of %s is taken from the tables", name)
-        cards = list(known)
-    x, y, nx, ny = (int(card) for card in cards)
-    full_ny, full_nx = detector.shape
-    if shape != (ny, nx) or not (0 < x <= full_nx - nx + 1 and 0 < y <= full_ny - ny + 1):
-        raise DetectorError(
-            f"expected {nx} x {ny} pixels at ({x}, {y}) within {detector.name} of "
-            f"{full_nx} x {full_ny} (SUBARRAY {name}), found an image of {shape[1]} x {shape[0]}; "
-            "correct SUBSTRT and SUBSIZE"
-        )
-    return y - 1, x - 1
-
-
-def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Find (DATE-OBS + TIME-OBS, EXPSTART, EXPMID, EXPEND); each fall-back is logged."""
-    start = np.nan
-    date, time = keywords["DATE-OBS"], keywords["TIME-OBS"]
-    if date:
-        try:
-            start = float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
-        except ValueError as error:
-            raise DateError(
-                f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
-                f"{date!r} and {time!r}; correct them"
-            ) from error
-    expstart, mid, end = (
-        float(keywords[key]) if keywords[key] else np.nan
-        for key in ("EXPSTART", "EXPMID", "EXPEND")
-    )
-    half = float(keywords["EFFEXPTM"] or 0) / 2 / 86400
-    if np.isnan(mid):
-        first = expstart if np.isfinite(expstart) else start
-        mid = (first + end) / 2 if np.isfinite(end) else first + half
-        if np.isfinite(mid):
-            log.info(
-                "%s: EXPMID is absent, %s is used",
-                name,
-                "EXPSTART" if first == expstart else "DATE-OBS",
-            )
-    expstart = expstart if np.isfinite(expstart) else start
-    start = start if np.isfinite(start) else expstart
-    if np.isfinite(start - expstart) and abs(start - expstart) > 1:
-        raise DateError(
-            f"expected EXPSTART within a day of DATE-OBS in {name}, found MJD {expstart:.3f} and "
-            f"{start:.3f}; correct the header or leave the exposure out"
-        )
-    start, expstart = (mid - half if np.isnan(v) else v for v in (start, expstart))
-    return start, expstart, mid, end if np.isfinite(end) else mid + half
-
-
 def _find_settled(source: _Source) -> tuple[int, ...]:
-    """List the integrations whose level has settled, from the middle rows."""
+    """List the integrations whose level has settled, from the middle rows; () for a rate."""
+    if len(source.shape) != 3:
+        return ()
     middle = source.shape[1] // 2
     rows = slice(max(0, middle - 32), middle + 32)
     data = source.read("SCI", rows)

@@ -1,1 +1,5 @@
-"""."""
+"""Figures and pages, from products alone."""
+
+from .figures import plot_bad_pixel_map, plot_growth, plot_light_curve, plot_summary
+
+__all__ = ["plot_bad_pixel_map", "plot_growth", "plot_light_curve", "plot_summary"]

@@ -93,6 +93,8 @@ class TvBadPixStep(Step):
         """Write a reference model through `refmodels`: checked, read back, renamed."""
         if not isinstance(model, ReferenceFileModel):
             return super().save_model(model, *args, **kwargs)
+        if not (self.save_results or kwargs.get("force")):
+            return None
         folder = os.path.expandvars(os.path.expanduser(self.search_attr("output_dir", default="")))
         path = Path(folder) / model.meta.filename
         if isinstance(model, BadPixHistoryModel):

@@ -1,0 +1,270 @@
+"""What the header of an exposure says, checked: where it lies on the detector, and when."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.time import Time
+
+from .detectors import Detector, get_detector
+from .errors import DateError, DetectorError, InputError
+
+__all__ = ["KEYWORDS", "ExposureRecord", "make_record", "read_start"]
+
+log = logging.getLogger(__name__)
+
+# Where each keyword lives in a data model.
+KEYWORDS = {
+    "TELESCOP": "meta.telescope",
+    "DETECTOR": "meta.instrument.detector",
+    "FILTER": "meta.instrument.filter",
+    "EXP_TYPE": "meta.exposure.type",
+    "READPATT": "meta.exposure.readpatt",
+    "NGROUPS": "meta.exposure.ngroups",
+    "NINTS": "meta.exposure.nints",
+    "EFFEXPTM": "meta.exposure.effective_exposure_time",
+    "EXPSTART": "meta.exposure.start_time",
+    "EXPMID": "meta.exposure.mid_time",
+    "EXPEND": "meta.exposure.end_time",
+    "DATE-OBS": "meta.observation.date",
+    "TIME-OBS": "meta.observation.time",
+    "SUBARRAY": "meta.subarray.name",
+    "SUBSTRT1": "meta.subarray.xstart",
+    "SUBSTRT2": "meta.subarray.ystart",
+    "SUBSIZE1": "meta.subarray.xsize",
+    "SUBSIZE2": "meta.subarray.ysize",
+    "DISPAXIS": "meta.wcsinfo.dispersion_direction",
+    "R_MASK": "meta.ref_file.mask.name",
+    "CAL_VER": "meta.calibration_software_version",
+    "FILENAME": "meta.filename",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureRecord:
+    """What the header of one exposure says, checked.
+
+    Attributes
+    ----------
+    filename, sha256 : str
+        Name and checksum of the file (of the arrays for a model in memory).
+    detector, exp_type, filter, subarray, readpatt, r_mask, cal_ver : str
+        Keywords; "N/A" where absent.
+    corner : tuple of int
+        0-based (y, x) of the first pixel in the full frame.
+    shape : tuple of int
+        (ny, nx) that was read out.
+    start_mjd, expstart_mjd, mid_mjd, end_mjd : float
+        DATE-OBS + TIME-OBS (by which CRDS selects), EXPSTART, EXPMID, EXPEND [MJD, UTC];
+        NaN for an undated exposure.
+    exposure_s : float
+        Effective exposure time [s]; NaN where absent.
+    ngroups, nints : int
+        0 where absent.
+    dispersion_axis : int or None
+        DISPAXIS: 1 along x, 2 along y, None = image.
+    settled : tuple of int
+        0-based integrations that are used; () for a rate image.
+    """
+
+    filename: str
+    sha256: str
+    detector: str
+    exp_type: str
+    filter: str
+    subarray: str
+    readpatt: str
+    r_mask: str
+    cal_ver: str
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    start_mjd: float
+    expstart_mjd: float
+    mid_mjd: float
+    end_mjd: float
+    exposure_s: float
+    ngroups: int
+    nints: int
+    dispersion_axis: int | None
+    settled: tuple[int, ...] = ()
+
+
+def make_record(
+    name: str,
+    checksum: str,
+    keywords: Mapping[str, Any],
+    shape: tuple[int, ...],
+    settled: tuple[int, ...],
+) -> ExposureRecord:
+    """Check the keywords of one exposure.
+
+    Parameters
+    ----------
+    name, checksum : str
+        Name and SHA-256 of the exposure.
+    keywords : mapping
+        The cards of `KEYWORDS` and BUNIT; None = absent.
+    shape : tuple of int
+        Of SCI, 2-D or 3-D.
+    settled : tuple of int
+        Integrations to use; () for a rate image.
+
+    Returns
+    -------
+    ExposureRecord
+
+    Raises
+    ------
+    InputError, DetectorError, DateError
+        The exposure is no JWST rate product, its place on the detector is unknown, or its dates
+        cannot be read.
+    """
+    if str(keywords["TELESCOP"]).upper() != "JWST":
+        raise InputError(
+            f"expected TELESCOP = JWST in {name}, found {keywords['TELESCOP']!r}; "
+            "give JWST _rate or _rateints products"
+        )
+    if len(shape) not in (2, 3):
+        raise InputError(
+            f"expected a 2-D rate or 3-D rateints image in {name}, found SCI of shape "
+            f"{shape}; run calwebb_detector1 first"
+        )
+    unit = keywords.get("BUNIT")
+    if unit is not None and unit.replace(" ", "").lower() != "dn/s":
+        raise InputError(
+            f"expected BUNIT = DN/s in {name}, found {unit!r}; give products of calwebb_detector1"
+        )
+    try:
+        detector = get_detector(keywords["DETECTOR"])
+        corner = _find_corner(keywords, detector, shape[-2:])
+    except DetectorError as error:
+        raise DetectorError(f"{name}: {error}") from error
+    exp_type = str(keywords["EXP_TYPE"] or "N/A")
+    start, expstart, mid, end = _find_times(name, keywords)
+    return ExposureRecord(
+        filename=name,
+        sha256=checksum,
+        detector=detector.name,
+        exp_type=exp_type,
+        **{
+            key: str(keywords[card] or "N/A")
+            for key, card in (
+                ("filter", "FILTER"),
+                ("subarray", "SUBARRAY"),
+                ("readpatt", "READPATT"),
+                ("r_mask", "R_MASK"),
+                ("cal_ver", "CAL_VER"),
+            )
+        },
+        corner=corner,
+        shape=(shape[-2], shape[-1]),
+        start_mjd=start,
+        expstart_mjd=expstart,
+        mid_mjd=mid,
+        end_mjd=end,
+        exposure_s=float(keywords["EFFEXPTM"] or np.nan),
+        ngroups=int(keywords["NGROUPS"] or 0),
+        nints=int(keywords["NINTS"] or 0),
+        dispersion_axis=int(keywords["DISPAXIS"] or 0) or detector.dispersion.get(exp_type),
+        settled=settled,
+    )
+
+
+def _find_corner(
+    keywords: Mapping[str, Any], detector: Detector, shape: tuple[int, ...]
+) -> tuple[int, int]:
+    """Find the 0-based (y, x) of the first pixel; the file's own corner rules."""
+    name = keywords["SUBARRAY"]
+    if name not in detector.subarrays:
+        raise DetectorError(
+            f"expected SUBARRAY to be one of {', '.join(detector.subarrays)}, found {name!r}; "
+            "correct the keyword or leave the exposure out"
+        )
+    known = detector.subarrays[name]
+    cards = [keywords[key] for key in ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")]
+    if None in cards:
+        if known is None:
+            raise DetectorError(
+                f"expected SUBSTRT1/2 and SUBSIZE1/2 with SUBARRAY {name}, found {cards}; "
+                "add the keywords"
+            )
+        log.info("SUBSTRT and SUBSIZE are absent: the corner of %s is taken from the tables", name)
+        cards = list(known)
+    x, y, nx, ny = (int(card) for card in cards)
+    full_ny, full_nx = detector.shape
+    if shape != (ny, nx) or not (0 < x <= full_nx - nx + 1 and 0 < y <= full_ny - ny + 1):
+        raise DetectorError(
+            f"expected {nx} x {ny} pixels at ({x}, {y}) within {detector.name} of "
+            f"{full_nx} x {full_ny} (SUBARRAY {name}), found an image of {shape[1]} x {shape[0]}; "
+            "correct SUBSTRT and SUBSIZE"
+        )
+    return y - 1, x - 1
+
+
+def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Find (DATE-OBS + TIME-OBS, EXPSTART, EXPMID, EXPEND); each fall-back is logged."""
+    start = np.nan
+    date, time = keywords["DATE-OBS"], keywords["TIME-OBS"]
+    if date:
+        try:
+            start = float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
+        except ValueError as error:
+            raise DateError(
+                f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
+                f"{date!r} and {time!r}; correct them"
+            ) from error
+    expstart, mid, end = (
+        float(keywords[key]) if keywords[key] else np.nan
+        for key in ("EXPSTART", "EXPMID", "EXPEND")
+    )
+    half = float(keywords["EFFEXPTM"] or 0) / 2 / 86400
+    if np.isnan(mid):
+        first = expstart if np.isfinite(expstart) else start
+        mid = (first + end) / 2 if np.isfinite(end) else first + half
+        if np.isfinite(mid):
+            log.info(
+                "%s: EXPMID is absent, %s is used",
+                name,
+                "EXPSTART" if first == expstart else "DATE-OBS",
+            )
+    expstart = expstart if np.isfinite(expstart) else start
+    start = start if np.isfinite(start) else expstart
+    if np.isfinite(start - expstart) and abs(start - expstart) > 1:
+        raise DateError(
+            f"expected EXPSTART within a day of DATE-OBS in {name}, found MJD {expstart:.3f} and "
+            f"{start:.3f}; correct the header or leave the exposure out"
+        )
+    start, expstart = (mid - half if np.isnan(v) else v for v in (start, expstart))
+    return start, expstart, mid, end if np.isfinite(end) else mid + half
+
+
+def read_start(path: Path) -> tuple[str, str]:
+    """Read when an exposure of any stage started, and on which detector.
+
+    Parameters
+    ----------
+    path : Path
+        A FITS file of JWST.
+
+    Returns
+    -------
+    start, detector : str
+        DATE-OBS + TIME-OBS as ISO text (UTC), and DETECTOR.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or lacks a keyword.
+    """
+    try:
+        header = fits.getheader(path)
+        return f"{header['DATE-OBS']}T{header['TIME-OBS']}", str(header["DETECTOR"])
+    except (OSError, KeyError) as error:
+        raise InputError(
+            f"expected a JWST FITS file with DATE-OBS, TIME-OBS and DETECTOR, found {path}: "
+            f"{error}; give --date instead"
+        ) from error

@@ -1,0 +1,201 @@
+"""Figures of a bad-pixel history, from the history alone."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.time import Time
+
+from ..badpix import CLASSES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_bad_pixel_map", "plot_growth", "plot_light_curve", "plot_summary"]
+
+# Okabe & Ito's palette, safe for the colour-blind, in the order of `CLASSES`.
+_COLOURS = dict(
+    zip(
+        CLASSES,
+        ("#D55E00", "#E69F00", "#000000", "#0072B2", "#CC79A7", "#009E73", "#56B4E9"),
+        strict=True,
+    )
+)
+_NO_EVIDENCE = np.iinfo(np.int16).min
+
+
+def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "Axes":
+    """Plot where the bad pixels of a date are, by class.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    mjd : float
+        Date [MJD, UTC].
+    ax : matplotlib Axes, optional
+        Drawn on; made when absent.
+    """
+    ax = _get_axes(ax)
+    rows = history.intervals.instance
+    active = _in_masks(rows) & _covers(rows, mjd)
+    names = np.asarray(rows["class"])
+    for name in CLASSES:
+        chosen = active & (names == name)
+        if chosen.any():
+            ax.plot(
+                rows["x"][chosen],
+                rows["y"][chosen],
+                ".",
+                ms=2,
+                color=_COLOURS[name],
+                label=f"{name} ({chosen.sum()})",
+            )
+    ny, nx = history.coverage.shape
+    ax.set(
+        xlim=(-0.5, nx - 0.5),
+        ylim=(-0.5, ny - 0.5),
+        aspect="equal",
+        xlabel="x [pixel]",
+        ylabel="y [pixel]",
+        title=f"{active.sum()} bad pixels on {_format_date(mjd)}",
+    )
+    ax.legend(fontsize=7, markerscale=4, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
+    return ax
+
+
+def plot_growth(
+    history: Any, ax: "Axes | None" = None, *, truth: np.ndarray | None = None
+) -> "Axes":
+    """Plot the number of bad pixels against time.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    ax : matplotlib Axes, optional
+    truth : ndarray of int, shape (n_exposures,), optional
+        True number at each exposure, for simulations.
+    """
+    ax = _get_axes(ax)
+    rows = history.intervals.instance
+    mjd = np.asarray(history.exposures.instance["expmid_mjd"])
+    years = Time(mjd, format="mjd").decimalyear
+    counts = _in_masks(rows)
+    number = [int((counts & _covers(rows, t)).sum()) for t in mjd]
+    if truth is not None:
+        ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
+    ax.step(years, number, where="mid", color=_COLOURS["LOW_QE"], label="masks")
+    ax.plot(years, number, "o", ms=3, color=_COLOURS["LOW_QE"])
+    ax.set(xlabel="year", ylabel="bad pixels", title=f"{mjd.size} exposures")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> "Axes":
+    """Plot the residual of one pixel against time, with its bad intervals.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    y, x : int
+        0-based full-frame position of a candidate of the history.
+    ax : matplotlib Axes, optional
+
+    Raises
+    ------
+    ValueError
+        The history keeps no residuals of this pixel.
+    """
+    ax = _get_axes(ax)
+    kept = history.residuals.instance
+    found = np.flatnonzero((kept["y"] == y) & (kept["x"] == x))
+    if not found.size:
+        raise ValueError(
+            f"expected a candidate of the history, found pixel y={y} x={x}; its residuals were "
+            "not kept because no exposure made it stand out"
+        )
+    k = int(found[0])
+    evidence = kept["residual"][k] != _NO_EVIDENCE
+    mjd = np.asarray(history.exposures.instance["expmid_mjd"])
+    years = Time(mjd, format="mjd").decimalyear
+    residual, noise = (kept[name][k] * float(kept["scale"][k]) for name in ("residual", "noise"))
+    rows = history.intervals.instance
+    own = _in_masks(rows) & (rows["y"] == y) & (rows["x"] == x)
+    edges = (years.min() - 0.1, years.max() + 0.1)
+    for row in np.flatnonzero(own):
+        span = [rows["start_mjd"][row], rows["end_mjd"][row]]
+        low, high = (
+            Time(t, format="mjd").decimalyear if np.isfinite(t) else edge
+            for t, edge in zip(span, edges, strict=True)
+        )
+        ax.axvspan(low, high, color=_COLOURS["WARM"], alpha=0.3, lw=0)
+    ax.errorbar(
+        years[evidence],
+        residual[evidence],
+        noise[evidence],
+        fmt="o",
+        ms=3,
+        lw=1,
+        color=_COLOURS["LOW_QE"],
+    )
+    ax.axhline(0, color="0.6", lw=1, zorder=0)
+    name = str(rows["class"][np.flatnonzero(own)[0]]) if own.any() else "good"
+    ax.set(
+        xlim=edges,
+        xlabel="year",
+        ylabel="residual [DN/s]",
+        title=f"pixel y={y} x={x}: {name} (shaded: bad)",
+    )
+    return ax
+
+
+def plot_summary(history: Any, *, truth: np.ndarray | None = None) -> "Figure":
+    """Plot map, growth, and a pixel that turned bad and one that recovered, on one figure.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    truth : ndarray of int, shape (n_exposures,), optional
+        As `plot_growth`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    grid = figure.add_gridspec(3, 2, width_ratios=(1.15, 1))
+    last = float(np.max(history.exposures.instance["expmid_mjd"]))
+    plot_bad_pixel_map(history, last, figure.add_subplot(grid[:, 0]))
+    plot_growth(history, figure.add_subplot(grid[0, 1]), truth=truth)
+    rows = history.intervals.instance
+    counts = _in_masks(rows) & (np.asarray(rows["class"]) != "TELEGRAPH")
+    started, ended = np.isfinite(rows["start_mjd"]), np.isfinite(rows["end_mjd"])
+    for place, chosen in ((1, counts & started & ~ended), (2, counts & ~started & ended)):
+        axes = figure.add_subplot(grid[place, 1])
+        if chosen.any():
+            # The most typical one, not the brightest: the median of the odds.
+            candidates = np.flatnonzero(chosen)
+            order = np.argsort(np.asarray(rows["log_odds"])[candidates], kind="stable")
+            row = candidates[order[order.size // 2]]
+            plot_light_curve(history, int(rows["y"][row]), int(rows["x"][row]), axes)
+        else:
+            axes.set_axis_off()
+    return figure
+
+
+def _get_axes(ax: "Axes | None") -> "Axes":
+    if ax is not None:
+        return ax
+    from matplotlib import pyplot as plt
+
+    return plt.gca()
+
+
+def _in_masks(rows: Any) -> np.ndarray:
+    return (rows["state"] == 1) & rows["dnu"] & ~rows["pending"]
+
+
+def _covers(rows: Any, mjd: float) -> np.ndarray:
+    telegraph = np.asarray(rows["class"]) == "TELEGRAPH"
+    return telegraph | ((rows["start_mjd"] <= mjd) & (mjd < rows["end_mjd"]))
+
+
+def _format_date(mjd: float) -> str:
+    return str(Time(mjd, format="mjd").isot[:10])

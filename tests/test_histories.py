@@ -1,0 +1,388 @@
+"""Histories of pixels: the right looks are bad, and nothing else."""
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pytest
+
+from jwst_tvbadpix.badpix import Settings, find_histories
+from jwst_tvbadpix.badpix.histories import solve_states
+from jwst_tvbadpix.badpix.states import compute_transitions
+from jwst_tvbadpix.errors import EvidenceError
+
+N_LOOKS, N_PIXELS = 30, 200
+LOOK = np.arange(N_LOOKS)
+SETTINGS = Settings()
+SIGMA_OFFSET, SIGMA_RESPONSE = 0.05, 0.01
+MJD = np.sort(np.random.default_rng(1).uniform(59800, 61200, N_LOOKS))
+
+# ---------------------------------------------------------------------------- solve_states
+
+
+def draw(truth, amplitude=0.0, *, multiplicative=False, noise_factor=1.0, seed=2):
+    """Residuals of pixels that are bad at the looks `truth`: (residual, local, variance)."""
+    rng = np.random.default_rng(seed)
+    shape = (N_LOOKS, N_PIXELS)
+    local = np.repeat(rng.uniform(6, 14, (N_LOOKS, 1)), N_PIXELS, axis=1)
+    sigma = np.repeat(rng.uniform(0.3, 0.6, (N_LOOKS, 1)), N_PIXELS, axis=1)
+    truth = np.broadcast_to(truth.reshape(N_LOOKS, -1), shape)
+    residual = rng.normal(0, SIGMA_OFFSET, N_PIXELS) + rng.normal(0, SIGMA_RESPONSE, N_PIXELS) * local
+    residual += sigma * rng.normal(size=shape) * np.where(truth, noise_factor, 1)
+    residual += truth * amplitude * (local if multiplicative else 1)
+    return residual, local, sigma**2
+
+
+def solve(residual, local, variance, *, mjd=MJD, scale=1.0):
+    n = residual.shape[1]
+    return solve_states(
+        residual,
+        local,
+        variance,
+        sigma_offset=np.full(n, SIGMA_OFFSET * scale),
+        sigma_response=np.full(n, SIGMA_RESPONSE),
+        transitions=compute_transitions(
+            mjd,
+            start_bad=SETTINGS.start_bad,
+            onset_per_year=SETTINGS.onset_per_year,
+            recovery_per_year=SETTINGS.recovery_per_year,
+        ),
+    )
+
+
+def decide(states):
+    """Bad looks with the default thresholds."""
+    significant = np.abs(states.amplitude) > SETTINGS.min_significance * states.amplitude_err
+    significant |= states.variance_ratio > SETTINGS.min_noise_ratio**2
+    return (states.bad > 0.5) & significant & (states.log_odds > SETTINGS.min_log_odds)
+
+
+HISTORIES = {
+    "static": LOOK >= 0,
+    "turn-on": LOOK >= 12,
+    "last four": LOOK >= 26,
+    "recovery": LOOK < 12,
+    "outburst": (LOOK >= 8) & (LOOK < 15),
+}
+
+
+# The noise of one look is 0.3 to 0.6 DN/s.
+@pytest.mark.parametrize("amplitude", [4.0, 500.0, -5.0])
+@pytest.mark.parametrize("name", HISTORIES)
+def test_shift_is_recovered_with_the_right_looks(name, amplitude):
+    truth = HISTORIES[name]
+    states = solve(*draw(truth, amplitude))
+    assert (decide(states) != truth[:, None]).mean() < 0.005
+    additive = ~states.multiplicative
+    found, error = states.amplitude[additive], states.amplitude_err[additive]
+    # A bad level may drift by 7 % of itself, and err says so.
+    limit = 5 * np.median(error) / np.sqrt(additive.sum())
+    assert np.median(found) == pytest.approx(amplitude, abs=limit)
+
+
+def test_static_low_response_is_told_from_dark_current():
+    states = solve(*draw(LOOK >= 0, -0.6, multiplicative=True))
+    assert decide(states).all()
+    assert states.multiplicative.mean() > 0.95
+    lost = states.amplitude[states.multiplicative]
+    # 30 looks of signal-to-noise 0.6 * 10 / 0.45.
+    assert np.median(lost) == pytest.approx(-0.6, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["turn-on", "recovery"])
+def test_changing_response_is_recovered_with_the_right_looks(name):
+    truth = HISTORIES[name]
+    states = solve(*draw(truth, -0.6, multiplicative=True))
+    assert (decide(states) != truth[:, None]).mean() < 0.005
+
+
+@pytest.mark.parametrize("name", ["turn-on", "recovery"])
+def test_changing_response_is_told_from_dark_current(name):
+    """The background changes by more than a factor of two, by many sigma of the shift."""
+    states = solve(*draw(HISTORIES[name], -0.6, multiplicative=True))
+    assert states.multiplicative.mean() > 0.9
+
+
+def test_negative_offset_is_told_from_lost_response():
+    states = solve(*draw(HISTORIES["turn-on"], -5.0))
+    assert states.multiplicative.mean() < 0.1
+
+
+@pytest.mark.parametrize("amplitude", [5.0, 50.0, 500.0])
+def test_slow_telegraph_is_recovered_with_the_right_looks(amplitude):
+    """Two levels with dwells of four looks, not one unstable level: so says its class."""
+    truth = np.isin(LOOK // 4, (1, 3, 5))
+    found = decide(solve(*draw(truth, amplitude)))
+    assert found[truth].mean() > 0.99
+    assert (found != truth[:, None]).mean() < 0.02
+
+
+@pytest.mark.parametrize("amplitude", [5.0, 20.0, 100.0])
+def test_fast_telegraph_is_bad_whenever_it_is_high(amplitude):
+    """Quiet looks in between may count as bad: such a pixel is not usable."""
+    truth = np.random.default_rng(6).uniform(size=(N_LOOKS, N_PIXELS)) < 0.6
+    found = decide(solve(*draw(truth, amplitude)))
+    assert found.any(axis=0).all()
+    assert found[truth].mean() > 0.9
+
+
+@pytest.mark.parametrize("amplitude", [5.0, 20.0, 50.0, 500.0])
+def test_pixel_that_switches_at_each_look_is_bad(amplitude):
+    """No switch is too large to be believed when every other look shows it."""
+    found = decide(solve(*draw(LOOK % 2 == 1, amplitude)))
+    assert found.any(axis=0).mean() > 0.95
+
+
+@pytest.mark.parametrize("name", ["static", "turn-on"])
+def test_noisy_pixel_is_recovered(name):
+    truth = HISTORIES[name]
+    states = solve(*draw(truth, noise_factor=12.0))
+    found = decide(states)
+    assert found.any(axis=0).all()
+    # The onset shows in the first look that is far out: one look in four is not.
+    assert (found != truth[:, None]).mean() < 0.05
+    assert np.median(states.variance_ratio) == pytest.approx(144, rel=0.3)
+
+
+def test_clean_pixels_are_good():
+    states = solve(*draw(LOOK < 0))
+    assert not decide(states).any()
+
+
+@pytest.mark.parametrize("look", [0, 12, N_LOOKS - 1])
+@pytest.mark.parametrize("amplitude", [3.0, 50.0, 1e4, -50.0])
+def test_one_cosmic_ray_never_flags(look, amplitude):
+    assert not decide(solve(*draw(LOOK == look, amplitude))).any()
+
+
+def test_looks_without_evidence_are_bridged():
+    truth = HISTORIES["turn-on"]
+    residual, local, variance = draw(truth, 5.0)
+    gaps = np.random.default_rng(3).uniform(size=residual.shape) < 0.4
+    gaps[[10, 11, 12, 13, 14]] = True
+    for plane in (residual, local, variance):
+        plane[gaps] = np.nan
+    states = solve(residual, local, variance)
+    found = decide(states)
+    expected = np.broadcast_to(truth[:, None], found.shape)
+    assert (found[~gaps] == expected[~gaps]).mean() > 0.995
+    # Between two bad looks the pixel is bad, between two good ones good.
+    assert (found[16:] == expected[16:]).mean() > 0.995
+    assert (found[:9] == expected[:9]).mean() > 0.995
+    np.testing.assert_array_equal(states.log_ratio[gaps], 0)
+
+
+def test_order_of_pixels_does_not_matter():
+    truth = np.random.default_rng(4).uniform(size=(N_LOOKS, N_PIXELS)) < 0.3
+    planes = draw(np.sort(truth, axis=0), 5.0)
+    order = np.random.default_rng(5).permutation(N_PIXELS)
+    one = solve(*planes)
+    two = solve(*(np.ascontiguousarray(p[:, order]) for p in planes))
+    for f in fields(one):
+        np.testing.assert_array_equal(getattr(two, f.name), getattr(one, f.name)[..., order])
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_doubling_noise_and_signal_gives_the_same_states(name):
+    residual, local, variance = draw(HISTORIES[name], 3.0)
+    one = solve(residual, local, variance)
+    two = solve(2 * residual, 2 * local, 4 * variance, scale=2.0)
+    np.testing.assert_allclose(two.bad, one.bad, atol=1e-6)
+    np.testing.assert_allclose(two.log_odds, one.log_odds, rtol=1e-6)
+    np.testing.assert_array_equal(decide(two), decide(one))
+
+
+def test_inputs_of_the_solver_are_not_edited():
+    planes = draw(HISTORIES["turn-on"], 5.0)
+    for plane in planes:
+        plane.flags.writeable = False
+    solve(*planes)
+
+
+# -------------------------------------------------------------------------- find_histories
+
+SHAPE = (64, 72)
+CORNER = (100, 8)
+SIGMA = 0.3
+PLACES = {
+    "static": (10, 10),
+    "turn-on": (10, 30),
+    "recovery": (10, 50),
+    "outburst": (30, 10),
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    rate: np.ndarray
+    y: int
+    x: int
+    core: slice
+
+
+@dataclass(frozen=True)
+class ArrayStack:
+    """Looks in memory, somewhere in the frame."""
+
+    rate: np.ndarray
+    rows: int = 16
+
+    @property
+    def window(self):
+        (y, x), (ny, nx) = CORNER, self.rate.shape[1:]
+        return y, y + ny, x, x + nx
+
+    def read_rows(self, start, stop):
+        return self.rate[:, start - CORNER[0] : stop - CORNER[0]].copy()
+
+    def row_blocks(self, *, halo):
+        y0, y1 = self.window[:2]
+        for start in range(y0, y1, self.rows):
+            stop = min(y1, start + self.rows)
+            first, last = max(y0, start - halo), min(y1, stop + halo)
+            core = slice(start - first, stop - first)
+            yield Block(self.read_rows(first, last), first, self.window[2], core)
+
+
+@pytest.fixture(scope="module")
+def clean():
+    """Rates of perfect pixels under a sky that changes."""
+    rng = np.random.default_rng(11)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    sky = rng.uniform(0.7, 1.4, (N_LOOKS, 1, 1)) * (8 + 4 * x / SHAPE[1] + 3 * y / SHAPE[0])
+    pattern = 1 + rng.normal(0, 0.01, SHAPE)
+    rate = sky * pattern + rng.normal(0, 0.05, SHAPE) + rng.normal(0, SIGMA, (N_LOOKS, *SHAPE))
+    return rate.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def rate(clean):
+    """The same with a pixel for each history, 15 sigma, and two cosmic rays."""
+    rate = clean.copy()
+    for name, (y, x) in PLACES.items():
+        rate[HISTORIES[name], y, x] += 15 * SIGMA
+    rate[5, 50, 20] += 1000
+    rate[29, 50, 40] += 1000
+    return rate
+
+
+@pytest.fixture(scope="module")
+def found(rate):
+    return find(rate)
+
+
+def find(rate, *, mjd=MJD, axes=None, rows=16, **kwargs):
+    axes = [2] * len(rate) if axes is None else axes
+    return find_histories(ArrayStack(rate, rows), mjd, axes, **kwargs)
+
+
+def bad_cube(histories, shape=SHAPE):
+    """Bad looks in the frame: bool (n_looks, ny, nx)."""
+    cube = np.zeros((len(histories.bad), *shape), bool)
+    cube[:, histories.candidates.y - CORNER[0], histories.candidates.x - CORNER[1]] = histories.bad
+    return cube
+
+
+def test_defects_are_found_where_and_when_they_are(found):
+    bad = bad_cube(found)
+    for name, (y, x) in PLACES.items():
+        assert (bad[:, y, x] != HISTORIES[name]).sum() <= 1, name
+        bad[:, y, x] = False
+    # Four thousand others, and two cosmic rays.
+    assert bad.any(axis=0).sum() <= 2
+    assert not bad[:, 50, [20, 40]].any()
+
+
+def test_candidates_are_in_row_major_order_and_complete(found):
+    key = found.candidates.y.astype(int) * 10000 + found.candidates.x
+    assert (np.diff(key) > 0).all()
+    assert found.window == (100, 164, 8, 80)
+    assert found.n_evidence.shape == SHAPE
+    assert (found.n_evidence == N_LOOKS).all()
+    assert found.settings == Settings()
+    np.testing.assert_array_equal(found.mid_mjd, MJD)
+
+
+def test_noise_is_measured(found):
+    # A pixel against the mean of its medians: 0.94 of its noise.
+    np.testing.assert_allclose(found.noise.sigma.mean(axis=1), 0.94 * SIGMA, rtol=0.15)
+
+
+def test_null_data_give_few_flags(clean):
+    bad = bad_cube(find(clean))
+    assert bad.any(axis=0).sum() <= 2
+
+
+@pytest.mark.parametrize("rows", [8, 23, 64])
+def test_block_size_does_not_matter(rate, found, rows):
+    other = find(rate, rows=rows)
+    np.testing.assert_array_equal(other.bad, found.bad)
+    np.testing.assert_array_equal(other.n_evidence, found.n_evidence)
+    for part in ("candidates", "states", "noise"):
+        for f in fields(getattr(found, part)):
+            np.testing.assert_array_equal(
+                getattr(getattr(other, part), f.name), getattr(getattr(found, part), f.name)
+            )
+
+
+def test_looks_that_did_not_read_the_pixel_are_bridged(rate):
+    part = rate.copy()
+    part[14:20, :, :40] = np.nan  # another subarray
+    histories = find(part)
+    bad = bad_cube(histories)
+    for name, (y, x) in PLACES.items():
+        read = np.isfinite(part[:, y, x])
+        assert (bad[read, y, x] != HISTORIES[name][read]).sum() <= 1, name
+    assert bad[14:20, 10, 10].all()
+    assert (histories.n_evidence[:, :40] == N_LOOKS - 6).all()
+    assert (histories.n_evidence[:, 40:] == N_LOOKS).all()
+
+
+def test_frames_scaled_by_two_give_the_same_states(rate, found):
+    """The start values of the pattern do not scale, so the noise agrees to a few per cent."""
+    bad = bad_cube(find(2 * rate))
+    assert (bad != bad_cube(found)).sum() <= 2
+
+
+def test_transposed_frames_give_the_same_states(rate, found):
+    turned = np.ascontiguousarray(rate.transpose(0, 2, 1))
+    bad = bad_cube(find(turned, axes=[1] * N_LOOKS), shape=SHAPE[::-1])
+    differs = bad.transpose(0, 2, 1) != bad_cube(found)
+    assert differs.sum() <= 2
+
+
+def test_a_bad_frame_changes_little(rate, found):
+    spoiled = rate.copy()
+    spoiled[20] += np.random.default_rng(1).normal(0, 100, SHAPE)
+    bad = bad_cube(find(spoiled))
+    for name, (y, x) in PLACES.items():
+        wrong = bad[:, y, x] != HISTORIES[name]
+        wrong[20] = False
+        assert wrong.sum() <= 1, name
+    assert bad.any(axis=0).sum() <= len(PLACES) + 3
+    assert found.noise.sigma[20].max() < 1
+
+
+def test_looks_without_order_have_one_state(rate):
+    histories = find(rate, mjd=np.full(N_LOOKS, 60000.0))
+    assert (histories.bad == histories.bad[0]).all()
+    assert bad_cube(histories)[0, 10, 10]
+
+
+def test_looks_without_evidence_are_counted(clean):
+    empty = clean[:3].copy()
+    empty[1:] = np.nan
+    with pytest.raises(EvidenceError, match=r"at least two .* found 1; give more"):
+        find(empty, mjd=MJD[:3])
+    with pytest.raises(EvidenceError, match="give usable exposures"):
+        find(np.full_like(empty, np.nan), mjd=MJD[:3])
+
+
+def test_settings_and_progress_are_heard(rate):
+    calls = []
+    histories = find(
+        rate,
+        settings=replace(SETTINGS, min_significance=1e6, min_noise_ratio=1e6),
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    assert not histories.bad.any()
+    assert calls == [(16, 64), (32, 64), (48, 64), (64, 64)]
