@@ -120,7 +120,9 @@ def test_simulate_shares_no_code_with_what_it_tests():
 
 
 def test_only_the_demonstration_uses_the_simulator():
-    paths = [p for p in FILES if name_of(p).split(".")[0] not in ("simulate", "demo", "cli", "proof")]
+    paths = [
+        p for p in FILES if name_of(p).split(".")[0] not in ("simulate", "demo", "cli", "proof")
+    ]
     assert not offenders(paths, ours("simulate"))
 
 
@@ -157,8 +159,7 @@ def test_import_is_light(module):
     """`strun` and `stpipe list` import the entry points of every package."""
     heavy = (*HEAVY, "numpy", "scipy", "astropy", "bottleneck")
     code = (
-        f"import sys, {module}\n"
-        f"print(*sorted(m for m in {heavy!r} if m in sys.modules), sep=',')"
+        f"import sys, {module}\nprint(*sorted(m for m in {heavy!r} if m in sys.modules), sep=',')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60

@@ -26,7 +26,9 @@ def draw(truth, amplitude=0.0, *, multiplicative=False, noise_factor=1.0, seed=2
     local = np.repeat(rng.uniform(6, 14, (N_LOOKS, 1)), N_PIXELS, axis=1)
     sigma = np.repeat(rng.uniform(0.3, 0.6, (N_LOOKS, 1)), N_PIXELS, axis=1)
     truth = np.broadcast_to(truth.reshape(N_LOOKS, -1), shape)
-    residual = rng.normal(0, SIGMA_OFFSET, N_PIXELS) + rng.normal(0, SIGMA_RESPONSE, N_PIXELS) * local
+    residual = (
+        rng.normal(0, SIGMA_OFFSET, N_PIXELS) + rng.normal(0, SIGMA_RESPONSE, N_PIXELS) * local
+    )
     residual += sigma * rng.normal(size=shape) * np.where(truth, noise_factor, 1)
     residual += truth * amplitude * (local if multiplicative else 1)
     return residual, local, sigma**2
@@ -151,7 +153,7 @@ def test_clean_pixels_are_good():
 @pytest.mark.parametrize("look", [0, 12, N_LOOKS - 1])
 @pytest.mark.parametrize("amplitude", [3.0, 50.0, 1e4, -50.0])
 def test_one_cosmic_ray_never_flags(look, amplitude):
-    assert not decide(solve(*draw(LOOK == look, amplitude))).any()
+    assert not decide(solve(*draw(look == LOOK, amplitude))).any()
 
 
 def test_looks_without_evidence_are_bridged():

@@ -239,7 +239,10 @@ def test_policies(dating, onset, recovery):
 
 def test_default_is_the_midpoint():
     rows = extract("01100")
-    default, midpoint = date_intervals(rows, START, END), date_intervals(rows, START, END, dating="midpoint")
+    default, midpoint = (
+        date_intervals(rows, START, END),
+        date_intervals(rows, START, END, dating="midpoint"),
+    )
     np.testing.assert_array_equal(default.start_mjd, midpoint.start_mjd)
 
 
@@ -260,7 +263,9 @@ def test_brackets_over_several_gaps_take_one_of_them(dating, onset_gap, recovery
     """A pixel that looks 1 to 3 did not read shares the date of pixels that they did."""
     histories = {gap: "0" * (gap + 1) + "1" * (4 - gap) for gap in range(4)}
     onset = date_intervals(extract("0...1"), START, END, dating=dating).start_mjd
-    others = {g: date_intervals(extract(h), START, END, dating=dating) for g, h in histories.items()}
+    others = {
+        g: date_intervals(extract(h), START, END, dating=dating) for g, h in histories.items()
+    }
     assert onset.tolist() == others[onset_gap].start_mjd.tolist()
     flipped = str.maketrans("01", "10")
     recovery = date_intervals(extract("1...0"), START, END, dating=dating).end_mjd
@@ -350,9 +355,7 @@ def test_epochs_are_the_finite_dates_of_what_counts():
 def test_a_row_holds_from_its_start_until_before_its_end():
     start, end = np.array([-np.inf, 3.0, 3.0, 5.0]), np.array([3.0, np.inf, 5.0, 9.0])
     always = np.array([False, False, False, True])
-    found = {
-        mjd: select_active(start, end, always, mjd).tolist() for mjd in (2.0, 3.0, 4.999, 5.0)
-    }
+    found = {mjd: select_active(start, end, always, mjd).tolist() for mjd in (2.0, 3.0, 4.999, 5.0)}
     assert found == {
         2.0: [True, False, False, True],
         3.0: [False, True, True, True],

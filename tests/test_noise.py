@@ -239,7 +239,9 @@ def test_few_defects_do_not_change_the_noise(sample):
 
 def test_noise_scales_with_the_rates(sample):
     residuals, _ = sample
-    part = LocalResiduals(*(p[:, :32] for p in (residuals.residual, residuals.local, residuals.spread)))
+    part = LocalResiduals(
+        *(p[:, :32] for p in (residuals.residual, residuals.local, residuals.spread))
+    )
     one = fit_noise(part)
     two = fit_noise(LocalResiduals(2 * part.residual, 2 * part.local, 2 * part.spread))
     np.testing.assert_allclose(two.level, 2 * one.level, rtol=1e-6)
@@ -253,9 +255,7 @@ def test_order_of_the_looks_does_not_matter(sample):
     order = np.random.default_rng(1).permutation(N_LOOKS)
     one = fit_noise(residuals)
     two = fit_noise(
-        LocalResiduals(
-            residuals.residual[order], residuals.local[order], residuals.spread[order]
-        )
+        LocalResiduals(residuals.residual[order], residuals.local[order], residuals.spread[order])
     )
     np.testing.assert_allclose(two.sigma, one.sigma[order], rtol=1e-5)
     assert two.sigma_offset == pytest.approx(one.sigma_offset, rel=1e-5)

@@ -36,10 +36,6 @@ def read_spec(step):
     return [line.strip() for line in step.spec.splitlines() if line.strip()]
 
 
-def own_steps():
-    return [(name, import_module(name.rpartition(".")[0])) for name, *_ in get_steps()]
-
-
 def find_class(name):
     module, _, cls = name.rpartition(".")
     return getattr(import_module(module), cls)
@@ -111,7 +107,7 @@ def test_every_spec_line_has_a_sentence(name):
 
 
 def test_numeric_parameters_are_the_settings_of_the_search():
-    defaults = TimeVariableBadPixel.get_pars(TimeVariableBadPixel())
+    defaults = TimeVariableBadPixel().get_pars()
     names = [SPEC_LINE.fullmatch(line)["name"] for line in read_spec(TimeVariableBadPixel)]
     settings = {f.name: f.default for f in fields(Settings)}
     assert {name: defaults[name] for name in settings} == settings

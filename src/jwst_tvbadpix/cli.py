@@ -155,7 +155,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _mask_at(options: argparse.Namespace) -> int:
-    from .refmodels import build_mask_at, read_history, write_twins
+    from .refmodels import build_mask_at, name_mask, read_history, write_twins
 
     history = read_history(options.history)
     date, detector = options.date, None
@@ -164,10 +164,10 @@ def _mask_at(options: argparse.Namespace) -> int:
 
         date, detector = read_start(options.exposure)
     mask = build_mask_at(history, date, detector=detector)
-    stem = options.history.name.removesuffix(".asdf").removesuffix("_badpixhistory")
-    stamp = str(mask.meta.useafter).replace("-", "").replace(":", "")
+    ending = f"_{mask.meta.instrument.detector}_badpixhistory"
+    name = Path(name_mask(options.history.stem.removesuffix(ending), mask)).stem
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return _report(write_twins(mask, options.output_dir / f"{stem}_mask_{stamp}"))
+    return _report(write_twins(mask, options.output_dir / name))
 
 
 def _neutral_mask(options: argparse.Namespace) -> int:

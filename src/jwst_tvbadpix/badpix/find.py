@@ -25,7 +25,7 @@ _STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 2.5, 4.5, 4.0
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
 # Values in the sample that the noise is measured from, and rows per strip of it.
-_SAMPLE_VALUES, _STRIP_ROWS = 8_000_000, 16
+_SAMPLE_VALUES, _STRIP_ROWS = 4_000_000, 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import bottleneck as bn
 import numpy as np
+from scipy.optimize import nnls
 
 from ..errors import EvidenceError
-from ..robust import binned_quantile
 from .regression import fit_background
 from .residuals import LocalResiduals
 
@@ -23,6 +23,10 @@ _SIGMA_OFFSET = 0.05
 # Spread of the two local models that noise alone explains, in sigma.
 _FREE_SPREAD = 3.0
 _VARIANCE_FLOOR = 1e-8
+# Smallest share of the photon-noise line that a measured variance may have.
+_LOWEST_SHARE = 0.7
+# Fewest pixels a level bin may have for its quantile to be good to a few per cent.
+_PIXELS_PER_BIN = 200
 # A pattern narrower than this (DN/s, or relative) cannot be told from rounding of float32 rates.
 _MINIMUM_WIDTH = 1e-4
 
@@ -80,8 +84,7 @@ def compute_variance(
     """
     variance = np.empty_like(local)
     for out, value, level, sigma in zip(variance, local, noise.level, noise.sigma, strict=True):
-        out[...] = np.interp(value, level, sigma)
-    variance *= variance
+        out[...] = np.interp(value, level, sigma * sigma)
     np.maximum(variance, np.float32(_VARIANCE_FLOOR), out=variance)
     if spread is not None:
         usual = expected_spread + _FREE_SPREAD * np.sqrt(variance + noise.pattern(local))
@@ -112,30 +115,28 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         No look has any evidence.
     """
     residual, local = residuals.residual, residuals.local
-    evidence = np.isfinite(residual)
-    n_used = evidence.sum(axis=(1, 2))
+    bins = [
+        _LevelBins.cut(values[np.isfinite(r)], n_bins)
+        for values, r in zip(local, residual, strict=True)
+    ]
+    n_used = np.array([b.order.size for b in bins])
     if not n_used.any():
         raise EvidenceError(
             "expected pixels with a finite rate and without DO_NOT_USE, found none in any "
             "exposure; give usable exposures"
         )
-    edges = [_find_edges(values[ok], n_bins) for values, ok in zip(local, evidence, strict=True)]
-    level = np.stack(
-        [
-            _bin(values[ok], values[ok], at, 0.5, n_bins)
-            for values, ok, at in zip(local, evidence, edges, strict=True)
-        ]
-    )
 
-    def tabulate(values: np.ndarray) -> np.ndarray:
+    def tabulate(values: np.ndarray, quantile: float) -> np.ndarray:
         return np.stack(
             [
-                _bin(np.abs(v[ok]), m[ok], at, _NOISE_QUANTILE, n_bins) / _NOISE_WIDTH
-                for v, m, ok, at in zip(values, local, evidence, edges, strict=True)
+                b.quantile(v[np.isfinite(r)], quantile, n_bins)
+                for v, r, b in zip(values, residual, bins, strict=True)
             ]
         )
 
-    noise = NoiseModel(level, tabulate(residual), _SIGMA_OFFSET, _SIGMA_RESPONSE, n_used)
+    level = tabulate(local, 0.5)
+    sigma = _lift(level, tabulate(np.abs(residual), _NOISE_QUANTILE) / _NOISE_WIDTH)
+    noise = NoiseModel(level, sigma, _SIGMA_OFFSET, _SIGMA_RESPONSE, n_used)
     middle = bn.nanmedian(local, axis=0)
     bright = middle > np.nanquantile(middle, 0.7)
     faint = middle < np.nanquantile(middle, 0.2)
@@ -148,9 +149,10 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
             sigma_offset=noise.sigma_offset,
             sigma_response=noise.sigma_response,
         )
+        scatter = np.abs(fit.standardised) * np.sqrt(variance)
         noise = NoiseModel(
             level,
-            tabulate(fit.standardised * np.sqrt(variance)),
+            _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
             _find_width(fit.offset[faint]),
             _find_width(fit.response[bright]),
             n_used,
@@ -158,23 +160,43 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     return noise
 
 
-def _find_edges(level: np.ndarray, n_bins: int) -> np.ndarray:
-    """Cut the levels into bins of equal numbers."""
-    if not level.size:
-        return np.array([0.0, 1.0])
-    n = int(np.clip(level.size // 200, 1, n_bins))
-    return np.quantile(level, np.linspace(0, 1, n + 1))
+@dataclass(frozen=True, slots=True)
+class _LevelBins:
+    """Pixels of one look in bins of equal numbers: sorted once, used for every table."""
+
+    order: np.ndarray
+    cuts: np.ndarray
+
+    @classmethod
+    def cut(cls, level: np.ndarray, n_bins: int) -> "_LevelBins":
+        n = int(np.clip(level.size // _PIXELS_PER_BIN, 1, n_bins))
+        return cls(np.argsort(level), np.arange(1, n) * level.size // n)
+
+    def quantile(self, values: np.ndarray, quantile: float, n_bins: int) -> np.ndarray:
+        """Tabulate to exactly n_bins entries, the last repeated; ones without pixels."""
+        if not values.size:
+            return np.ones(n_bins)
+        parts = np.split(values[self.order], self.cuts)
+        table = [np.partition(p, k := int(quantile * (p.size - 1)))[k] for p in parts]
+        return np.pad(np.array(table, float), (0, n_bins - len(table)), mode="edge")
 
 
-def _bin(
-    values: np.ndarray, level: np.ndarray, edges: np.ndarray, quantile: float, n_bins: int
-) -> np.ndarray:
-    """Bin to exactly n_bins entries, the last repeated; ones where there is no evidence."""
-    if not values.size:
-        return np.ones(n_bins)
-    table = binned_quantile(values, level, edges, quantile)
-    table = table[np.isfinite(table)]
-    return np.pad(table, (0, n_bins - table.size), mode="edge")
+def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """Lift sigmas that lie far below the line that photon noise follows.
+
+    On a steep slope the running median is the pixel itself, so that the residuals of levels that
+    occur only at the edges of a field are too small; they would make sources significant.
+    """
+    lifted = np.empty_like(sigma)
+    for out, at, value in zip(lifted, level, sigma**2, strict=True):
+        design = np.stack([np.ones_like(at), np.maximum(at, 0)], axis=1)
+        line = np.maximum(value, np.median(value))
+        for _ in range(4):
+            counts = (value >= _LOWEST_SHARE * line) / line
+            line = design @ nnls(design * counts[:, None], value * counts)[0]
+            line = np.maximum(line, _VARIANCE_FLOOR)
+        out[...] = np.sqrt(np.maximum(value, _LOWEST_SHARE * line))
+    return lifted
 
 
 def _find_width(values: np.ndarray) -> float:

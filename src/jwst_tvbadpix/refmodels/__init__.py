@@ -7,6 +7,7 @@ from .badpix import (
     build_mask_series,
     compose_dq,
     list_useafter,
+    name_mask,
 )
 from .dq import dq_value, identity_dq_def
 from .history import BadPixHistoryModel, build_history, history_columns, read_history
@@ -28,6 +29,7 @@ __all__ = [
     "history_columns",
     "identity_dq_def",
     "list_useafter",
+    "name_mask",
     "read_history",
     "read_mask_dq",
     "write_asdf",

@@ -26,6 +26,7 @@ __all__ = [
     "compose_dq",
     "format_useafter",
     "list_useafter",
+    "name_mask",
 ]
 
 log = logging.getLogger(__name__)
@@ -332,6 +333,14 @@ def build_mask_at(
             f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
         )
     return _build_epoch(history, max(epoch for epoch in epochs if epoch <= wanted), len(epochs))
+
+
+def name_mask(stem: str, mask: MaskModel) -> str:
+    """Name the ASDF file of a mask: what it is specific to, and its USEAFTER."""
+    filter_name = str(mask.meta.instrument.filter)
+    part = "" if filter_name == "N/A" else f"_{filter_name}"
+    stamp = str(mask.meta.useafter).replace("-", "").replace(":", "")
+    return f"{stem}_{mask.meta.instrument.detector}{part}_mask_{stamp}.asdf"
 
 
 def build_mask_series(history: BadPixHistoryModel) -> list[MaskModel]:

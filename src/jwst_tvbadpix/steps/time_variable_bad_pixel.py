@@ -18,6 +18,7 @@ from ..refmodels import (
     build_badpix_history,
     build_mask_series,
     check_useafter,
+    name_mask,
     read_mask_dq,
 )
 from ._base import TvBadPixStep, show_progress
@@ -143,13 +144,10 @@ class TimeVariableBadPixel(TvBadPixStep):
         self, history: BadPixHistoryModel, masks: list[MaskModel], inputs: tuple[Any, ...]
     ) -> list[Any]:
         """Give each product its file name."""
-        stem = f"{self.make_product_name(inputs)}_{history.meta.instrument.detector}"
-        history.meta.filename = f"{stem}_{self.suffix}.asdf"
+        stem = self.make_product_name(inputs)
+        history.meta.filename = f"{stem}_{history.meta.instrument.detector}_{self.suffix}.asdf"
         for mask in masks:
-            name = mask.meta.instrument.filter
-            part = "" if name == "N/A" else f"_{name}"
-            stamp = mask.meta.useafter.replace("-", "").replace(":", "")
-            mask.meta.filename = f"{stem}{part}_mask_{stamp}.asdf"
+            mask.meta.filename = name_mask(stem, mask)
         return [history, *masks]
 
 

@@ -1,0 +1,583 @@
+"""Reading exposures: the same rows whatever the container, and errors that say what to do."""
+
+import json
+import logging
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.time import Time
+from stdatamodels.jwst import datamodels
+
+from jwst_tvbadpix.errors import DateError, DetectorError, EvidenceError, InputError
+from jwst_tvbadpix.exposures import open_exposures
+from jwst_tvbadpix.simulate import (
+    ExposureSpec,
+    build_lrs_scene,
+    find_region,
+    render_rate,
+    write_rate,
+    write_rateints,
+)
+
+DNU, JUMP = 1, 4
+SLITLESS = find_region("SLITLESSPRISM")
+SHAPE = SLITLESS.shape
+# What every message holds: what was expected, what was found, what to do.
+ADVICE = r"(?s)(expected|must be).*found.*(;|:).*(give|check|download|correct|leave|run|make|add)"
+
+
+def spec_of(mjd, **kwargs):
+    settings = {"subarray": "SLITLESSPRISM", "ngroups": 60, "seed": int(mjd)} | kwargs
+    return ExposureSpec(mjd, **settings)
+
+
+SPECS = tuple(spec_of(60000.5 + 40 * k, observation=1 + k) for k in range(3))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three slitless rates, an association of them, and one rateints."""
+    folder = tmp_path_factory.mktemp("exposures")
+    scene = build_lrs_scene(seed=3)
+    for spec in SPECS:
+        write_rate(folder, spec, scene)
+    write_rateints(folder, spec_of(60200.5, nints=4, observation=9), scene)
+    members = [{"expname": spec.filename("rate"), "exptype": "science"} for spec in SPECS]
+    others = [
+        {"expname": "catalogue.ecsv", "exptype": "sourcecat"},
+        {"expname": "ta_rate.fits", "exptype": "target_acquisition"},
+    ]
+    for name, listed in (("science_asn.json", members), ("asn.json", members + others)):
+        asn = {"asn_id": "a3001", "asn_pool": "none"}
+        asn["products"] = [{"name": "p", "members": listed}]
+        (folder / name).write_text(json.dumps(asn))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rates(folder):
+    return [folder / spec.filename("rate") for spec in SPECS]
+
+
+@pytest.fixture(scope="module")
+def rateints(folder):
+    return next(folder.glob("*_rateints.fits"))
+
+
+def header_of(k=0, subarray="SLITLESSPRISM", **changes):
+    """Cards of exposure number k; None leaves a card out."""
+    region = find_region(subarray)
+    start = Time(60000.5 + k, format="mjd")
+    cards = {
+        "TELESCOP": "JWST",
+        "DETECTOR": "MIRIMAGE",
+        "EXP_TYPE": "MIR_LRS-SLITLESS",
+        "DATE-OBS": start.isot[:10],
+        "TIME-OBS": start.isot[11:],
+        "EXPSTART": start.mjd,
+        "EXPMID": start.mjd + 0.01,
+        "EXPEND": start.mjd + 0.02,
+        "EFFEXPTM": 1728.0,
+        "SUBARRAY": subarray,
+        "SUBSTRT1": region.x_start + 1,
+        "SUBSTRT2": region.y_start + 1,
+        "SUBSIZE1": region.nx,
+        "SUBSIZE2": region.ny,
+    } | {key.replace("_", "-") if "OBS" in key else key: v for key, v in changes.items()}
+    return {key: value for key, value in cards.items() if value is not None}
+
+
+def make_file(path, k=0, *, rate=None, dq=None, planes=("SCI", "DQ"), unit="DN/s", **cards):
+    """Write the least that is a rate product."""
+    header = header_of(k, **cards)
+    if rate is None:
+        rate = np.full(find_region(header["SUBARRAY"]).shape, k + 1.0, np.float32)
+    dq = np.zeros(rate.shape, np.uint32) if dq is None else dq
+    primary = fits.PrimaryHDU()
+    primary.header.update(header)
+    hdus = [primary]
+    for name, plane in (("SCI", rate), ("DQ", dq)):
+        if name in planes:
+            hdus.append(fits.ImageHDU(plane, name=name))
+    if "SCI" in planes:
+        hdus[1].header["BUNIT"] = unit
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def read_all(stack):
+    return stack.read_rows(*stack.window[:2])
+
+
+def open_models(paths):
+    return [datamodels.open(path) for path in paths]
+
+
+# ------------------------------------------------------------------------------- what is read
+
+
+def test_rows_are_those_of_the_files(rates):
+    stack = open_exposures(rates)
+    y0, x0 = SLITLESS.y_start, SLITLESS.x_start
+    assert stack.window == (y0, y0 + SHAPE[0], x0, x0 + SHAPE[1])
+    found = read_all(stack)
+    assert found.dtype == np.float32
+    for image, path in zip(found, rates, strict=True):
+        data = fits.getdata(path, "SCI")
+        assert np.isfinite(data[:, 4:]).all()
+        np.testing.assert_array_equal(image[:, 4:], data[:, 4:])
+        # Reference pixels.
+        assert np.isnan(image[:, :4]).all()
+
+
+def test_records_hold_the_header(rates):
+    stack = open_exposures(rates)
+    assert stack.dated
+    for record, spec in zip(stack.records, SPECS, strict=True):
+        assert record.filename == spec.filename("rate")
+        assert (record.detector, record.subarray) == ("MIRIMAGE", "SLITLESSPRISM")
+        assert (record.filter, record.readpatt, record.r_mask) == ("P750L", "FASTR1", "N/A")
+        assert (record.ngroups, record.nints) == (60, 1)
+        assert record.dispersion_axis == 2
+        assert record.corner == (SLITLESS.y_start, SLITLESS.x_start)
+        assert record.shape == SHAPE
+        assert record.settled == ()
+        # DATE-OBS and TIME-OBS hold milliseconds.
+        assert record.start_mjd == pytest.approx(spec.mjd, abs=0.001 / 86400)
+        assert record.expstart_mjd == spec.mjd
+        assert record.mid_mjd == pytest.approx(spec.mid_mjd, abs=1e-9)
+        assert record.end_mjd == pytest.approx(spec.end_mjd, abs=1e-9)
+        assert record.exposure_s == pytest.approx(spec.exposure_s)
+    assert len({record.sha256 for record in stack.records}) == 3
+
+
+def library_of(folder, on_disk):
+    from jwst.datamodels import ModelLibrary
+
+    if not on_disk:
+        return ModelLibrary(folder / "science_asn.json")
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    return ModelLibrary(folder / "science_asn.json", on_disk=True, temp_directory=temporary)
+
+
+CONTAINERS = {
+    "paths as text": lambda folder, rates: [str(path) for path in rates],
+    "generator": lambda folder, rates: (path for path in rates),
+    "association": lambda folder, rates: folder / "asn.json",
+    "association as text": lambda folder, rates: str(folder / "asn.json"),
+    "nested": lambda folder, rates: [rates[0], [rates[1:]]],
+    "other order": lambda folder, rates: rates[::-1],
+    "models": lambda folder, rates: open_models(rates),
+    "model among paths": lambda folder, rates: [rates[2], datamodels.open(rates[0]), rates[1]],
+    "library in memory": lambda folder, rates: library_of(folder, False),
+    "library on disk": lambda folder, rates: library_of(folder, True),
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_every_container_gives_the_same_rows(folder, rates, container):
+    expected = open_exposures(rates)
+    found = open_exposures(CONTAINERS[container](folder, rates))
+    np.testing.assert_array_equal(read_all(found), read_all(expected))
+    assert found.window == expected.window
+    assert found.looks == expected.looks
+    names = ("filename", "start_mjd", "mid_mjd", "end_mjd", "corner", "filter", "dispersion_axis")
+    for name in names:
+        one, two = ([getattr(r, name) for r in s.records] for s in (found, expected))
+        assert one == two
+
+
+def test_library_is_left_as_it_was(folder, rates):
+    library = library_of(folder, False)
+    open_exposures(library)
+    with library:
+        for model, path in zip(library, rates, strict=True):
+            np.testing.assert_array_equal(model.data, fits.getdata(path, "SCI"))
+            library.shelve(model, modify=False)
+
+
+def test_models_are_not_edited(rates):
+    models = open_models(rates)
+    before = [model.data.copy() for model in models]
+    read_all(open_exposures(models))
+    for model, data in zip(models, before, strict=True):
+        np.testing.assert_array_equal(model.data, data)
+
+
+def test_subarray_lies_where_it_was_read_out(tmp_path, rates):
+    spec = spec_of(60300.0, subarray="FULL", observation=7)
+    full = write_rate(tmp_path, spec, build_lrs_scene(seed=3))
+    stack = open_exposures([*rates, full])
+    assert stack.window == (0, 1024, 0, 1032)
+    found = read_all(stack)
+    inside = np.zeros((1024, 1032), bool)
+    inside[SLITLESS.slices] = True
+    assert np.isnan(found[:3, ~inside]).all()
+    np.testing.assert_array_equal(found[0][SLITLESS.slices][:, 4:], fits.getdata(rates[0])[:, 4:])
+    np.testing.assert_array_equal(found[3][:, 4:-4], fits.getdata(full)[:, 4:-4])
+    assert np.isnan(found[:, :, [0, 1, 2, 3, 1028, 1029, 1030, 1031]]).all()
+
+
+def test_do_not_use_and_nan_are_no_evidence(tmp_path):
+    rate, dq = np.ones(SHAPE, np.float32), np.zeros(SHAPE, np.uint32)
+    rate[10, 20], rate[11, 20] = np.nan, np.inf
+    dq[10, 30], dq[10, 31] = DNU | JUMP, JUMP
+    paths = [make_file(tmp_path / f"{k}.fits", k, rate=rate * (k + 1), dq=dq) for k in range(2)]
+    found = read_all(open_exposures(paths))
+    expected = np.ones(SHAPE, bool)
+    expected[:, :4] = False
+    expected[10, 20] = expected[11, 20] = expected[10, 30] = False
+    np.testing.assert_array_equal(np.isfinite(found), [expected, expected])
+
+
+def test_corner_of_the_tables_is_used_where_the_file_has_none(tmp_path, caplog):
+    absent = dict.fromkeys(("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"))
+    paths = [make_file(tmp_path / f"{k}.fits", k, **absent) for k in range(2)]
+    with caplog.at_level(logging.INFO):
+        stack = open_exposures(paths)
+    assert stack.records[0].corner == (SLITLESS.y_start, SLITLESS.x_start)
+    assert "corner of SLITLESSPRISM is taken from the tables" in caplog.text
+
+
+def test_absent_dispersion_follows_from_the_type(tmp_path):
+    types = ("MIR_LRS-SLITLESS", "MIR_IMAGE", None)
+    paths = [make_file(tmp_path / f"{k}.fits", k, EXP_TYPE=t) for k, t in enumerate(types)]
+    found = [record.dispersion_axis for record in open_exposures(paths).records]
+    assert found == [2, None, None]
+
+
+# --------------------------------------------------------------------------------- rateints
+
+
+def test_integrations_of_one_exposure_are_looks(rateints):
+    stack = open_exposures(rateints)
+    assert not stack.dated
+    assert stack.looks == tuple((0, (k,)) for k in range(4))
+    found = read_all(stack)
+    np.testing.assert_array_equal(found[:, :, 4:], fits.getdata(rateints, "SCI")[:, :, 4:])
+    assert len(stack.look_records) == 4
+
+
+def test_rateints_among_rates_is_one_look(rates, rateints):
+    stack = open_exposures([*rates, rateints])
+    assert [integrations for _, integrations in stack.looks] == [(), (), (), (0, 1, 2, 3)]
+    median = np.median(fits.getdata(rateints, "SCI"), axis=0)
+    np.testing.assert_allclose(read_all(stack)[3][:, 4:], median[:, 4:], rtol=1e-6)
+
+
+def test_three_integrations_are_enough_and_unsettled_ones_do_not_count(tmp_path, caplog):
+    cube = np.full((4, *SHAPE), 2, np.float32)
+    cube[0] += 30
+    path = make_file(tmp_path / "settling_rateints.fits", rate=cube)
+    with caplog.at_level(logging.WARNING):
+        stack = open_exposures([path])
+    assert stack.looks == ((0, (1,)), (0, (2,)), (0, (3,)))
+    assert "its 3 settled integrations give a static mask" in caplog.text
+    short = make_file(tmp_path / "short_rateints.fits", rate=cube[:3])
+    with pytest.raises(EvidenceError, match=r"with 2 settled integrations; give more"):
+        open_exposures(short)
+
+
+def test_a_pixel_lost_in_some_integrations_keeps_the_others(tmp_path):
+    cube = np.stack([np.full(SHAPE, v, np.float32) for v in (1, 2, 4, 5)])
+    dq = np.zeros(cube.shape, np.uint32)
+    dq[1:3, 50, 20] = DNU
+    paths = [
+        make_file(tmp_path / "0_rateints.fits", 0, rate=cube, dq=dq),
+        make_file(tmp_path / "1_rate.fits", 1),
+    ]
+    found = read_all(open_exposures(paths))[0]
+    assert found[50, 20] == 3
+    assert found[51, 20] == 3
+    dq[:, 50, 20] = DNU
+    paths[0] = make_file(tmp_path / "2_rateints.fits", 0, rate=cube, dq=dq)
+    found = read_all(open_exposures(paths))[0]
+    assert np.isnan(found[50, 20])
+    assert found[51, 20] == 3
+
+
+# ------------------------------------------------------------------------------- row blocks
+
+
+@pytest.mark.parametrize("max_bytes", [1, 40_000, 10**9])
+def test_blocks_cover_the_window_once(rates, max_bytes):
+    stack = open_exposures(rates)
+    whole, halo = read_all(stack), 5
+    y0, y1, x0, _ = stack.window
+    covered = []
+    for block in stack.row_blocks(halo=halo, max_bytes=max_bytes):
+        assert block.x == x0
+        first = block.y - y0
+        np.testing.assert_array_equal(block.rate, whole[:, first : first + block.rate.shape[1]])
+        rows = range(block.y + block.core.start, block.y + block.core.stop)
+        covered.extend(rows)
+        assert block.y == max(y0, rows.start - halo)
+        assert block.y + block.rate.shape[1] == min(y1, rows.stop + halo)
+        core = block.rate[:, block.core]
+        assert core.nbytes <= max_bytes or core.shape[1] <= 8
+    assert covered == list(range(y0, y1))
+
+
+def test_memory_does_not_grow_with_the_number_of_exposures(tmp_path):
+    paths = [make_file(tmp_path / f"{k}.fits", k) for k in range(16)]
+
+    def measure(part):
+        stack = open_exposures(part)
+        tracemalloc.start()
+        for block in stack.row_blocks(halo=2, max_bytes=300_000):
+            del block
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    measure(paths[:2])
+    few, many = measure(paths[:8]), measure(paths)
+    # The rates of the other eight take 0.96 MB; their halo, which is not part of max_bytes, 9 kB.
+    assert many < few + 100_000
+
+
+# --------------------------------------------------------------------- inputs that are wrong
+
+
+def refuse(inputs, error, match):
+    with pytest.raises(error, match=match) as caught:
+        open_exposures(inputs)
+    assert caught.match(ADVICE)
+    return str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
+def test_truncated_file(tmp_path, rates):
+    path = tmp_path / "short_rate.fits"
+    path.write_bytes(rates[0].read_bytes()[:-20000])
+    assert "short_rate.fits" in refuse([rates[1], path], InputError, "truncated")
+
+
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
+def test_file_truncated_within_a_header(tmp_path, rates):
+    path = tmp_path / "short_rate.fits"
+    path.write_bytes(rates[0].read_bytes()[:1000])
+    assert "short_rate.fits" in refuse([rates[1], path], InputError, "FITS")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a FITS file\n" * 300], ids=["empty", "text"])
+def test_not_fits(tmp_path, rates, content):
+    path = tmp_path / "text_rate.fits"
+    path.write_bytes(content)
+    assert "text_rate.fits" in refuse([*rates, path], InputError, "expected a FITS rate product")
+
+
+def test_absent_file_and_folder(tmp_path, rates):
+    refuse([*rates, tmp_path / "absent_rate.fits"], InputError, "absent_rate.fits")
+    refuse([*rates, tmp_path], InputError, "expected a FITS rate product")
+
+
+@pytest.mark.parametrize("telescope", ["HST", None])
+def test_not_jwst(tmp_path, rates, telescope):
+    path = make_file(tmp_path / "other_rate.fits", TELESCOP=telescope)
+    found = refuse([*rates, path], InputError, "TELESCOP = JWST")
+    assert repr(telescope) in found
+    assert "other_rate.fits" in found
+
+
+@pytest.mark.parametrize("planes", [("SCI",), ("DQ",), ()])
+def test_missing_planes(tmp_path, rates, planes):
+    path = make_file(tmp_path / "bare_rate.fits", planes=planes)
+    message = refuse([*rates, path], InputError, "expected SCI and DQ images")
+    assert ("found " + (", ".join(planes) or "none")) in message
+
+
+def test_planes_of_different_shapes(tmp_path, rates):
+    path = make_file(tmp_path / "odd_rate.fits", dq=np.zeros((4, 5), np.uint32))
+    refuse([*rates, path], InputError, r"one shape .*\(416, 72\) and \(4, 5\)")
+
+
+def test_ramp_instead_of_rate(tmp_path, rates):
+    path = make_file(tmp_path / "x_uncal.fits", rate=np.zeros((1, 2, *SHAPE), np.float32))
+    refuse([*rates, path], InputError, "run calwebb_detector1 first")
+
+
+def test_calibrated_instead_of_rate(tmp_path, rates):
+    path = make_file(tmp_path / "x_cal.fits", unit="MJy/sr")
+    refuse([*rates, path], InputError, r"expected BUNIT = DN/s .*'MJy/sr'")
+
+
+@pytest.mark.parametrize("detector", ["MIRIFUSHORT", "NRCA1", None])
+def test_unknown_detector(tmp_path, rates, detector):
+    path = make_file(tmp_path / "ifu_rate.fits", DETECTOR=detector)
+    message = refuse([*rates, path], DetectorError, "MIRIMAGE")
+    assert repr(detector) in message
+    assert "ifu_rate.fits" in message
+
+
+def test_mixed_detectors(tmp_path, rates, monkeypatch):
+    """Only one detector is known so far: a second one is made up."""
+    from dataclasses import replace
+    from types import MappingProxyType
+
+    from jwst_tvbadpix import detectors
+
+    one = detectors.DETECTORS["MIRIMAGE"]
+    both = {"MIRIMAGE": one, "MIRIFULONG": replace(one, name="MIRIFULONG")}
+    monkeypatch.setattr(detectors, "DETECTORS", MappingProxyType(both))
+    path = make_file(tmp_path / "long_rate.fits", DETECTOR="MIRIFULONG")
+    message = refuse([*rates, path], DetectorError, "exposures of one detector")
+    assert "MIRIFULONG (long_rate.fits)" in message
+    assert f"MIRIMAGE ({SPECS[0].filename('rate')})" in message
+
+
+@pytest.mark.parametrize("name", ["SUB_UNKNOWN", None])
+def test_unknown_subarray(tmp_path, rates, name):
+    rate = np.zeros(SHAPE, np.float32)
+    path = tmp_path / "sub_rate.fits"
+    make_file(path, rate=rate)
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["SUBARRAY"] = name
+        if name is None:
+            del hdus[0].header["SUBARRAY"]
+    assert repr(name) in refuse([*rates, path], DetectorError, "SUBARRAY to be one of FULL,")
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"rate": np.zeros((64, 72), np.float32)},
+        {"SUBSIZE1": 73},
+        {"SUBSTRT1": 1000},
+        {"SUBSTRT2": 0},
+        {"SUBSTRT2": 610},
+    ],
+    ids=["shape", "size", "right", "below", "above"],
+)
+def test_subarray_that_does_not_fit(tmp_path, rates, cards):
+    path = make_file(tmp_path / "sub_rate.fits", **cards)
+    refuse([*rates, path], DetectorError, r"sub_rate.fits: .*within MIRIMAGE of 1032 x 1024")
+
+
+def test_subarray_whose_corner_is_in_no_table(tmp_path, rates):
+    absent = dict.fromkeys(("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2"))
+    path = make_file(tmp_path / "slit_rate.fits", **absent)
+    fits.setval(path, "SUBARRAY", value="SUBSLIT")
+    refuse([*rates, path], DetectorError, r"SUBSTRT1/2 and SUBSIZE1/2 with SUBARRAY SUBSLIT")
+
+
+@pytest.mark.parametrize("case", ["same path", "copy", "rate and rateints", "file and model"])
+def test_duplicates(tmp_path, rates, case):
+    if case == "same path":
+        twice = [rates[0], rates[0]]
+    elif case == "copy":
+        twice = [rates[0], shutil.copy(rates[0], tmp_path / "copy_rate.fits")]
+    elif case == "file and model":
+        twice = [rates[0], datamodels.open(rates[0])]
+    else:
+        cube = np.ones((3, *SHAPE), np.float32)
+        twice = [
+            make_file(tmp_path / "a_rate.fits", 3),
+            make_file(tmp_path / "a_rateints.fits", 3, rate=cube),
+        ]
+    refuse([*twice, rates[1]], InputError, "expected each exposure once")
+
+
+NO_DATE = dict.fromkeys(("DATE_OBS", "TIME_OBS", "EXPSTART", "EXPMID", "EXPEND"))
+
+
+def test_no_date_at_all(tmp_path, rates):
+    path = make_file(tmp_path / "undated_rate.fits", **NO_DATE)
+    refuse(
+        [*rates, path], DateError, "expected EXPMID, EXPSTART and EXPEND, or DATE-OBS in undated"
+    )
+
+
+def test_no_date_is_needed_for_a_static_mask(tmp_path):
+    path = make_file(
+        tmp_path / "undated_rateints.fits", rate=np.ones((3, *SHAPE), np.float32), **NO_DATE
+    )
+    assert len(open_exposures(path).looks) == 3
+
+
+@pytest.mark.parametrize("kept", ["EXPSTART", "EXPMID", "DATE_OBS"])
+def test_one_date_is_enough(tmp_path, rates, kept):
+    cards = {key: value for key, value in NO_DATE.items() if key not in (kept, "TIME_OBS")}
+    path = make_file(tmp_path / "x_rate.fits", 5, **cards)
+    record = open_exposures([rates[0], path]).records[1]
+    assert record.filename == "x_rate.fits"
+    # What is lost is at most the exposure's length, and its middle is half of that off its ends.
+    for value in (record.start_mjd, record.expstart_mjd, record.mid_mjd, record.end_mjd):
+        assert value == pytest.approx(60005.51, abs=0.03)
+    assert record.start_mjd <= record.mid_mjd <= record.end_mjd
+
+
+def test_dates_that_contradict_each_other(tmp_path, rates):
+    path = make_file(tmp_path / "odd_rate.fits", EXPSTART=60030.5)
+    refuse([*rates, path], DateError, r"EXPSTART within a day of DATE-OBS in odd_rate.fits")
+
+
+def test_date_that_is_none(tmp_path, rates):
+    path = make_file(tmp_path / "odd_rate.fits", DATE_OBS="yesterday")
+    assert "'yesterday'" in refuse([*rates, path], DateError, "as YYYY-MM-DD")
+
+
+def test_one_rate_alone(rates):
+    message = refuse(rates[0], EvidenceError, "at least two independent looks")
+    assert SPECS[0].filename("rate") in message
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter(())], ids=["list", "tuple", "iterator"])
+def test_nothing(nothing):
+    refuse(nothing, EvidenceError, "found none; give rate files or an association")
+
+
+def test_something_else(rates):
+    refuse([*rates, 42], InputError, "found int; give one of these")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"products": [{"name": "x", "members": []}]}', "expected members of type science"),
+        (
+            '{"products": [{"members": [{"expname": "a", "exptype": "sourcecat"}]}]}',
+            "expected members of type science",
+        ),
+        ('{"members": []}', "expected a JWST association"),
+        ("[1, 2]", "expected a JWST association"),
+        ("SIMPLE  = T", "expected a JWST association"),
+        ("", "expected a JWST association"),
+    ],
+    ids=["no members", "no exposures", "no products", "list", "not JSON", "empty"],
+)
+def test_bad_association(tmp_path, content, match):
+    path = tmp_path / "bad_asn.json"
+    path.write_text(content)
+    assert "bad_asn.json" in refuse(path, InputError, match)
+
+
+def test_absent_association_and_member(tmp_path):
+    refuse(tmp_path / "absent_asn.json", InputError, "absent_asn.json")
+    path = tmp_path / "asn.json"
+    member = {"expname": "absent_rate.fits", "exptype": "science"}
+    path.write_text(json.dumps({"products": [{"members": [member]}]}))
+    refuse(path, InputError, "absent_rate.fits")
+
+
+def test_model_without_arrays(rates):
+    refuse([*rates, datamodels.JwstDataModel()], InputError, "a rate model with data and dq")
+
+
+def test_a_model_made_by_hand_is_enough():
+    """No file, no name, nothing but what is needed."""
+    models = []
+    for k in range(2):
+        rate = render_rate(spec_of(60000.0 + k), build_lrs_scene(seed=1))
+        model = datamodels.ImageModel(data=rate.rate, dq=rate.dq)
+        model.meta.telescope, model.meta.instrument.detector = "JWST", "MIRIMAGE"
+        model.meta.exposure.start_time = 60000.0 + k
+        model.meta.subarray.name = "SLITLESSPRISM"
+        models.append(model)
+    stack = open_exposures(models)
+    assert [record.mid_mjd for record in stack.records] == [60000.0, 60001.0]
+    np.testing.assert_array_equal(read_all(stack)[1][:, 4:], models[1].data[:, 4:])
