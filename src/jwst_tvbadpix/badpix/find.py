@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import bottleneck as bn
 import numpy as np
 
-from ..errors import EvidenceError
+from ..errors import EvidenceError, TvBadPixError
 from .histories import PixelStates, solve_states
 from .noise import NoiseModel, compute_variance, fit_noise
 from .regression import fit_background
@@ -63,6 +63,15 @@ class Settings:
     onset_per_year: float = 5e-4
     recovery_per_year: float = 0.09
     telegraph_transitions: int = 3
+
+    def __post_init__(self) -> None:
+        """Require odd windows: the median of an even one belongs to no pixel."""
+        for name in ("window_along", "window_across"):
+            if getattr(self, name) % 2 == 0:
+                raise TvBadPixError(
+                    f"expected an odd number of pixels for {name}, found {getattr(self, name)}; "
+                    "add one"
+                )
 
 
 class _Block(Protocol):
