@@ -109,9 +109,9 @@ def context(series, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def asdf_context(series, tmp_path_factory):
-    """The same with the ASDF twins."""
-    masks = [epoch.asdf for epoch in series.epochs]
+def asdf_context(series, runs, tmp_path_factory):
+    """The same with the ASDF twins of the epochs that are looked for."""
+    masks = [series.find_epoch(run.mjd).asdf for run in runs]
     return build_context(tmp_path_factory.mktemp("crds"), {"mask": masks, **series.references})
 
 

@@ -153,8 +153,8 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         noise = NoiseModel(
             level,
             _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
-            _find_width(fit.offset[faint]),
-            _find_width(fit.response[bright]),
+            _find_width(fit.offset[faint], fit.offset_err[faint]),
+            _find_width(fit.response[bright], fit.response_err[bright]),
             n_used,
         )
     return noise
@@ -199,7 +199,12 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return lifted
 
 
-def _find_width(values: np.ndarray) -> float:
-    """Gaussian width of values about zero."""
-    width = np.quantile(np.abs(values), _PATTERN_QUANTILE) / _PATTERN_WIDTH if values.size else 0
-    return max(float(width), _MINIMUM_WIDTH)
+def _find_width(values: np.ndarray, err: np.ndarray) -> float:
+    """Width of the true values about zero: an expectation-maximisation update.
+
+    Estimates that a prior has pulled to zero are too narrow by just their posterior variance.
+    """
+    if not values.size:
+        return _MINIMUM_WIDTH
+    width = np.quantile(np.abs(values), _PATTERN_QUANTILE) / _PATTERN_WIDTH
+    return max(float(np.hypot(width, np.median(err))), _MINIMUM_WIDTH)

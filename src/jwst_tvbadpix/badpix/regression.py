@@ -20,6 +20,8 @@ class BackgroundFit:
         delta [DN/s].
     response : ndarray, shape (ny, nx)
         q, the relative deviation of the response.
+    offset_err, response_err : ndarray, shape (ny, nx)
+        Posterior standard deviations of both.
     standardised : ndarray, shape (n_looks, ny, nx)
         Residual over its own sigma, each look corrected for its pull on the fit; 0 where there
         is no evidence.
@@ -27,6 +29,8 @@ class BackgroundFit:
 
     offset: np.ndarray
     response: np.ndarray
+    offset_err: np.ndarray
+    response_err: np.ndarray
     standardised: np.ndarray
 
 
@@ -86,4 +90,6 @@ def fit_background(
             weight = full / (down * down)
     leverage = weight * (c - level * (2 * b - a * level)) / determinant
     standardised = error * np.sqrt(full / np.maximum(1 - leverage, 0.05))
-    return BackgroundFit(offset, response, standardised)
+    return BackgroundFit(
+        offset, response, np.sqrt(c / determinant), np.sqrt(a / determinant), standardised
+    )
