@@ -222,6 +222,17 @@ def test_subarray_lies_where_it_was_read_out(tmp_path, rates):
     assert np.isnan(found[:, :, [0, 1, 2, 3, 1028, 1029, 1030, 1031]]).all()
 
 
+def test_subarray_away_from_the_edges(tmp_path, rates):
+    corner = {"SUBSTRT1": 413, "SUBSTRT2": 51, "SUBSIZE1": 256, "SUBSIZE2": 256}
+    rate = np.arange(256 * 256, dtype=np.float32).reshape(256, 256)
+    path = make_file(tmp_path / "x_rate.fits", rate=rate, SUBARRAY="SUB256", **corner)
+    stack = open_exposures([rates[0], path])
+    assert stack.window == (50, 944, 0, 668)
+    found = read_all(stack)[0 if stack.records[0].filename == "x_rate.fits" else 1]
+    np.testing.assert_array_equal(found[:256, 412:], rate)
+    assert np.isfinite(found).sum() == rate.size
+
+
 def test_do_not_use_and_nan_are_no_evidence(tmp_path):
     rate, dq = np.ones(SHAPE, np.float32), np.zeros(SHAPE, np.uint32)
     rate[10, 20], rate[11, 20] = np.nan, np.inf

@@ -304,6 +304,25 @@ def test_candidates_are_in_row_major_order_and_complete(found):
     np.testing.assert_array_equal(found.mid_mjd, MJD)
 
 
+def test_one_wild_look_is_not_even_a_candidate(found):
+    position = set(zip(found.candidates.y.tolist(), found.candidates.x.tolist(), strict=True))
+    assert (CORNER[0] + 10, CORNER[1] + 10) in position
+    assert (CORNER[0] + 50, CORNER[1] + 20) not in position
+
+
+def test_cluster_does_not_hide_itself(clean):
+    """Sixteen neighbours fill nearly half of their windows, and must not count in them."""
+    rate = clean.copy()
+    rate[:, 40:44, 30:34] += 50 * SIGMA
+    histories = find(rate)
+    y, x = histories.candidates.y - CORNER[0], histories.candidates.x - CORNER[1]
+    inside = (y >= 40) & (y < 44) & (x >= 30) & (x < 34)
+    assert histories.bad[:, inside].sum() == 16 * N_LOOKS
+    # 480 values, whose medians share their neighbours.
+    residual = histories.candidates.residual[:, inside].mean()
+    assert residual == pytest.approx(50 * SIGMA, abs=0.25 * SIGMA)
+
+
 def test_noise_is_measured(found):
     # A pixel against the mean of its medians: 0.94 of its noise.
     np.testing.assert_allclose(found.noise.sigma.mean(axis=1), 0.94 * SIGMA, rtol=0.15)

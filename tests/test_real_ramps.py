@@ -288,18 +288,6 @@ def test_neutral_rates_settle_like_those_of_the_archive(products):
     assert_first_integration_left_out(products["bad_folder"])
 
 
-def test_noise_is_what_repeats_show(products):
-    """NoiseModel.sigma is scatter in time; the fixed pattern, as large here, is no part of it."""
-    (rate,) = read_planes(products["neutral"]["rateints"], "SCI")
-    steps = np.diff(rate[list(SETTLED)], axis=0)[:, LIT]
-    steps -= np.median(steps, axis=1, keepdims=True)
-    repeats = 1.4826 * np.median(np.abs(steps)) / np.sqrt(2)
-    (path,) = products["bad_folder"].glob("*_badpixhistory.asdf")
-    rows = read_history(path).residuals.instance
-    noise = np.median((rows["noise"] * rows["scale"][:, None])[:, list(SETTLED)])
-    assert noise == pytest.approx(repeats, rel=0.15)
-
-
 def test_both_reductions_find_the_same_pixels(products, numbers):
     # Linearity, IPC, gain and jump references differ, so borderline pixels do; chance is 0.2.
     assert numbers["bad_in_both"] == (products["as_is"] & products["bad"]).sum()

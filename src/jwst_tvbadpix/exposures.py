@@ -3,14 +3,17 @@
 import hashlib
 import json
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Protocol
 
+import bottleneck as bn
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from .detectors import Detector, get_detector
 from .errors import DateError, DetectorError, EvidenceError, InputError
@@ -128,16 +131,12 @@ class ExposureStack:
             data = source.read("SCI", rows)
             data = np.where(np.isfinite(data) & (source.read("DQ", rows) & dnu == 0), data, np.nan)
             if integrations:
-                data = (
-                    np.nanmedian(data[list(integrations)], axis=0)
-                    if len(integrations) > 1
-                    else data[integrations[0]]
-                )
+                data = bn.nanmedian(data[list(integrations)], axis=0)
             out[first - start : last - start, cx - x0 : cx - x0 + nx] = data
             out[reference] = np.nan
         return rate
 
-    def row_blocks(self, *, halo: int, max_bytes: int = 24_000_000) -> Iterator[RowBlock]:
+    def row_blocks(self, *, halo: int, max_bytes: int = 12_000_000) -> Iterator[RowBlock]:
         """Read the window in blocks of rows, each array of a block within `max_bytes`.
 
         Parameters
@@ -249,7 +248,7 @@ def _read_association(path: Path) -> list[Path]:
         ]
     except OSError as error:
         raise InputError(
-            f"expected a readable association, found {path}: {error.strerror}"
+            f"expected a readable association, found {path}: {error.strerror}; check the path"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -258,7 +257,8 @@ def _read_association(path: Path) -> list[Path]:
         ) from error
     if not members:
         raise InputError(
-            f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none"
+            f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none; "
+            "add the rate files as science members"
         )
     return members
 
@@ -281,7 +281,9 @@ def _scan(item: Any) -> tuple[ExposureRecord, _Source]:
 def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
     try:
         size = path.stat().st_size
-        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            # A truncated file is an error below, with better words than the warning's.
+            warnings.simplefilter("ignore", AstropyUserWarning)
             needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
             planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
             keywords = {key: hdus[0].header.get(key) for key in KEYWORDS}
@@ -345,7 +347,8 @@ def _get(model: Any, path: str) -> Any:
 
 
 def _copy_to_disk(plane: np.ndarray) -> np.ndarray:
-    copy = np.memmap(TemporaryFile(), dtype=plane.dtype, mode="w+", shape=plane.shape)  # noqa: SIM115
+    with TemporaryFile() as stream:  # the map keeps a descriptor of its own
+        copy = np.memmap(stream, dtype=plane.dtype, mode="w+", shape=plane.shape)
     copy[...] = plane
     return copy
 
@@ -358,10 +361,12 @@ def _find_settled(source: _Source) -> tuple[int, ...]:
     rows = slice(max(0, middle - 32), middle + 32)
     data = source.read("SCI", rows)
     good = np.isfinite(data) & (source.read("DQ", rows) & dq_value("DO_NOT_USE") == 0)
-    level = np.array(
-        [np.median(image[ok]) if ok.any() else np.nan for image, ok in zip(data, good, strict=True)]
+    data = np.where(good, data, np.nan)
+    level = bn.nanmedian(data.reshape(len(data), -1), axis=1)
+    scatter = 1.4826 * bn.nanmedian(
+        np.abs(data - level[:, None, None]).reshape(len(data), -1), axis=1
     )
-    return find_settled(level)
+    return find_settled(level, scatter)
 
 
 def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:

@@ -1,9 +1,11 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import bottleneck as bn
 import numpy as np
@@ -19,6 +21,9 @@ __all__ = ["Candidates", "PixelHistories", "Settings", "find_histories"]
 
 log = logging.getLogger(__name__)
 
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
 # one step in time, offset over its prior width, second largest |z|, median z against the pattern.
 _STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 2.5, 4.5, 4.0
@@ -26,6 +31,9 @@ _STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 2.5, 4.5, 4.0
 _EXCLUDE = 6.0
 # Values in the sample that the noise is measured from, and rows per strip of it.
 _SAMPLE_VALUES, _STRIP_ROWS = 4_000_000, 16
+# The medians and the algebra run outside Python's lock; more threads cost memory, not time.
+_N_THREADS = 2
+_PIXELS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +208,17 @@ def find_histories(
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     parts = []
-    for block in stack.row_blocks(halo=halo):
-        core = block.rate[:, block.core]
-        first = block.y + block.core.start
-        n_evidence[first - y0 : first - y0 + core.shape[1]] = np.isfinite(core).sum(axis=0)
-        parts.append(_select_candidates(block, noise, axes))
+
+    def select(block: _Block) -> tuple[int, np.ndarray, Candidates]:
+        count = np.isfinite(block.rate[:, block.core]).sum(axis=0)
+        return block.y + block.core.start - y0, count, _select_candidates(block, noise, axes)
+
+    for first, count, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
+        n_evidence[first : first + len(count)] = count
+        parts.append(part)
         if progress:
-            progress(first - y0 + core.shape[1], y1 - y0)
-    candidates = _join(parts)
+            progress(first + len(count), y1 - y0)
+    candidates = _join(Candidates, parts)
     log.info(
         "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
     )
@@ -311,28 +322,50 @@ def _second_largest(values: np.ndarray) -> np.ndarray:
     return np.partition(values, -2, axis=0)[-2]
 
 
-def _join(parts: Sequence[Candidates]) -> Candidates:
-    return Candidates(
-        *(np.concatenate([getattr(p, f.name) for p in parts], axis=-1) for f in fields(Candidates))
-    )
+def _join(kind: type[_Out], parts: Sequence[_Out]) -> _Out:
+    """Join results along their pixels."""
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    return kind(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
 
 
 def _solve(candidates: Candidates, mid_mjd: np.ndarray, settings: Settings) -> PixelStates:
-    """Solve the candidates in float64."""
-    return solve_states(
-        *(getattr(candidates, key).astype(float) for key in ("residual", "local", "variance")),
-        sigma_offset=candidates.sigma_offset.astype(float),
-        sigma_response=candidates.sigma_response.astype(float),
-        transitions=compute_transitions(
-            mid_mjd,
-            start_bad=settings.start_bad,
-            onset_per_year=settings.onset_per_year,
-            recovery_per_year=settings.recovery_per_year,
-        ),
-        llr_cap=settings.llr_cap,
-        min_effect=settings.min_effect,
-        min_noise_ratio=settings.min_noise_ratio,
+    """Solve the candidates in float64, some thousands at a time."""
+    transitions = compute_transitions(
+        mid_mjd,
+        start_bad=settings.start_bad,
+        onset_per_year=settings.onset_per_year,
+        recovery_per_year=settings.recovery_per_year,
     )
+
+    def solve(start: int) -> PixelStates:
+        chosen = slice(start, start + _PIXELS_AT_ONCE)
+        return solve_states(
+            *(
+                getattr(candidates, key)[:, chosen].astype(float)
+                for key in ("residual", "local", "variance")
+            ),
+            sigma_offset=candidates.sigma_offset[chosen].astype(float),
+            sigma_response=candidates.sigma_response[chosen].astype(float),
+            transitions=transitions,
+            llr_cap=settings.llr_cap,
+            min_effect=settings.min_effect,
+            min_noise_ratio=settings.min_noise_ratio,
+        )
+
+    starts = range(0, max(candidates.y.size, 1), _PIXELS_AT_ONCE)
+    return _join(PixelStates, list(_map_in_threads(solve, starts)))
+
+
+def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """Apply a function in threads, in order, with only a few items in memory."""
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        waiting: deque[Future[_Out]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > _N_THREADS:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def _decide(candidates: Candidates, states: PixelStates, settings: Settings) -> np.ndarray:

@@ -20,8 +20,10 @@ _MINIMUM_LOSS = 0.2
 # Log of the price of the parameters that only the bad state has.
 _PRICE = 3.0
 # Largest variance ratio considered for an unstable pixel.
-_MAXIMUM_RATIO = 400.0
+_MAXIMUM_RATIO = 1e6
 _N_ITERATIONS = 4
+# Price of an inflated variance, per unit of its logarithm.
+_SCATTER_PRICE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +150,19 @@ def solve_states(
         if best is None:
             best = trial
             continue
-        better = trial["log_odds"] > best["log_odds"]
+        better = _rank(trial) > _rank(best)
         best = {key: np.where(better, trial[key], best[key]) for key in best}
     assert best is not None
     return PixelStates(**best)
+
+
+def _rank(trial: dict[str, np.ndarray]) -> np.ndarray:
+    """Rank histories: by their odds, and where the cap makes these equal, by their scatter.
+
+    Looks far out count no more than the cap whatever level explains them, so that a level that
+    fits would tie with a scatter that swallows everything.
+    """
+    return trial["log_odds"] - _SCATTER_PRICE * np.log(trial["variance_ratio"])
 
 
 def _median_sigma(variance: np.ndarray, evidence: np.ndarray) -> np.ndarray:

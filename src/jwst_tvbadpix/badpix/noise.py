@@ -17,9 +17,6 @@ __all__ = ["NoiseModel", "compute_variance", "fit_noise"]
 # do not count.
 _NOISE_QUANTILE, _NOISE_WIDTH = 0.80, 1.2816
 _PATTERN_QUANTILE, _PATTERN_WIDTH = 0.96, 2.0537
-# Start values of the pattern: a hundredth of the response, and of the read noise of a rate.
-_SIGMA_RESPONSE = 0.01
-_SIGMA_OFFSET = 0.05
 # Spread of the two local models that noise alone explains, in sigma.
 _FREE_SPREAD = 3.0
 _VARIANCE_FLOOR = 1e-8
@@ -93,7 +90,7 @@ def compute_variance(
     return variance
 
 
-def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int = 2) -> NoiseModel:
+def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int = 3) -> NoiseModel:
     """Measure the noise of each look and the fixed pattern from a sample of pixels.
 
     Parameters
@@ -136,10 +133,19 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
 
     level = tabulate(local, 0.5)
     sigma = _lift(level, tabulate(np.abs(residual), _NOISE_QUANTILE) / _NOISE_WIDTH)
-    noise = NoiseModel(level, sigma, _SIGMA_OFFSET, _SIGMA_RESPONSE, n_used)
     middle = bn.nanmedian(local, axis=0)
     bright = middle > np.nanquantile(middle, 0.7)
     faint = middle < np.nanquantile(middle, 0.2)
+    # Widths of the mean residuals hold noise too: start values that are rather too large, since
+    # a prior that is too narrow pulls its own estimate down.
+    mean = bn.nanmedian(residual, axis=0)
+    noise = NoiseModel(
+        level,
+        sigma,
+        _find_width(mean[faint]),
+        _find_width(mean[bright] / np.maximum(np.abs(middle[bright]), _find_width(mean[faint]))),
+        n_used,
+    )
     for _ in range(n_iterations):
         variance = compute_variance(noise, local)
         fit = fit_background(
@@ -199,7 +205,7 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return lifted
 
 
-def _find_width(values: np.ndarray, err: np.ndarray) -> float:
+def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
     """Width of the true values about zero: an expectation-maximisation update.
 
     Estimates that a prior has pulled to zero are too narrow by just their posterior variance.
