@@ -22,8 +22,6 @@ _PRICE = 3.0
 # Largest variance ratio considered for an unstable pixel.
 _MAXIMUM_RATIO = 1e6
 _N_ITERATIONS = 4
-# Price of an inflated variance, per unit of its logarithm.
-_SCATTER_PRICE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +155,13 @@ def solve_states(
 
 
 def _rank(trial: dict[str, np.ndarray]) -> np.ndarray:
-    """Rank histories: by their odds, and where the cap makes these equal, by their scatter.
+    """Rank histories by their odds, scatter paid in full.
 
-    Looks far out count no more than the cap whatever level explains them, so that a level that
-    fits would tie with a scatter that swallows everything.
+    Looks far out count no more than the cap whatever explains them, so that a level that fits
+    would tie with a scatter that swallows everything. What tells them apart is the normalisation
+    of the wider Gaussian, which the cap hides: half the logarithm of the variance at each bad look.
     """
-    return trial["log_odds"] - _SCATTER_PRICE * np.log(trial["variance_ratio"])
+    return trial["log_odds"] - 0.5 * trial["bad"].sum(axis=0) * np.log(trial["variance_ratio"])
 
 
 def _median_sigma(variance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
