@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jwst_tvbadpix.robust import binned_quantile, compute_running_median, find_settled
+from jwst_tvbadpix.robust import compute_running_median, find_settled
 
 
 def running_median_slowly(data, window, axis):
@@ -47,28 +47,6 @@ def test_running_median_of_an_axis_shorter_than_half_the_window():
     np.testing.assert_allclose(compute_running_median(data, 11, axis=1), expected)
 
 
-@given(
-    n=st.integers(0, 60),
-    edges=st.lists(st.integers(-5, 5), min_size=2, max_size=7, unique=True).map(sorted),
-    quantile=st.floats(0, 1),
-    seed=st.integers(0, 1000),
-)
-def test_binned_quantile_equals_a_loop(n, edges, quantile, seed):
-    rng = np.random.default_rng(seed)
-    # Levels beyond the edges, on them and equal to each other.
-    level, values = rng.integers(-8, 9, n) / 1.0, rng.normal(size=n)
-    found = binned_quantile(values, level, np.array(edges, float), quantile)
-    assert found.shape == (len(edges) - 1,)
-    for k in range(len(edges) - 1):
-        chosen = np.ones(n, bool)
-        if k > 0:
-            chosen &= level >= edges[k]
-        if k < len(edges) - 2:
-            chosen &= level < edges[k + 1]
-        expected = np.quantile(values[chosen], quantile) if chosen.any() else np.nan
-        np.testing.assert_allclose(found[k], expected, rtol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("level", "settled"),
     [
@@ -90,17 +68,25 @@ def test_binned_quantile_equals_a_loop(n, edges, quantile, seed):
     ],
 )
 def test_find_settled(level, settled):
-    assert find_settled(np.array(level)) == settled
+    assert find_settled(np.array(level), np.full(len(level), 0.01)) == settled
+
+
+def test_a_drift_within_the_scatter_of_pixels_is_settled():
+    level = np.array([18.5, 2.7, 2.4, 1.4, 1.5])
+    assert find_settled(level, np.full(5, 1.4)) == (1, 2, 3, 4)
+    assert find_settled(level, np.full(5, 0.01)) == (3, 4)
 
 
 @given(scale=st.sampled_from([0.125, 2.0, 1024.0]))
 def test_find_settled_does_not_know_the_unit(scale):
     level = np.array([16.7, 1.9, 1.9, 0.8, 1.0])
-    assert find_settled(level * scale) == find_settled(level)
+    noise = np.full(5, 1.4)
+    assert find_settled(level * scale, noise * scale) == find_settled(level, noise)
 
 
 def test_find_settled_obeys_its_settings():
     level = np.array([1.5, 1.0, 1.0, 1.0, 1.0])
-    assert find_settled(level, tolerance=0.05) == (1, 2, 3, 4)
-    assert find_settled(level, tolerance=0.2) == (0, 1, 2, 3, 4)
-    assert find_settled(level, n_sigma=6) == (0, 1, 2, 3, 4)
+    quiet = np.full(5, 0.01)
+    assert find_settled(level, quiet, tolerance=0.05) == (1, 2, 3, 4)
+    assert find_settled(level, quiet, tolerance=0.2) == (0, 1, 2, 3, 4)
+    assert find_settled(level, quiet, n_sigma=6) == (0, 1, 2, 3, 4)

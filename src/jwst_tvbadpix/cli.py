@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .errors import TvBadPixError
@@ -36,7 +37,12 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jwst_tvbadpix {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_simulate, _add_mask_at, _add_neutral_mask):
+        add(commands)
+    return parser
 
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser(
         "demo", help="simulate, build dated masks, see calwebb_detector1 pick them (about a minute)"
     )
@@ -49,6 +55,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     demo.set_defaults(run=_demo)
 
+
+def _add_simulate(commands: Any) -> None:
     simulate = commands.add_parser(
         "simulate", help="write simulated LRS rate files, their association and the truth"
     )
@@ -72,6 +80,8 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(run=_simulate)
 
+
+def _add_mask_at(commands: Any) -> None:
     at = commands.add_parser("mask-at", help="write the mask of a date from a history")
     at.add_argument("history", type=Path, metavar="HISTORY", help="a *_badpixhistory.asdf file")
     when = at.add_mutually_exclusive_group(required=True)
@@ -82,6 +92,8 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_output_dir(at)
     at.set_defaults(run=_mask_at)
 
+
+def _add_neutral_mask(commands: Any) -> None:
     neutral = commands.add_parser(
         "neutral-mask",
         help="write the mask with which calwebb_detector1 fits every pixel",
@@ -98,7 +110,6 @@ def _build_parser() -> argparse.ArgumentParser:
     )
     _add_output_dir(neutral)
     neutral.set_defaults(run=_neutral_mask)
-    return parser
 
 
 def _add_output_dir(parser: argparse.ArgumentParser) -> None:
