@@ -551,7 +551,7 @@ def test_something_else(rates):
     [
         ('{"products": [{"name": "x", "members": []}]}', "expected members of type science"),
         (
-            '{"products": [{"members": [{"expname": "a", "exptype": "sourcecat"}]}]}',
+            '{"products": [{"name": "x", "members": [{"expname": "a", "exptype": "guide"}]}]}',
             "expected members of type science",
         ),
         ('{"members": []}', "expected a JWST association"),
@@ -571,7 +571,7 @@ def test_absent_association_and_member(tmp_path):
     refuse(tmp_path / "absent_asn.json", InputError, "absent_asn.json")
     path = tmp_path / "asn.json"
     member = {"expname": "absent_rate.fits", "exptype": "science"}
-    path.write_text(json.dumps({"products": [{"members": [member]}]}))
+    path.write_text(json.dumps({"products": [{"name": "p", "members": [member]}]}))
     refuse(path, InputError, "absent_rate.fits")
 
 

@@ -345,10 +345,9 @@ def test_our_log_lines_appear(by_alias, made):
         "WARNING - NOT FOR DELIVERY",
         "jwst_tvbadpix.badpix.find - INFO",
         "416 of 416 rows",
-        f"{PRODUCT}_MIRIMAGE_badpixhistory.asdf",
+        f"Saved {2 * len(made) - 1} files",
     ):
         assert line in text
-    assert text.count("and its FITS twin") == len(made) - 1
 
 
 def test_strun_by_class_name_within_a_crds_context(by_class, by_dating):
@@ -826,7 +825,7 @@ def test_last_mask_against_the_truth(programme, made, seed, folder):
     strong &= ~((truth.y == BY_HAND["pending"][0][0]) & (truth.x == BY_HAND["pending"][0][1]))
     found = result[-1].dq & DNU != 0
     assert found.sum() > 300
-    # Measured on six seeds: precision 0.90-0.95, recall 0.84-0.89, of strong ones 0.91-0.97.
+    # Measured on four seeds: precision 0.90-0.95, recall 0.84-0.89, of strong ones 0.91-0.97.
     assert (found & bad).sum() / found.sum() > 0.85
     assert (found & bad).sum() / bad.sum() > 0.78
     assert found[truth.y[strong], truth.x[strong]].mean() > 0.87
@@ -1050,3 +1049,27 @@ def test_strun_fails_with_a_message(few, folder, key, options, words):
     assert "step skipped" not in text.lower()
     assert_nothing_in(out)
     assert sorted(path.name for path in folder.iterdir() if path != out) == ["in"]
+
+
+def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, monkeypatch, caplog):
+    def run(**parameters):
+        TimeVariableBadPixel.call(
+            str(programme.association), save_results=True, output_dir=str(folder), **parameters
+        )
+
+    run()
+    before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
+
+    def fail(model, path):
+        if len(os.listdir(path.parent)) > 4:
+            raise OSError("no space left on device")
+        return write_twins(model, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_base, "write_twins", fail)
+        with pytest.raises(OSError, match="no space"):
+            run()
+    assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
+    caplog.clear()
+    run(dating="detected")
+    assert "of an earlier run of the same name" in caplog.text

@@ -239,21 +239,23 @@ def _expand(inputs: Any) -> Iterator[Any]:
 def _read_association(path: Path) -> list[Path]:
     """List the exposures of every product of an association, beside the file."""
     try:
-        products = json.loads(path.read_text())["products"]
-        members = [
-            path.parent / member["expname"]
-            for product in products
-            for member in product["members"]
-            if member["exptype"].lower() in _MEMBER_TYPES
-        ]
+        members = []
+        for product in json.loads(path.read_text())["products"]:
+            if not product["name"]:
+                raise KeyError("name")
+            members += [
+                path.parent / member["expname"]
+                for member in product["members"]
+                if member["exptype"].lower() in _MEMBER_TYPES
+            ]
     except OSError as error:
         raise InputError(
             f"expected a readable association, found {path}: {error.strerror}; check the path"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"expected a JWST association with products and members in {path}, found {error!r}; "
-            "make it with asn_from_list"
+            f"expected a JWST association with named products and members in {path}, found "
+            f"{error!r}; make it with asn_from_list"
         ) from error
     if not members:
         raise InputError(

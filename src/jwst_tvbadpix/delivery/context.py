@@ -324,11 +324,16 @@ def _write_rmap(
 
 def _parkeys(wanted: Sequence[str], references: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
     """List what selects a type; what none of its files has cannot select, and crds refuses it."""
-    headers = [_read_header(path) for path in references]
-    match = [
-        key for key in wanted if any(header.get(key, _ABSENT) != _ABSENT for header in headers)
-    ]
-    return tuple(match), ("META.OBSERVATION.DATE", "META.OBSERVATION.TIME")
+    absent = list(wanted)
+    for path in references:
+        if not absent:
+            break
+        header = _read_header(path)
+        absent = [key for key in absent if header.get(key, _ABSENT) == _ABSENT]
+    return tuple(key for key in wanted if key not in absent), (
+        "META.OBSERVATION.DATE",
+        "META.OBSERVATION.TIME",
+    )
 
 
 def _write_contexts(

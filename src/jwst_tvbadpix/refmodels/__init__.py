@@ -11,7 +11,7 @@ from .badpix import (
 )
 from .dq import dq_value, identity_dq_def
 from .history import BadPixHistoryModel, build_history, history_columns, read_history
-from .mask import build_mask, build_neutral_mask, check_useafter, read_mask_dq
+from .mask import build_mask, build_neutral_mask, check_filter, check_useafter, read_mask_dq
 from .twins import write_asdf, write_twins
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "build_mask_at",
     "build_mask_series",
     "build_neutral_mask",
+    "check_filter",
     "check_useafter",
     "compose_dq",
     "dq_value",

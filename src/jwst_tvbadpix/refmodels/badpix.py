@@ -111,7 +111,6 @@ def build_badpix_history(
     released = _list_released(base, histories, columns)
     for name, values in released.items():
         columns[name] = np.concatenate([columns[name], values])
-    used = [Time(t, format="mjd") for t in np.array(exposures["expmid_mjd"])[list(look_rows)]]
     model = build_history(
         detector=detector,
         exposures=exposures,
@@ -129,7 +128,7 @@ def build_badpix_history(
         versions={name: version(name) for name in _PACKAGES},
         warnings=warnings,
         useafter=first_useafter,
-        pedigree=_make_pedigree(used),
+        pedigree=_make_pedigree(np.asarray(exposures["expmid_mjd"], float)[list(look_rows)]),
         description=f"History of bad pixels of {detector}",
     )
     for text in warnings:
@@ -137,12 +136,12 @@ def build_badpix_history(
     return model
 
 
-def _make_pedigree(times: Sequence[Time]) -> str:
+def _make_pedigree(mid_mjd: np.ndarray) -> str:
     """PEDIGREE of products made from exposures at these times."""
-    mjd = np.array([t.mjd for t in times])
-    if not np.isfinite(mjd).all() or mjd.min() < _LAUNCH_MJD:
+    if not np.isfinite(mid_mjd).all() or mid_mjd.min() < _LAUNCH_MJD:
         return "GROUND"
-    return f"INFLIGHT {times[int(mjd.argmin())].isot[:10]} {times[int(mjd.argmax())].isot[:10]}"
+    first, last = Time([mid_mjd.min(), mid_mjd.max()], format="mjd").isot
+    return f"INFLIGHT {first[:10]} {last[:10]}"
 
 
 def _tabulate_intervals(
@@ -174,7 +173,7 @@ def _tabulate_intervals(
 def _list_released(
     base: BaseMask | None, histories: PixelHistories, columns: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Rows of base-mask pixels that the data show to be good at every look."""
+    """Rows of base-mask pixels that the data show to be good at every look, the last included."""
     if base is None or base.policy != "arbitrate":
         return {}
     y0, y1, x0, x1 = histories.window
@@ -182,8 +181,7 @@ def _list_released(
     flagged = (base.dq != 0) & (base.dq & kept == 0)
     evidence = np.zeros(base.dq.shape, np.int32)
     evidence[y0:y1, x0:x1] = histories.n_evidence
-    bad = ~columns["pending"]
-    flagged[columns["y"][bad], columns["x"][bad]] = False
+    flagged[columns["y"], columns["x"]] = False
     y, x = np.nonzero(flagged & (evidence >= _RELEASE_LOOKS))
     odds = np.zeros(base.dq.shape, np.float32)
     odds[histories.candidates.y, histories.candidates.x] = histories.states.log_odds

@@ -203,6 +203,16 @@ def build_neutral_mask(
     )
 
 
+def check_filter(name: str) -> None:
+    """Require a FILTER that JWST has, or N/A; raise ProductError otherwise."""
+    try:
+        MaskModel(strict_validation=True).meta.instrument.filter = name
+    except asdf.ValidationError as error:
+        raise ProductError(
+            f"expected a FILTER of JWST, such as P750L, or N/A, found {name!r}; correct it"
+        ) from error
+
+
 def check_useafter(useafter: str) -> None:
     """Require the USEAFTER format YYYY-MM-DDThh:mm:ss; raise DateError otherwise."""
     form = "%Y-%m-%dT%H:%M:%S"
@@ -273,8 +283,13 @@ def read_mask_dq(path: str | Path) -> tuple[np.ndarray, str]:
             f"expected a readable mask with DQ, REFTYPE and DETECTOR in {path}, found "
             f"{type(error).__name__}: {error}; {_ADVICE}"
         ) from error
-    facts = get_detector(detector)
-    _require_full_frame(decoded, facts)
+    try:
+        facts = get_detector(detector)
+        _require_full_frame(decoded, facts)
+    except DetectorError as error:
+        raise DetectorError(
+            f"expected a full-frame mask of a known detector in {path}: {error}; {_ADVICE}"
+        ) from error
     return decoded, facts.name
 
 

@@ -69,7 +69,7 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
         _compare_fits(fits_model, fits_temporary)
         _compare_opened(asdf_model, asdf_temporary)
         _compare_opened(fits_model, fits_temporary)
-    log.info("Wrote %s and its FITS twin", asdf_path)
+    log.debug("Wrote %s and its FITS twin", asdf_path)
     return asdf_path, fits_path
 
 
@@ -100,7 +100,7 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     with _published(path) as (temporary,):
         _save(intended, temporary)
         _compare_asdf(intended, temporary)
-    log.info("Wrote %s", path)
+    log.debug("Wrote %s", path)
     return path
 
 

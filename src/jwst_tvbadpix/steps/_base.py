@@ -1,9 +1,12 @@
 """What all our steps share: log lines, several products, twins, and life without CRDS."""
 
+import glob
 import json
 import logging
 import os
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -80,29 +83,61 @@ class TvBadPixStep(Step):
         return (stripped, "_") if stripped != name else super().remove_suffix(name)
 
     def run(self, *args: Any) -> Any:
-        """Run the step; when a product fails to be written, none of this run is left."""
-        self._written: list[Path] = []
+        """Run the step; its products appear together, when all of them are written."""
+        self._staging: Path | None = None
         try:
-            return super().run(*args)
-        except BaseException:
-            for path in self._written:
-                path.unlink(missing_ok=True)
-            raise
+            result = super().run(*args)
+            self._publish()
+            return result
+        finally:
+            if self._staging:
+                shutil.rmtree(self._staging, ignore_errors=True)
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write a reference model through `refmodels`: checked, read back, renamed."""
+        """Write a reference model through `refmodels`, into a folder of its own at first."""
         if not isinstance(model, ReferenceFileModel):
             return super().save_model(model, *args, **kwargs)
         if not (self.save_results or kwargs.get("force")):
             return None
-        folder = os.path.expandvars(os.path.expanduser(self.search_attr("output_dir", default="")))
-        path = Path(folder) / model.meta.filename
+        folder = self._output_folder()
+        if self._staging is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
+        path = self._staging / model.meta.filename
         if isinstance(model, BadPixHistoryModel):
-            written = [write_asdf(model, path)]
+            write_asdf(model, path)
         else:
-            written = list(write_twins(model, path.with_suffix("")))
-        self._written += written
-        return str(written[0])
+            write_twins(model, path.with_suffix(""))
+        return str(folder / model.meta.filename)
+
+    def _output_folder(self) -> Path:
+        folder = self.search_attr("output_dir", default="")
+        return Path(os.path.expandvars(os.path.expanduser(folder)))
+
+    def _publish(self) -> None:
+        """Move the products to where they belong, and name older ones of the same series."""
+        if self._staging is None:
+            return
+        folder = self._output_folder()
+        names = sorted(path.name for path in self._staging.iterdir())
+        for name in names:
+            os.replace(self._staging / name, folder / name)
+        log.info("Saved %d files in %s, %s to %s", len(names), folder, names[0], names[-1])
+        series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
+        older = sorted(
+            path.name
+            for prefix in series
+            for path in folder.glob(f"{glob.escape(prefix)}*")
+            if path.name not in names
+        )
+        if older:
+            log.warning(
+                "%d masks of an earlier run of the same name are in %s too (%s, ...); remove them "
+                "before the series is delivered",
+                len(older),
+                folder,
+                older[0],
+            )
 
     def make_product_name(self, inputs: tuple[Any, ...]) -> str:
         """Name of the products: --output_file, the association's product, or the single input."""
@@ -111,16 +146,15 @@ class TvBadPixStep(Step):
         only: Any = inputs[0] if len(inputs) == 1 else None
         if isinstance(only, list | tuple) and len(only) == 1:
             only = only[0]
-        if hasattr(only, "asn"):
-            return str(only.asn["products"][0]["name"])
-        if isinstance(only, str | Path):
-            path = Path(only)
-            if path.suffix.lower() == ".json":
-                products = json.loads(path.read_text())["products"]
-                if len(products) == 1:
-                    return str(products[0]["name"])
-            return self.remove_suffix(path.stem)[0]
-        return "tvbadpix"
+        if isinstance(only, str | Path) and Path(only).suffix.lower() == ".json":
+            products = json.loads(Path(self.make_input_path(str(only))).read_text())["products"]
+        else:
+            products = getattr(only, "asn", {}).get("products", [])
+        if len(products) == 1 and products[0].get("name"):
+            return str(products[0]["name"])
+        name = only if isinstance(only, str | Path) else getattr(only, "meta", None)
+        name = getattr(name, "filename", name)
+        return self.remove_suffix(Path(name).stem)[0] if name else "tvbadpix"
 
     def resolve_paths(self, inputs: Iterable[Any]) -> list[Any]:
         """Put bare file names into the step's input folder."""

@@ -17,6 +17,7 @@ from ..refmodels import (
     BaseMask,
     build_badpix_history,
     build_mask_series,
+    check_filter,
     check_useafter,
     name_mask,
     read_mask_dq,
@@ -82,14 +83,16 @@ class TimeVariableBadPixel(TvBadPixStep):
             `open_exposures` and `read_mask_dq`.
         """
         check_useafter(self.first_useafter)
+        settings = Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
         stack = open_exposures(self.resolve_paths(inputs))
+        mask_filter = self._choose_filter(stack)
         base = self._read_base(stack.detector.name)
         records = stack.look_records
         histories = find_histories(
             stack,
             np.array([r.mid_mjd if stack.dated else 0.0 for r in records]),
             [r.dispersion_axis for r in records],
-            settings=Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)}),
+            settings=settings,
             progress=show_progress("Solving pixels"),
         )
         intervals = extract_intervals(histories)
@@ -108,7 +111,7 @@ class TimeVariableBadPixel(TvBadPixStep):
             dated,
             detector=stack.detector.name,
             base=base,
-            settings={"dating": self.dating, "mask_filter": self._choose_filter(stack)},
+            settings={"dating": self.dating, "mask_filter": mask_filter},
             warnings=[
                 text
                 for text, holds in ((_NO_BASE, base is None), (_UNDATED, not stack.dated))
@@ -136,6 +139,7 @@ class TimeVariableBadPixel(TvBadPixStep):
     def _choose_filter(self, stack: ExposureStack) -> str:
         """FILTER of the masks: as asked, else that of the inputs where they share one."""
         if self.mask_filter not in (None, "", "None"):
+            check_filter(str(self.mask_filter))
             return str(self.mask_filter)
         shared = {record.filter for record in stack.records}
         return shared.pop() if len(shared) == 1 else "N/A"
