@@ -62,6 +62,22 @@ class _ArraySource:
 
 
 @dataclass(frozen=True, slots=True)
+class _Scan:
+    """One exposure as found: its keywords unchecked, its planes unread."""
+
+    name: str
+    sha256: str
+    keywords: Mapping[str, Any]
+    source: _Source
+
+    @property
+    def settled(self) -> tuple[int, ...]:
+        """Integrations whose level has settled, from the middle rows; () for a rate."""
+        shape = self.source.shape
+        return _find_settled(self.source) if len(shape) == 3 else ()
+
+
+@dataclass(frozen=True, slots=True)
 class RowBlock:
     """Rows of all looks with the halo that local medians need.
 
@@ -184,17 +200,20 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     EvidenceError
         Fewer than two independent looks.
     """
-    found = [_scan(item) for item in _expand(inputs)]
-    if not found:
+    scans = [_scan(item) for item in _expand(inputs)]
+    if not scans:
         raise EvidenceError("expected exposures, found none; give rate files or an association")
-    names = sorted({record.detector for record, _ in found})
-    if len(names) > 1:
-        examples = [next(r.filename for r, _ in found if r.detector == n) for n in names]
+    examples = {str(scan.keywords["DETECTOR"]): scan.name for scan in reversed(scans)}
+    if len(examples) > 1:
         raise DetectorError(
             "expected exposures of one detector, found "
-            + ", ".join(f"{n} ({e})" for n, e in zip(names, examples, strict=True))
+            + ", ".join(f"{name} ({example})" for name, example in sorted(examples.items()))
             + "; run the step once per detector"
         )
+    found = [
+        (make_record(s.name, s.sha256, s.keywords, s.source.shape, s.settled), s.source)
+        for s in scans
+    ]
     found.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
     records = tuple(record for record, _ in found)
     _refuse_duplicates(records)
@@ -204,14 +223,18 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     log.info(
         "%d exposures of %s (%s), %d looks",
         len(records),
-        names[0],
+        records[0].detector,
         ", ".join(sorted({r.subarray for r in records})),
         len(looks),
     )
     _report_masks(records)
     y0, x0, y1, x1 = (int(v) for v in window)
     return ExposureStack(
-        get_detector(names[0]), records, looks, (y0, y1, x0, x1), tuple(s for _, s in found)
+        get_detector(records[0].detector),
+        records,
+        looks,
+        (y0, y1, x0, x1),
+        tuple(s for _, s in found),
     )
 
 
@@ -265,7 +288,7 @@ def _read_association(path: Path) -> list[Path]:
     return members
 
 
-def _spool_library(library: Any) -> Iterator[tuple[ExposureRecord, _Source]]:
+def _spool_library(library: Any) -> Iterator[_Scan]:
     """Take the models of a ModelLibrary one at a time, and leave the library as it was."""
     with library:
         for model in library:
@@ -273,14 +296,14 @@ def _spool_library(library: Any) -> Iterator[tuple[ExposureRecord, _Source]]:
             library.shelve(model, modify=False)
 
 
-def _scan(item: Any) -> tuple[ExposureRecord, _Source]:
+def _scan(item: Any) -> _Scan:
     """Read the header of one exposure."""
-    if isinstance(item, tuple):
+    if isinstance(item, _Scan):
         return item
     return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
 
 
-def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
+def _scan_fits(path: Path) -> _Scan:
     try:
         size = path.stat().st_size
         with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
@@ -314,11 +337,10 @@ def _scan_fits(path: Path) -> tuple[ExposureRecord, _Source]:
             f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
             " make the product again"
         )
-    source = _FitsSource(path, planes["SCI"])
-    return make_record(path.name, checksum, keywords, source.shape, _find_settled(source)), source
+    return _Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"]))
 
 
-def _scan_model(model: Any, *, spool: bool = False) -> tuple[ExposureRecord, _Source]:
+def _scan_model(model: Any, *, spool: bool = False) -> _Scan:
     """Read one model; `spool` copies its arrays to unnamed temporary files."""
     keywords = {
         key: _get(model, name) for key, name in (*KEYWORDS.items(), ("BUNIT", "meta.bunit_data"))
@@ -336,9 +358,7 @@ def _scan_model(model: Any, *, spool: bool = False) -> tuple[ExposureRecord, _So
         checksum.update(arrays[key])
         if spool:
             arrays[key] = _copy_to_disk(arrays[key])
-    source = _ArraySource(arrays)
-    record = make_record(name, checksum.hexdigest(), keywords, source.shape, _find_settled(source))
-    return record, source
+    return _Scan(name, checksum.hexdigest(), keywords, _ArraySource(arrays))
 
 
 def _get(model: Any, path: str) -> Any:
@@ -356,9 +376,7 @@ def _copy_to_disk(plane: np.ndarray) -> np.ndarray:
 
 
 def _find_settled(source: _Source) -> tuple[int, ...]:
-    """List the integrations whose level has settled, from the middle rows; () for a rate."""
-    if len(source.shape) != 3:
-        return ()
+    """List the integrations whose level has settled, from the middle rows."""
     middle = source.shape[1] // 2
     rows = slice(max(0, middle - 32), middle + 32)
     data = source.read("SCI", rows)
