@@ -82,7 +82,9 @@ def main() -> None:
         useafter = np.array([date for date, _ in series])
         chosen = np.searchsorted(useafter, truth.mjd, side="right") - 1
         found = np.stack([series[k][1] for k in chosen])
-        print(score.line(f"seed {seed}", score.score(truth, found), seconds, memory))
+        scores = score.score(truth, found)
+        print(score.line(f"seed {seed}", scores, seconds, memory))
+        print(f"false flags by cosmic rays per exposure: {scores['fp_cr']:.2f}")
         dates = score.score_dates(truth, series)
         print(
             f"series on random dates: P={dates['date_prec']:.3f} R={dates['date_rec']:.3f}, "
