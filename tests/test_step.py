@@ -883,7 +883,7 @@ BAD_INPUTS = {
     "text": (InputError, ["expected a FITS", "NAME", "check"]),
     "absent": (InputError, ["expected", "NAME", "No such file", "check"]),
     "no telescope": (InputError, ["expected TELESCOP = JWST", "NAME", "found None", "give"]),
-    "detector": (DetectorError, ["NAME", "MIRIMAGE", "NRCA1", "give"]),
+    "detector": (DetectorError, ["NAME", "MIRIMAGE", "NRCA1", "once per detector"]),
     "all NaN": (EvidenceError, ["give"]),
     "all DO_NOT_USE": (EvidenceError, ["give"]),
     "one look left": (EvidenceError, ["expected at least two", "found 1", "give"]),
