@@ -353,7 +353,11 @@ def _build_epoch(history: BadPixHistoryModel, useafter: str, n_epochs: int) -> M
     dq = compose_dq(history, Time(useafter, scale="utc").mjd + 0.25 / 86400)
     bad = int(((dq & np.uint32(dq_value("DO_NOT_USE"))) != 0).sum())
     exposures = history.exposures.instance
-    names = [n for n, used in zip(exposures["filename"], exposures["used"], strict=True) if used]
+    names = [
+        name.encode("ascii", "backslashreplace").decode()  # FITS headers hold nothing else
+        for name, used in zip(exposures["filename"], exposures["used"], strict=True)
+        if used
+    ]
     shown = names[:_LISTED_INPUTS]
     settings = history.settings.instance
     mask_filter = settings["mask_filter"]
