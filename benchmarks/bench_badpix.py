@@ -9,7 +9,6 @@ of the series, each exposure with the one that CRDS would pick for it.
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -45,9 +44,11 @@ def run_step(data: Path, output: Path, arguments: list[str]) -> tuple[float, flo
     env = {key: value for key, value in os.environ.items() if not key.startswith("CRDS_")}
     begin = time.monotonic()
     with (output / "log.txt").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log, env=env)
-    seconds = time.monotonic() - begin
-    return seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"the step failed, see {output / 'log.txt'}")
+    return time.monotonic() - begin, usage.ru_maxrss / 1e6
 
 
 def read_series(output: Path) -> list[tuple[float, np.ndarray]]:

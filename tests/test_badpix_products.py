@@ -394,7 +394,15 @@ def make_result():
     for (py, px), count in N_EVIDENCE.items():
         n_evidence[py - WINDOW[0], px - WINDOW[2]] = count
     histories = PixelHistories(
-        candidates, states, bad, noise, n_evidence, WINDOW, LOOKS, Settings(min_effect=2.5)
+        candidates,
+        states,
+        bad,
+        noise,
+        n_evidence,
+        np.ones(LOOKS.size, int),
+        WINDOW,
+        LOOKS,
+        Settings(min_effect=2.5),
     )
     intervals = Intervals(
         pixel=np.array([0, 1]),

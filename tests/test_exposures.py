@@ -585,3 +585,59 @@ def test_a_model_made_by_hand_is_enough():
     stack = open_exposures(models)
     assert [record.mid_mjd for record in stack.records] == [60000.0, 60001.0]
     np.testing.assert_array_equal(read_all(stack)[1][:, 4:], models[1].data[:, 4:])
+
+
+@pytest.mark.parametrize(
+    ("cards", "words"),
+    [
+        ({"DISPAXIS": 3}, "DISPAXIS 1"),
+        ({"EFFEXPTM": "long"}, "a number for EFFEXPTM"),
+        ({"EFFEXPTM": -5.0}, "EFFEXPTM >= 0"),
+        ({"NGROUPS": "x"}, "a whole number for NGROUPS"),
+        ({"SUBSTRT1": 1.5}, "a whole number for SUBSTRT1"),
+        ({"EXPMID": "noon"}, "a number for EXPMID"),
+    ],
+)
+def test_cards_that_are_no_numbers(tmp_path, rates, cards, words):
+    path = make_file(tmp_path / "odd_rate.fits")
+    for card, value in cards.items():
+        fits.setval(path, card, value=value)
+    assert "odd_rate.fits" in refuse([*rates, path], InputError, words)
+
+
+def test_expmid_must_lie_by_the_start(tmp_path, rates):
+    path = make_file(tmp_path / "odd_rate.fits")
+    fits.setval(path, "EXPMID", value=70000.0)
+    refuse([*rates, path], DateError, "EXPMID within a day of the start")
+
+
+def test_compressed_files_are_read(tmp_path):
+    paths = [make_file(tmp_path / f"{k}_rate.fits{end}", k) for k, end in enumerate(("", ".gz"))]
+    assert np.isfinite(read_all(open_exposures(paths))).any(axis=(1, 2)).all()
+
+
+def test_products_may_share_a_member(tmp_path):
+    for k in range(3):
+        make_file(tmp_path / f"{k}_rate.fits", k)
+    products = [
+        {
+            "name": f"p{k}",
+            "members": [
+                {"expname": f"{k}_rate.fits", "exptype": "science"},
+                {"expname": "2_rate.fits", "exptype": "background"},
+            ],
+        }
+        for k in range(2)
+    ]
+    (tmp_path / "asn.json").write_text(json.dumps({"products": products}))
+    assert len(open_exposures(tmp_path / "asn.json").records) == 3
+
+
+def test_rateints_without_settled_integration_hold_no_evidence(tmp_path):
+    paths = [make_file(tmp_path / f"{k}_rate.fits", k) for k in range(2)]
+    cube = np.ones((3, *SHAPE), np.float32)
+    bad = np.ones(cube.shape, np.uint32)
+    paths.append(make_file(tmp_path / "2_rateints.fits", 2, rate=cube, dq=bad))
+    rows = read_all(open_exposures(paths))
+    assert np.isfinite(rows[:2]).any()
+    assert not np.isfinite(rows[2]).any()

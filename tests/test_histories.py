@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pytest
 
-from jwst_tvbadpix.badpix import Settings, find_histories
+from jwst_tvbadpix.badpix import Settings, extract_intervals, find_histories
+from jwst_tvbadpix.badpix.find import _choose_strips, _largest_step
 from jwst_tvbadpix.badpix.histories import solve_states
 from jwst_tvbadpix.badpix.states import compute_transitions
 from jwst_tvbadpix.errors import EvidenceError
@@ -233,6 +234,10 @@ class ArrayStack:
         (y, x), (ny, nx) = CORNER, self.rate.shape[1:]
         return y, y + ny, x, x + nx
 
+    @property
+    def row_ranges(self):
+        return (self.window[:2],)
+
     def read_rows(self, start, stop):
         return self.rate[:, start - CORNER[0] : stop - CORNER[0]].copy()
 
@@ -407,3 +412,65 @@ def test_settings_and_progress_are_heard(rate):
     )
     assert not histories.bad.any()
     assert calls == [(16, 64), (32, 64), (48, 64), (64, 64)]
+
+
+# ------------------------------------------------------------ what came out of trying to break it
+
+
+@pytest.mark.parametrize("look", [0, 3, -1])
+@pytest.mark.parametrize("n_looks", [4, 8, 12])
+def test_one_look_alone_enters_no_mask(n_looks, look):
+    """Single hits of any size, also at the first and the last look, where one change is enough."""
+    rng = np.random.default_rng(n_looks)
+    rate = rng.normal(20, 0.14, (n_looks, *SHAPE)).astype(np.float32)
+    y, x = (places.ravel() for places in np.mgrid[5:60:6, 5:68:6])
+    rate[look, y, x] += 10 ** rng.uniform(0, 3, y.size)
+    histories = find(rate, mjd=np.linspace(59800, 60800, n_looks))
+    pending = extract_intervals(histories).pending
+    assert bad_cube(histories)[:, y, x].sum() <= (pending.sum() if look == -1 else 0)
+    assert not (extract_intervals(histories).n_looks[~pending] == 1).any()
+
+
+def test_steady_pixels_are_not_pending():
+    rng = np.random.default_rng(3)
+    rate = rng.normal(0.02, 0.02, (12, *SHAPE)).astype(np.float32)
+    rate += rng.normal(0, 0.1, SHAPE).astype(np.float32)  # a fixed pattern, nothing happens
+    assert extract_intervals(find(rate, mjd=np.linspace(59800, 60800, 12))).pending.sum() <= 8
+
+
+def test_unread_looks_change_no_step():
+    rng = np.random.default_rng(5)
+    z = rng.normal(size=(10, 6, 7)).astype(np.float32)
+    z[6:] += 2
+    where = np.sort(rng.choice(40, 10, replace=False))
+    spread, evidence = np.zeros((40, 6, 7), np.float32), np.zeros((40, 6, 7), bool)
+    spread[where], evidence[where] = z, True
+    few = _largest_step(z, np.ones_like(z, bool))
+    np.testing.assert_allclose(_largest_step(spread, evidence), few, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_looks", [10, 40, 130, 1000])
+def test_noise_is_sampled_all_over(n_looks):
+    @dataclass
+    class Full:
+        window = (0, 1024, 0, 1032)
+        row_ranges = ((0, 1024), (778, 842))
+
+    strips = _choose_strips(Full(), n_looks)
+    for first, last in Full.row_ranges:
+        inside = [s for s, e in strips if first <= s and e <= last]
+        assert len(inside) >= 4
+        gaps = np.diff([first, *inside, last])
+        assert gaps.max() <= 0.35 * (last - first)
+
+
+def test_frames_without_noise_and_with_a_wide_source_are_taken():
+    rng = np.random.default_rng(9)
+    rate = rng.normal(20, 0.14, (6, *SHAPE)).astype(np.float32)
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    rate[2] += (500 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / 2 / 30**2)).astype(np.float32)
+    rate[4] = 20
+    rate[3:, 30, 10] += 6
+    bad = bad_cube(find(rate, mjd=np.linspace(59800, 60800, 6)))
+    assert bad[3:, 30, 10].all()
+    assert not bad[:3, 30, 10].any()

@@ -772,7 +772,8 @@ def test_arbitrate_releases_what_the_data_show_good(based, made):
     for mask in masks:
         entries = [e["description"] for e in mask._instance["history"]["entries"]]
         assert not any("NOT FOR DELIVERY" in entry for entry in entries)
-    assert history.warnings == []
+    (hidden,) = history.warnings
+    assert "hidden in every exposure by the mask it was made with: 1;" in hidden
 
 
 def test_arbitrate_lets_a_base_pixel_be_good_before_its_onset(based, programme):
@@ -1073,3 +1074,41 @@ def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, mo
     caplog.clear()
     run(dating="detected")
     assert "of an earlier run of the same name" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["../escape", "/absolute", "n\u00e4me", "", "x" * 200, ".hidden"])
+def test_names_that_no_file_can_have_are_refused_at_once(programme, folder, name):
+    association = json.loads(Path(programme.association).read_text())
+    association["products"][0]["name"] = name or "\n"
+    for member in association["products"][0]["members"]:
+        member["expname"] = str(Path(programme.association).parent / member["expname"])
+    path = folder / "odd_asn.json"
+    path.write_text(json.dumps(association))
+    with pytest.raises(ProductError, match="for the name of the products"):
+        TimeVariableBadPixel.call(str(path), save_results=True, output_dir=str(folder / "out"))
+    assert_nothing_in(folder / "out")
+
+
+def test_a_bare_name_is_looked_for_here_first(programme, folder, monkeypatch):
+    here = folder / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    step = TimeVariableBadPixel()
+    step.input_dir = str(programme.rates[0].parent)
+    name = programme.rates[0].name
+    assert Path(step.make_input_path(name)) == programme.rates[0]
+    (here / name).touch()
+    assert Path(step.make_input_path(name)).resolve() == (here / name).resolve()
+
+
+def test_base_mask_of_the_crds_context(programme, made, folder, monkeypatch):
+    with pytest.raises(InputError, match="no CRDS set-up"):
+        TimeVariableBadPixel.call(str(programme.association), base_mask="crds")
+    _, *masks = made
+    paths = [write_twins(mask, folder / f"m{k}")[1] for k, mask in enumerate(masks)]
+    context = build_context(folder / "crds", {"mask": paths})
+    with use_context(context):
+        history, *_ = TimeVariableBadPixel.call(str(programme.association), base_mask="crds")
+    # The mask of the last exposure.
+    assert history.base.file == context.names[paths[-1].resolve()]
+    assert not any("NOT FOR DELIVERY" in text for text in history.warnings)

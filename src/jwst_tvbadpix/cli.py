@@ -70,7 +70,7 @@ def _add_simulate(commands: Any) -> None:
     simulate.add_argument(
         "--exposures", type=int, default=12, metavar="N", help="how many (default: %(default)s)"
     )
-    simulate.add_argument("--seed", type=int, default=7831, help="default: %(default)s")
+    simulate.add_argument("--seed", type=_natural, default=7831, help="default: %(default)s")
     simulate.add_argument(
         "--ramp-date",
         action="append",
@@ -79,6 +79,13 @@ def _add_simulate(commands: Any) -> None:
         help="also write an _uncal ramp of this date; may be repeated",
     )
     simulate.set_defaults(run=_simulate)
+
+
+def _natural(text: str) -> int:
+    """Read a whole number from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
+    return int(text)
 
 
 def _add_mask_at(commands: Any) -> None:

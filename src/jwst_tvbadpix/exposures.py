@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
+import shutil
+import tempfile
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any, Protocol
 
 import bottleneck as bn
@@ -59,6 +61,21 @@ class _ArraySource:
 
     def read(self, plane: str, rows: slice) -> np.ndarray:
         return np.asarray(self.arrays[plane][..., rows, :])
+
+
+class _SpooledSource:
+    """Copies of the planes in a temporary folder, which goes when this object does."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.shape: tuple[int, ...] = arrays["SCI"].shape
+        self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        for name, plane in arrays.items():
+            np.save(self._folder / f"{name}.npy", plane)
+
+    def read(self, plane: str, rows: slice) -> np.ndarray:
+        """Read rows of a plane, all integrations."""
+        return np.array(np.load(self._folder / f"{plane}.npy", mmap_mode="r")[..., rows, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +148,18 @@ class ExposureStack:
         """The record behind each look."""
         return tuple(self.records[k] for k, _ in self.looks)
 
+    @property
+    def row_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows (first, last + 1) that were read out together, each once."""
+        return tuple(sorted({(r.corner[0], r.corner[0] + r.shape[0]) for r in self.records}))
+
+    def read_out(self) -> np.ndarray:
+        """Mark the pixels that some exposure read out: bool, shape of the full frame."""
+        read = np.zeros(self.detector.shape, bool)
+        for (y, x), (ny, nx) in {(r.corner, r.shape) for r in self.records}:
+            read[y : y + ny, x : x + nx] = True
+        return read
+
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence."""
         x0, x1 = self.window[2:]
@@ -146,8 +175,10 @@ class ExposureStack:
             rows = slice(first - cy, last - cy)
             data = source.read("SCI", rows)
             data = np.where(np.isfinite(data) & (source.read("DQ", rows) & dnu == 0), data, np.nan)
-            if integrations:
-                data = bn.nanmedian(data[list(integrations)], axis=0)
+            if data.ndim == 3:
+                # Without a settled integration an exposure holds no evidence.
+                settled = data[list(integrations)] if integrations else np.full_like(data, np.nan)
+                data = bn.nanmedian(settled, axis=0)
             out[first - start : last - start, cx - x0 : cx - x0 + nx] = data
             out[reference] = np.nan
         return rate
@@ -187,7 +218,8 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     Returns
     -------
     ExposureStack
-        Nothing but headers has been read, and a few rows of each ``_rateints``.
+        Headers are checked and checksums taken; of the pixels, only a few rows of each
+        ``_rateints`` have been looked at.
 
     Raises
     ------
@@ -260,7 +292,7 @@ def _expand(inputs: Any) -> Iterator[Any]:
 
 
 def _read_association(path: Path) -> list[Path]:
-    """List the exposures of every product of an association, beside the file."""
+    """List the exposures of every product of an association, beside the file, each once."""
     try:
         members = []
         for product in json.loads(path.read_text())["products"]:
@@ -285,7 +317,7 @@ def _read_association(path: Path) -> list[Path]:
             f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none; "
             "add the rate files as science members"
         )
-    return members
+    return list(dict.fromkeys(members))  # products may share a background
 
 
 def _spool_library(library: Any) -> Iterator[_Scan]:
@@ -309,9 +341,11 @@ def _scan_fits(path: Path) -> _Scan:
         with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
             # A truncated file is an error below, with better words than the warning's.
             warnings.simplefilter("ignore", AstropyUserWarning)
+            compressed = hdus._file.compression not in (None, "")
             needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
             planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
             keywords = {key: hdus[0].header.get(key) for key in KEYWORDS}
+            integer = hdus["DQ"].header["BITPIX"] > 0 if "DQ" in planes else None
             if "SCI" in planes:
                 header = hdus["SCI"].header
                 keywords["BUNIT"] = header.get("BUNIT")
@@ -322,7 +356,7 @@ def _scan_fits(path: Path) -> _Scan:
         raise InputError(
             f"expected a FITS rate product, found {path}: {error}; check the path and the download"
         ) from error
-    if needed > size:
+    if needed > size and not compressed:
         raise InputError(
             f"expected {needed} bytes in {path}, found {size}: the file is truncated; "
             "download it again"
@@ -331,6 +365,10 @@ def _scan_fits(path: Path) -> _Scan:
         raise InputError(
             f"expected SCI and DQ images in {path}, found {', '.join(planes) or 'none'}; "
             "give _rate or _rateints products"
+        )
+    if integer is False:
+        raise InputError(
+            f"expected DQ as integers in {path}, found floating point; make the product again"
         )
     if planes["DQ"] != planes["SCI"]:
         raise InputError(
@@ -352,13 +390,12 @@ def _scan_model(model: Any, *, spool: bool = False) -> _Scan:
             f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
             "give ImageModel or CubeModel"
         )
+    arrays = {key: np.ascontiguousarray(plane) for key, plane in arrays.items()}
     checksum = hashlib.sha256()
-    for key, plane in arrays.items():
-        arrays[key] = np.ascontiguousarray(plane)
-        checksum.update(arrays[key])
-        if spool:
-            arrays[key] = _copy_to_disk(arrays[key])
-    return _Scan(name, checksum.hexdigest(), keywords, _ArraySource(arrays))
+    for plane in arrays.values():
+        checksum.update(plane)
+    source = _SpooledSource(arrays) if spool else _ArraySource(arrays)
+    return _Scan(name, checksum.hexdigest(), keywords, source)
 
 
 def _get(model: Any, path: str) -> Any:
@@ -366,13 +403,6 @@ def _get(model: Any, path: str) -> Any:
     for part in path.split("."):
         model = getattr(model, part, None)
     return model
-
-
-def _copy_to_disk(plane: np.ndarray) -> np.ndarray:
-    with TemporaryFile() as stream:  # the map keeps a descriptor of its own
-        copy = np.memmap(stream, dtype=plane.dtype, mode="w+", shape=plane.shape)
-    copy[...] = plane
-    return copy
 
 
 def _find_settled(source: _Source) -> tuple[int, ...]:
@@ -400,7 +430,8 @@ def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
             if identity in seen:
                 raise InputError(
                     f"expected each exposure once, found {seen[identity]} and {record.filename} "
-                    "with the same content or the same start; leave one of them out"
+                    "with the same content or the same times (a copy, its _rateints, or another "
+                    "segment); leave one of them out"
                 )
             seen[identity] = record.filename
 

@@ -17,6 +17,10 @@ __all__ = ["KEYWORDS", "ExposureRecord", "make_record", "read_start"]
 
 log = logging.getLogger(__name__)
 
+_SECONDS_PER_DAY = 86400.0
+_WHOLE = ("NGROUPS", "NINTS", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "DISPAXIS")
+_REAL = ("EFFEXPTM", "EXPSTART", "EXPMID", "EXPEND")
+
 # Where each keyword lives in a data model.
 KEYWORDS = {
     "TELESCOP": "meta.telescope",
@@ -133,8 +137,9 @@ def make_record(
             f"expected a 2-D rate or 3-D rateints image in {name}, found SCI of shape "
             f"{shape}; run calwebb_detector1 first"
         )
+    keywords = _read_numbers(name, keywords)
     unit = keywords.get("BUNIT")
-    if unit is not None and unit.replace(" ", "").lower() != "dn/s":
+    if unit is not None and str(unit).replace(" ", "").lower() != "dn/s":
         raise InputError(
             f"expected BUNIT = DN/s in {name}, found {unit!r}; give products of calwebb_detector1"
         )
@@ -166,12 +171,37 @@ def make_record(
         expstart_mjd=expstart,
         mid_mjd=mid,
         end_mjd=end,
-        exposure_s=float(keywords["EFFEXPTM"] or np.nan),
-        ngroups=int(keywords["NGROUPS"] or 0),
-        nints=int(keywords["NINTS"] or 0),
-        dispersion_axis=int(keywords["DISPAXIS"] or 0) or detector.dispersion.get(exp_type),
+        exposure_s=keywords["EFFEXPTM"] or np.nan,
+        ngroups=keywords["NGROUPS"] or 0,
+        nints=keywords["NINTS"] or 0,
+        dispersion_axis=keywords["DISPAXIS"] or detector.dispersion.get(exp_type),
         settled=settled,
     )
+
+
+def _read_numbers(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the cards that hold numbers; the others are taken over."""
+    checked = dict(keywords)
+    for kind, cards in (("a whole number", _WHOLE), ("a number", _REAL)):
+        for card in cards:
+            value = checked[card]
+            if value is None:
+                continue
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = np.nan
+            if not np.isfinite(number) or (card in _WHOLE and number != int(number)):
+                raise InputError(
+                    f"expected {kind} for {card} in {name}, found {value!r}; correct the header"
+                )
+            checked[card] = int(number) if card in _WHOLE else number
+    if checked["DISPAXIS"] not in (None, 0, 1, 2) or (checked["EFFEXPTM"] or 0) < 0:
+        raise InputError(
+            f"expected DISPAXIS 1 (along x), 2 (along y) or none, and EFFEXPTM >= 0 in {name}, "
+            f"found {checked['DISPAXIS']} and {checked['EFFEXPTM']}; correct the header"
+        )
+    return checked
 
 
 def _find_corner(
@@ -194,7 +224,7 @@ def _find_corner(
             )
         log.info("SUBSTRT and SUBSIZE are absent: the corner of %s is taken from the tables", name)
         cards = list(known)
-    x, y, nx, ny = (int(card) for card in cards)
+    x, y, nx, ny = cards
     full_ny, full_nx = detector.shape
     if shape != (ny, nx) or not (0 < x <= full_nx - nx + 1 and 0 < y <= full_ny - ny + 1):
         raise DetectorError(
@@ -217,11 +247,8 @@ def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, f
                 f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
                 f"{date!r} and {time!r}; correct them"
             ) from error
-    expstart, mid, end = (
-        float(keywords[key]) if keywords[key] else np.nan
-        for key in ("EXPSTART", "EXPMID", "EXPEND")
-    )
-    half = float(keywords["EFFEXPTM"] or 0) / 2 / 86400
+    expstart, mid, end = (keywords[key] or np.nan for key in ("EXPSTART", "EXPMID", "EXPEND"))
+    half = (keywords["EFFEXPTM"] or 0) / 2 / _SECONDS_PER_DAY
     if np.isnan(mid):
         first = expstart if np.isfinite(expstart) else start
         mid = (first + end) / 2 if np.isfinite(end) else first + half
@@ -239,7 +266,13 @@ def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, f
             f"{start:.3f}; correct the header or leave the exposure out"
         )
     start, expstart = (mid - half if np.isnan(v) else v for v in (start, expstart))
-    return start, expstart, mid, end if np.isfinite(end) else mid + half
+    end = mid + half if np.isnan(end) else end
+    if abs(mid - start) > 1 or end < start - 1:
+        raise DateError(
+            f"expected EXPMID within a day of the start and EXPEND after it in {name}, found MJD "
+            f"{start:.3f}, {mid:.3f} and {end:.3f}; correct the header or leave the exposure out"
+        )
+    return start, expstart, mid, end
 
 
 def read_start(path: Path) -> tuple[str, str]:

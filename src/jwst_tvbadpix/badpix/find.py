@@ -29,8 +29,9 @@ _Out = TypeVar("_Out")
 _STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 2.5, 4.5, 4.0
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
-# Values in the sample that the noise is measured from, and rows per strip of it.
-_SAMPLE_VALUES, _STRIP_ROWS = 4_000_000, 16
+# Values in the sample that the noise is measured from; strips of each range of rows, and their
+# least and largest height.
+_SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
 # The medians and the algebra run outside Python's lock; more threads cost memory, not time.
 _N_THREADS = 2
 _PIXELS_AT_ONCE = 4096
@@ -104,6 +105,9 @@ class _Stack(Protocol):
     @property
     def window(self) -> tuple[int, int, int, int]: ...
 
+    @property
+    def row_ranges(self) -> tuple[tuple[int, int], ...]: ...
+
     def read_rows(self, start: int, stop: int) -> np.ndarray: ...
 
     def row_blocks(self, *, halo: int) -> Iterator[Any]: ...
@@ -148,6 +152,8 @@ class PixelHistories:
     noise : NoiseModel
     n_evidence : ndarray of int32, shape of the window
         Number of looks with evidence, all pixels.
+    n_pixels : ndarray of int64, shape (n_looks,)
+        Number of pixels with evidence, each look.
     window : tuple of int
         (y0, y1, x0, x1) of `n_evidence` in the full frame.
     mid_mjd : ndarray of float64, shape (n_looks,)
@@ -159,6 +165,7 @@ class PixelHistories:
     bad: np.ndarray
     noise: NoiseModel
     n_evidence: np.ndarray
+    n_pixels: np.ndarray
     window: tuple[int, int, int, int]
     mid_mjd: np.ndarray
     settings: Settings
@@ -200,24 +207,27 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     noise = _measure_noise(stack, halo, axes)
-    if (noise.n_used > 0).sum() < 2:
-        raise EvidenceError(
-            "expected at least two independent looks with usable pixels, found "
-            f"{(noise.n_used > 0).sum()}; give more exposures"
-        )
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
+    n_pixels = np.zeros(len(dispersion_axes), np.int64)
     parts = []
 
     def select(block: _Block) -> tuple[int, np.ndarray, Candidates]:
-        count = np.isfinite(block.rate[:, block.core]).sum(axis=0)
-        return block.y + block.core.start - y0, count, _select_candidates(block, noise, axes)
+        evidence = np.isfinite(block.rate[:, block.core])
+        return block.y + block.core.start - y0, evidence, _select_candidates(block, noise, axes)
 
-    for first, count, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
-        n_evidence[first : first + len(count)] = count
+    for first, evidence, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
+        last = first + evidence.shape[1]
+        n_evidence[first:last] = evidence.sum(axis=0)
+        n_pixels += evidence.sum(axis=(1, 2))
         parts.append(part)
         if progress:
-            progress(first + len(count), y1 - y0)
+            progress(last, y1 - y0)
+    if (n_pixels > 0).sum() < 2:
+        raise EvidenceError(
+            "expected at least two independent looks with usable pixels, found "
+            f"{(n_pixels > 0).sum()}; give more exposures"
+        )
     candidates = _join(Candidates, parts)
     log.info(
         "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
@@ -226,36 +236,53 @@ def find_histories(
     bad = _decide(candidates, states, settings)
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
     return PixelHistories(
-        candidates, states, bad, noise, n_evidence, stack.window, mid_mjd, settings
+        candidates, states, bad, noise, n_evidence, n_pixels, stack.window, mid_mjd, settings
     )
 
 
 def _measure_noise(stack: _Stack, halo: int, axes: dict[str, Any]) -> NoiseModel:
-    """Measure noise and pattern on strips of rows spread over the window."""
-    y0, y1, x0, x1 = stack.window
-    n_looks = len(axes["dispersion_axes"])
-    n_strips = max(1, _SAMPLE_VALUES // (n_looks * (x1 - x0) * _STRIP_ROWS))
-    n_all = -(-(y1 - y0) // _STRIP_ROWS)
-    step = max(1, -(-n_all // n_strips))
-    strips = []
-    for start in range(y0, y1, step * _STRIP_ROWS):
-        stop = min(y1, start + _STRIP_ROWS)
-        first, last = max(y0, start - halo), min(y1, stop + halo)
-        strips.append((stack.read_rows(first, last), slice(start - first, stop - first)))
-    noise = fit_noise(_sample(strips, axes, None))
-    return fit_noise(_sample(strips, axes, noise))
+    """Measure noise and pattern on strips of rows spread over all that was read out."""
+    strips = _choose_strips(stack, len(axes["dispersion_axes"]))
+    noise = fit_noise(_sample(stack, strips, halo, axes, None))
+    return fit_noise(_sample(stack, strips, halo, axes, noise))
+
+
+def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
+    """Choose strips (first row, last + 1) in the middle of equal parts of each range of rows.
+
+    Subarrays get strips of their own, and many looks get thin strips rather than few: every look
+    and every level must be met.
+    """
+    x0, x1 = stack.window[2:]
+    rows = _SAMPLE_VALUES // (n_looks * (x1 - x0) * _N_STRIPS)
+    height = int(np.clip(rows, *_STRIP_ROWS))
+    strips = set()
+    for first, last in stack.row_ranges:
+        n = max(1, min(_N_STRIPS, (last - first) // height))
+        middles = first + (np.arange(n) + 0.5) * (last - first) / n
+        for start in (middles - height / 2).astype(int):
+            strips.add((max(first, int(start)), min(last, int(start) + height)))
+    return sorted(strips)
 
 
 def _sample(
-    strips: Sequence[tuple[np.ndarray, slice]], axes: dict[str, Any], noise: NoiseModel | None
+    stack: _Stack,
+    strips: Sequence[tuple[int, int]],
+    halo: int,
+    axes: dict[str, Any],
+    noise: NoiseModel | None,
 ) -> LocalResiduals:
     """Compute the residuals of sample strips, halo removed."""
+    y0, y1 = stack.window[:2]
     parts = []
-    for rate, core in strips:
+    for start, stop in strips:
+        first = max(y0, start - halo)
+        rate = stack.read_rows(first, min(y1, stop + halo))
         bad = np.zeros(rate.shape[1:], bool)
         residuals = compute_residuals(rate, bad, **axes)
         if noise is not None:
             residuals = compute_residuals(rate, bad, sigma=_sigma(noise, residuals), **axes)
+        core = slice(start - first, stop - first)
         parts.append([getattr(residuals, f.name)[:, core] for f in fields(residuals)])
     return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in zip(*parts, strict=True)))
 
@@ -290,7 +317,7 @@ def _select_candidates(block: _Block, noise: NoiseModel, axes: dict[str, Any]) -
         residual, local, variance, sigma_offset=sigma_offset, sigma_response=sigma_response
     )
     pattern = sigma_offset**2 + (sigma_response * local) ** 2
-    chosen = _largest_step(fit.standardised) > _STEP
+    chosen = _largest_step(fit.standardised, np.isfinite(residual)) > _STEP
     chosen |= np.abs(fit.offset) > _OFFSET * sigma_offset
     chosen |= _second_largest(np.abs(fit.standardised)) > _SECOND
     chosen |= np.abs(bn.nanmedian(residual / np.sqrt(variance + pattern), axis=0)) > _MEDIAN
@@ -306,14 +333,18 @@ def _select_candidates(block: _Block, noise: NoiseModel, axes: dict[str, Any]) -
     )
 
 
-def _largest_step(z: np.ndarray) -> np.ndarray:
-    """Twice the log-likelihood ratio of the best single step in time, values clipped at 4."""
+def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Twice the log-likelihood ratio of the best single step in time, values clipped at 4.
+
+    Looks without evidence (z = 0) do not count.
+    """
     total = np.cumsum(np.clip(z, -4, 4), axis=0)
-    n = len(z)
+    seen = np.cumsum(evidence, axis=0, dtype=z.dtype)
     best = np.zeros(z.shape[1:], z.dtype)
-    for k in range(1, n):
-        gap = total[k - 1] - total[-1] * (k / n)
-        np.maximum(best, gap * gap * (n / (k * (n - k))), out=best)
+    for before, count in zip(total[:-1], seen[:-1], strict=True):
+        weight = seen[-1] * count * (seen[-1] - count)
+        gap = before * seen[-1] - total[-1] * count
+        np.maximum(best, gap * gap / np.maximum(weight, 1), out=best)
     return best
 
 

@@ -143,25 +143,30 @@ def solve_states(
     reference = _log_good(data, good, llr_cap)
     best: dict[str, np.ndarray] | None = None
     for start, multiplicative in _starts(data):
-        trial = _maximise(data, start, multiplicative, transitions, llr_cap, min_noise_ratio)
-        trial["log_odds"] -= reference
+        trial, as_good = _maximise(
+            data, start, multiplicative, transitions, llr_cap, min_noise_ratio
+        )
+        # The good level that a trial found without the bad looks is a good level all the same.
+        reference = np.maximum(reference, as_good)
         if best is None:
             best = trial
             continue
-        better = _rank(trial) > _rank(best)
+        better = _rank(trial, evidence) > _rank(best, evidence)
         best = {key: np.where(better, trial[key], best[key]) for key in best}
     assert best is not None
+    best["log_odds"] = best["log_odds"] - reference
     return PixelStates(**best)
 
 
-def _rank(trial: dict[str, np.ndarray]) -> np.ndarray:
+def _rank(trial: dict[str, np.ndarray], evidence: np.ndarray) -> np.ndarray:
     """Rank histories by their odds, scatter paid in full.
 
     Looks far out count no more than the cap whatever explains them, so that a level that fits
     would tie with a scatter that swallows everything. What tells them apart is the normalisation
     of the wider Gaussian, which the cap hides: half the logarithm of the variance at each bad look.
     """
-    return trial["log_odds"] - 0.5 * trial["bad"].sum(axis=0) * np.log(trial["variance_ratio"])
+    n_bad = (trial["bad"] * evidence).sum(axis=0)
+    return trial["log_odds"] - 0.5 * n_bad * np.log(trial["variance_ratio"])
 
 
 def _median_sigma(variance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
@@ -181,18 +186,19 @@ def _starts(data: _Data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 def _split(data: _Data) -> np.ndarray:
     """Split the values of each pixel in two groups of least scatter; the outer one is bad."""
     z = np.clip(data.residual / np.sqrt(data.variance), -50, 50)
-    n = len(z)
-    if n < 2:
+    if len(z) < 2:
         return np.ones_like(z)
-    ordered = np.sort(z, axis=0)
-    total = np.cumsum(ordered, axis=0)
-    count = np.arange(1, n)[:, None]
-    between = (total[:-1] - total[-1] * count / n) ** 2 / (count * (n - count) / n)
+    ordered = np.sort(np.where(data.evidence, z, np.inf), axis=0)
+    total = np.cumsum(np.where(np.isfinite(ordered), ordered, 0), axis=0)
+    n = data.evidence.sum(axis=0)
+    count = np.arange(1, len(z))[:, None]
+    weight = np.maximum(count * (n - count), 1e-9)
+    between = np.where(count < n, (total[:-1] * n - total[-1] * count) ** 2 / weight, -1)
     cut = between.argmax(axis=0)[None]
     threshold = np.take_along_axis(ordered, cut, axis=0)
     below = np.take_along_axis(total, cut, axis=0)
     lower = below / (cut + 1)
-    upper = (total[-1] - below) / (n - 1 - cut)
+    upper = (total[-1] - below) / np.maximum(n - 1 - cut, 1)
     above = z > threshold
     return np.where(np.abs(upper) > np.abs(lower), above, ~above).astype(float)
 
@@ -204,8 +210,8 @@ def _maximise(
     transitions: Transitions,
     llr_cap: float,
     min_noise_ratio: float,
-) -> dict[str, np.ndarray]:
-    """Alternate levels and states from one start point."""
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Alternate levels and states from one start point; also how well its good level fits all."""
     levels = None
     for _ in range(_N_ITERATIONS):
         levels = _fit_levels(data, bad, multiplicative, levels)
@@ -213,9 +219,10 @@ def _maximise(
         odds = infer_states(log_ratio, transitions)
         bad = odds.bad
     assert levels is not None
-    log_odds = _log_good(data, levels, llr_cap) + odds.log_evidence - _PRICE
+    as_good = _log_good(data, levels, llr_cap)
+    log_odds = as_good + odds.log_evidence - _PRICE
     impossible = multiplicative & ~(levels.amplitude < -_MINIMUM_LOSS)
-    return {
+    trial = {
         "bad": bad,
         "log_ratio": log_ratio,
         "log_odds": np.where(impossible, -np.inf, log_odds),
@@ -226,6 +233,7 @@ def _maximise(
         "multiplicative": multiplicative,
         "variance_ratio": levels.ratio,
     }
+    return trial, as_good
 
 
 def _bad_variance(data: _Data, shift: np.ndarray, ratio: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ def extract_intervals(histories: PixelHistories) -> Intervals:
     before = np.where(new_pixel[first], -1, look[first - 1])
     last_of_pixel = np.roll(new_pixel, -1)[last]
     after = np.where(last_of_pixel, -1, look[(last + 1) % max(look.size, 1)])
-    names = _classify(histories, evidence)
+    names = _classify(histories, evidence, pending)
     states = histories.states
     local = np.where(evidence, histories.candidates.local, np.nan)
     level = np.nanmedian(local, axis=0) if local.size else np.empty(0)
@@ -118,29 +118,34 @@ def extract_intervals(histories: PixelHistories) -> Intervals:
         ),
         log_odds=_sum_odds(histories, owner, look[first], look[last], before, after),
         n_looks=(last - first + 1).astype(np.int16),
-        pending=np.any(pending, axis=0)[owner]
-        & (look[first] == look[last])
-        & (after < 0)
-        & (before >= 0),
+        pending=pending[look[first], owner],
     )
 
 
 def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
-    """Mark last looks that stand out of a pixel that is good otherwise."""
+    """Mark last looks that alone say that a pixel turned bad: bool (n_looks, n_pixels).
+
+    Either the pixel was good at the look before, or it is good altogether and this is the only
+    look that speaks against it, as loudly as one look can.
+    """
     pending = np.zeros_like(evidence)
-    n_looks = len(evidence)
     if not evidence.size or np.ptp(histories.mid_mjd) == 0:
         return pending
-    last = n_looks - 1 - evidence[::-1].argmax(axis=0)
-    columns = np.arange(evidence.shape[1])
-    # The cap is the most a look can say; a last look that says it all waits for the next one.
-    says_all = histories.states.log_ratio[last, columns] >= histories.settings.llr_cap
-    chosen = says_all & ~histories.bad.any(axis=0) & (evidence.sum(axis=0) > 1)
+    states, columns = histories.states, np.arange(evidence.shape[1])
+    last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
+    earlier = evidence.copy()
+    earlier[last, columns] = False
+    before = len(evidence) - 1 - earlier[::-1].argmax(axis=0)
+    alone = histories.bad[last, columns] & ~histories.bad[before, columns]
+    says_all = states.log_ratio[last, columns] >= histories.settings.llr_cap
+    against = ((states.log_ratio > 0) & evidence).sum(axis=0)
+    first_sign = ~histories.bad.any(axis=0) & says_all & (against == 1)
+    chosen = (alone | first_sign) & earlier.any(axis=0)
     pending[last[chosen], columns[chosen]] = True
     return pending
 
 
-def _classify(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
+def _classify(histories: PixelHistories, evidence: np.ndarray, pending: np.ndarray) -> np.ndarray:
     """Name the class of each candidate from its levels and transitions."""
     states, settings = histories.states, histories.settings
     candidates = histories.candidates
@@ -150,7 +155,7 @@ def _classify(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
     sigma = np.sqrt(np.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
     response = np.where(states.multiplicative, 1 + states.amplitude, 1.0)
     shifted = np.abs(states.amplitude) > settings.min_significance * states.amplitude_err
-    transitions = _count_transitions(histories.bad, evidence)
+    transitions = _count_transitions(histories.bad & ~pending, evidence)
     return np.select(
         [
             transitions >= settings.telegraph_transitions,

@@ -43,7 +43,7 @@ class NoiseModel:
     sigma_response : float
         Scatter from pixel to pixel of the response q.
     n_used : ndarray of int, shape (n_looks,)
-        Number of pixels behind each look; 0 = the look holds no evidence.
+        Number of sampled pixels behind each look; 0 = its noise is borrowed from the others.
     """
 
     level: np.ndarray
@@ -124,12 +124,14 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         )
 
     def tabulate(values: np.ndarray, quantile: float) -> np.ndarray:
-        return np.stack(
+        table = np.stack(
             [
                 b.quantile(v[np.isfinite(r)], quantile, n_bins)
                 for v, r, b in zip(values, residual, bins, strict=True)
             ]
         )
+        # A look that the sample did not meet borrows from the others.
+        return np.where(np.isnan(table), bn.nanmedian(table, axis=0), table)
 
     level = tabulate(local, 0.5)
     sigma = _lift(level, tabulate(np.abs(residual), _NOISE_QUANTILE) / _NOISE_WIDTH)
@@ -179,9 +181,9 @@ class _LevelBins:
         return cls(np.argsort(level), np.arange(1, n) * level.size // n)
 
     def quantile(self, values: np.ndarray, quantile: float, n_bins: int) -> np.ndarray:
-        """Tabulate to exactly n_bins entries, the last repeated; ones without pixels."""
+        """Tabulate to exactly n_bins entries, the last repeated; NaN without pixels."""
         if not values.size:
-            return np.ones(n_bins)
+            return np.full(n_bins, np.nan)
         parts = np.split(values[self.order], self.cuts)
         table = [np.partition(p, k := int(quantile * (p.size - 1)))[k] for p in parts]
         return np.pad(np.array(table, float), (0, n_bins - len(table)), mode="edge")
@@ -194,11 +196,14 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     occur only at the edges of a field are too small; they would make sources significant.
     """
     lifted = np.empty_like(sigma)
-    for out, at, value in zip(lifted, level, sigma**2, strict=True):
+    # Zero variance: on a smooth slope the running median is the pixel itself.
+    variance = np.maximum(sigma**2, _VARIANCE_FLOOR)
+    for out, at, value in zip(lifted, level, variance, strict=True):
         design = np.stack([np.ones_like(at), np.maximum(at, 0)], axis=1)
         line = np.maximum(value, np.median(value))
         for _ in range(4):
-            counts = (value >= _LOWEST_SHARE * line) / line
+            # A bin full of sources lies far above the line and must not pull it up.
+            counts = (value >= _LOWEST_SHARE * line) / np.maximum(line, value)
             line = design @ nnls(design * counts[:, None], value * counts)[0]
             line = np.maximum(line, _VARIANCE_FLOOR)
         out[...] = np.sqrt(np.maximum(value, _LOWEST_SHARE * line))

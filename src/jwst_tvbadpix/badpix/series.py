@@ -111,7 +111,7 @@ def _date_gaps(
     date = np.floor(wanted * _SECONDS_PER_DAY) / _SECONDS_PER_DAY
     after_old = (np.floor(old * _SECONDS_PER_DAY) + 1) / _SECONDS_PER_DAY
     date = np.maximum(date, after_old)
-    for k in np.flatnonzero((date > new) & (new > old)):
+    for k in np.flatnonzero(date > new):
         log.warning(
             "exposures %d and %d start within the same second: a change between them gets the "
             "state of the first for both",

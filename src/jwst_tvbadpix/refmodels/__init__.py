@@ -12,7 +12,7 @@ from .badpix import (
 from .dq import dq_value, identity_dq_def
 from .history import BadPixHistoryModel, build_history, history_columns, read_history
 from .mask import build_mask, build_neutral_mask, check_filter, check_useafter, read_mask_dq
-from .twins import write_asdf, write_twins
+from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
     "BadPixHistoryModel",
@@ -33,6 +33,7 @@ __all__ = [
     "name_mask",
     "read_history",
     "read_mask_dq",
+    "rename_all",
     "write_asdf",
     "write_twins",
 ]

@@ -182,9 +182,9 @@ def _list_released(
     evidence = np.zeros(base.dq.shape, np.int32)
     evidence[y0:y1, x0:x1] = histories.n_evidence
     flagged[columns["y"], columns["x"]] = False
-    y, x = np.nonzero(flagged & (evidence >= _RELEASE_LOOKS))
     odds = np.zeros(base.dq.shape, np.float32)
     odds[histories.candidates.y, histories.candidates.x] = histories.states.log_odds
+    y, x = np.nonzero(flagged & (evidence >= _RELEASE_LOOKS) & (odds <= 0))
     n = y.size
     log.info("%d pixels of the base mask are shown good and released", n)
     return {

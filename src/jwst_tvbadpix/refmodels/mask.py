@@ -24,6 +24,7 @@ __all__ = [
     "SOFTWARE",
     "build_mask",
     "build_neutral_mask",
+    "check_filter",
     "check_useafter",
     "read_mask_dq",
 ]

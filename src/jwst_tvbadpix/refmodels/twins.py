@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["write_asdf", "write_twins"]
+__all__ = ["rename_all", "write_asdf", "write_twins"]
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _published(*finals: Path) -> Iterator[list[Path]]:
     temporaries = [path.with_name(f".{path.stem}.tmp-{token}{path.suffix}") for path in finals]
     try:
         yield temporaries
-        _rename_all(temporaries, finals, token)
+        rename_all(temporaries, finals)
     except ProductError:
         raise
     except Exception as error:
@@ -215,8 +215,16 @@ def _published(*finals: Path) -> Iterator[list[Path]]:
             path.unlink(missing_ok=True)
 
 
-def _rename_all(temporaries: list[Path], finals: tuple[Path, ...], token: str) -> None:
-    """Rename every file, or put back what was there."""
+def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
+    """Rename every file, or put back what was there.
+
+    Parameters
+    ----------
+    temporaries, finals : sequence of Path
+        Files, and what each shall be called on the same file system; what is called so is
+        replaced.
+    """
+    token = secrets.token_hex(6)
     backups = [path.with_name(f".{path.stem}.old-{token}{path.suffix}") for path in finals]
     renamed: list[tuple[Path, Path]] = []
     try:

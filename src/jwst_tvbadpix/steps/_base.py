@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
-from stpipe import config_parser
+from stpipe import config_parser, crds_client
 from tqdm import tqdm
 
-from ..refmodels import BadPixHistoryModel, write_asdf, write_twins
+from ..errors import InputError, ProductError
+from ..headers import ExposureRecord
+from ..refmodels import BadPixHistoryModel, rename_all, write_asdf, write_twins
 
-__all__ = ["TvBadPixStep"]
+__all__ = ["TvBadPixStep", "find_reference", "show_progress"]
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,8 @@ class TvBadPixStep(Step):
     """
 
     reference_file_types: ClassVar[list[str]] = []
+
+    _staging: Path | None = None
 
     @staticmethod
     def get_stpipe_loggers() -> tuple[str, ...]:
@@ -84,7 +89,6 @@ class TvBadPixStep(Step):
 
     def run(self, *args: Any) -> Any:
         """Run the step; its products appear together, when all of them are written."""
-        self._staging: Path | None = None
         try:
             result = super().run(*args)
             self._publish()
@@ -92,6 +96,7 @@ class TvBadPixStep(Step):
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
@@ -120,14 +125,13 @@ class TvBadPixStep(Step):
             return
         folder = self._output_folder()
         names = sorted(path.name for path in self._staging.iterdir())
-        for name in names:
-            os.replace(self._staging / name, folder / name)
+        rename_all([self._staging / name for name in names], [folder / name for name in names])
         log.info("Saved %d files in %s, %s to %s", len(names), folder, names[0], names[-1])
         series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
         older = sorted(
             path.name
             for prefix in series
-            for path in folder.glob(f"{glob.escape(prefix)}*")
+            for path in folder.glob(f"{glob.escape(prefix)}*.asdf")
             if path.name not in names
         )
         if older:
@@ -139,17 +143,45 @@ class TvBadPixStep(Step):
                 older[0],
             )
 
+    def make_input_path(self, file_path: Any) -> Any:
+        """Find a bare file name here, else beside the first input."""
+        if isinstance(file_path, str | Path) and Path(file_path).is_file():
+            return str(file_path)
+        return super().make_input_path(file_path)
+
     def make_product_name(self, inputs: tuple[Any, ...]) -> str:
-        """Name of the products: --output_file, the association's product, or the single input."""
+        """Name the products: --output_file, the association's product, or the single input.
+
+        Raises
+        ------
+        ProductError
+            The name cannot be a file's in this folder, or a FITS header's.
+        """
+        name = self._choose_name(inputs)
+        for text in (name, str(self.suffix)):
+            if not text.isascii() or not text.isprintable() or not 0 < len(text) <= 150:
+                problem = "1 to 150 printable ASCII characters"
+            elif set(text) & set("/\\") or text.startswith("."):
+                problem = "a file name without a folder"
+            else:
+                continue
+            raise ProductError(
+                f"expected {problem} for the name of the products, found {text!r}; give "
+                "--output_file, or another product name in the association"
+            )
+        return name
+
+    def _choose_name(self, inputs: tuple[Any, ...]) -> str:
         if self.output_file:
             return self.remove_suffix(Path(self.output_file).stem)[0]
         only: Any = inputs[0] if len(inputs) == 1 else None
         if isinstance(only, list | tuple) and len(only) == 1:
             only = only[0]
+        products: list[Any] = []
         if isinstance(only, str | Path) and Path(only).suffix.lower() == ".json":
             products = json.loads(Path(self.make_input_path(str(only))).read_text())["products"]
-        else:
-            products = getattr(only, "asn", {}).get("products", [])
+        elif hasattr(only, "asn"):
+            products = only.asn.get("products", [])
         if len(products) == 1 and products[0].get("name"):
             return str(products[0]["name"])
         name = only if isinstance(only, str | Path) else getattr(only, "meta", None)
@@ -186,6 +218,51 @@ def show_progress(what: str) -> Callable[[int, int], None]:
             bar.close()
 
     return report
+
+
+def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Path:
+    """Find the reference that CRDS has for an exposure.
+
+    Parameters
+    ----------
+    reftype : str
+        Such as ``"mask"``.
+    record : ExposureRecord
+    instrument : str
+        INSTRUME keyword.
+
+    Returns
+    -------
+    Path
+        The file in the CRDS cache.
+
+    Raises
+    ------
+    InputError
+        There is no CRDS set-up, or it has no such reference.
+    """
+    date, time = Time(record.start_mjd, format="mjd").isot.split("T")
+    parameters = {
+        "meta.instrument.name": instrument,
+        "meta.instrument.detector": record.detector,
+        "meta.instrument.filter": record.filter,
+        "meta.exposure.type": record.exp_type,
+        "meta.exposure.readpatt": record.readpatt,
+        "meta.exposure.ngroups": record.ngroups,
+        "meta.subarray.name": record.subarray,
+        "meta.observation.date": date,
+        "meta.observation.time": time,
+    }
+    problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
+    if _has_crds():
+        try:
+            return Path(crds_client.get_reference_file(parameters, reftype, "jwst"))
+        except (Exception, SystemExit) as error:  # crds exits where it finds no cache
+            problem = error
+    raise InputError(
+        f"expected a {reftype} reference of CRDS for {record.filename}, found: {problem}; set CRDS "
+        "up, or give a file"
+    )
 
 
 def _has_crds() -> bool:

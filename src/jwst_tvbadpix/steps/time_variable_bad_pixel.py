@@ -19,10 +19,11 @@ from ..refmodels import (
     build_mask_series,
     check_filter,
     check_useafter,
+    dq_value,
     name_mask,
     read_mask_dq,
 )
-from ._base import TvBadPixStep, show_progress
+from ._base import TvBadPixStep, find_reference, show_progress
 
 __all__ = ["TimeVariableBadPixel"]
 
@@ -43,7 +44,7 @@ class TimeVariableBadPixel(TvBadPixStep):
     class_alias = "time_variable_bad_pixel"
 
     spec = """
-        base_mask = string(default=None)  # Mask to start from: a FITS or ASDF file; None: no base mask (products are then not for delivery)
+        base_mask = string(default=None)  # Mask to start from: a FITS or ASDF file, or crds for that of the CRDS context at the last exposure; None: no base mask (products are then not for delivery)
         base_policy = option('arbitrate', 'union', 'replace', default='arbitrate')  # Bad pixels of the base mask: released when shown good | kept always | dropped
         mask_filter = string(default=None)  # FILTER the masks are for; None: that of the inputs where they share one; N/A: any
         dating = option('midpoint', 'conservative', 'detected', default='midpoint')  # When a change counts: middle of the gap | onset early and recovery late | at the first exposure in the new state
@@ -85,8 +86,9 @@ class TimeVariableBadPixel(TvBadPixStep):
         check_useafter(self.first_useafter)
         settings = Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
         stack = open_exposures(self.resolve_paths(inputs))
+        name = self.make_product_name(inputs)
         mask_filter = self._choose_filter(stack)
-        base = self._read_base(stack.detector.name)
+        base = self._read_base(stack)
         records = stack.look_records
         histories = find_histories(
             stack,
@@ -102,7 +104,7 @@ class TimeVariableBadPixel(TvBadPixStep):
             np.array([r.end_mjd for r in records]),
             dating=self.dating,
         )
-        exposures, look_rows = _tabulate_exposures(stack, histories.noise.n_used)
+        exposures, look_rows = _tabulate_exposures(stack, histories.n_pixels)
         history = build_badpix_history(
             exposures,
             look_rows,
@@ -113,25 +115,28 @@ class TimeVariableBadPixel(TvBadPixStep):
             base=base,
             settings={"dating": self.dating, "mask_filter": mask_filter},
             warnings=[
-                text
-                for text, holds in ((_NO_BASE, base is None), (_UNDATED, not stack.dated))
-                if holds
+                *([] if base else [_NO_BASE]),
+                *([] if stack.dated else [_UNDATED]),
+                *_find_hidden(stack, histories.n_evidence, base),
             ],
             first_useafter=self.first_useafter,
         )
-        return self._name(history, build_mask_series(history), inputs)
+        return self._name(history, build_mask_series(history), name)
 
-    def _read_base(self, detector: str) -> BaseMask | None:
+    def _read_base(self, stack: ExposureStack) -> BaseMask | None:
         """Read the base mask, of the detector of the exposures."""
         if self.base_mask in (None, "", "None"):
             log.warning(_NO_BASE)
             return None
-        path = Path(self.make_input_path(str(self.base_mask)))
+        if self.base_mask == "crds":
+            path = find_reference("mask", stack.records[-1], stack.detector.instrument)
+        else:
+            path = Path(self.make_input_path(str(self.base_mask)))
         dq, own = read_mask_dq(path)
-        if own != detector:
+        if own != stack.detector.name:
             raise DetectorError(
-                f"expected a base mask of {detector}, found one of {own} ({path}); give the mask "
-                "of the exposures' detector"
+                f"expected a base mask of {stack.detector.name}, found one of {own} ({path}); give "
+                "the mask of the exposures' detector"
             )
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         return BaseMask(path.name, checksum, dq, self.base_policy)
@@ -142,21 +147,39 @@ class TimeVariableBadPixel(TvBadPixStep):
             check_filter(str(self.mask_filter))
             return str(self.mask_filter)
         shared = {record.filter for record in stack.records}
-        return shared.pop() if len(shared) == 1 else "N/A"
+        if len(shared) > 1:
+            return "N/A"
+        check_filter(stack.records[0].filter)
+        return stack.records[0].filter
 
-    def _name(
-        self, history: BadPixHistoryModel, masks: list[MaskModel], inputs: tuple[Any, ...]
-    ) -> list[Any]:
+    def _name(self, history: BadPixHistoryModel, masks: list[MaskModel], stem: str) -> list[Any]:
         """Give each product its file name."""
-        stem = self.make_product_name(inputs)
         history.meta.filename = f"{stem}_{history.meta.instrument.detector}_{self.suffix}.asdf"
         for mask in masks:
             mask.meta.filename = name_mask(stem, mask)
         return [history, *masks]
 
 
+def _find_hidden(stack: ExposureStack, n_evidence: np.ndarray, base: BaseMask | None) -> list[str]:
+    """Say how many pixels were read out and never seen: a mask hid them from the ramp fit."""
+    y0, y1, x0, x1 = stack.window
+    hidden = stack.read_out() & ~stack.detector.reference_pixels()
+    hidden[y0:y1, x0:x1] &= n_evidence == 0
+    if base is not None:
+        hidden &= base.dq & np.uint32(dq_value("NON_SCIENCE")) == 0
+    if not hidden.any():
+        return []
+    fate = "keep what the base mask says" if base else "are not flagged"
+    text = (
+        f"Pixels hidden in every exposure by the mask it was made with: {hidden.sum()}; they "
+        f"{fate}; reprocess the exposures with the mask of tvbadpix neutral-mask to judge them"
+    )
+    log.warning("%s", text)
+    return [text]
+
+
 def _tabulate_exposures(
-    stack: ExposureStack, n_used: np.ndarray
+    stack: ExposureStack, n_pixels: np.ndarray
 ) -> tuple[dict[str, list[Any]], list[int]]:
     """Columns of the exposures table, and the row of it behind each look.
 
@@ -165,14 +188,14 @@ def _tabulate_exposures(
     """
     rows: list[tuple[ExposureRecord, str, int, str]] = []
     if stack.dated:
-        for record, n in zip(stack.look_records, n_used, strict=True):
+        for record, n in zip(stack.look_records, n_pixels, strict=True):
             reason = "" if n else "no pixel with evidence"
             rows.append((record, record.filename, int(n), reason))
         look_rows = list(range(len(rows)))
     else:
         record = stack.records[0]
         look_rows = list(record.settled)
-        seen = dict(zip(look_rows, n_used, strict=True))
+        seen = dict(zip(look_rows, n_pixels, strict=True))
         for k in range(max(record.nints, look_rows[-1] + 1)):
             reason = "" if k in seen else "the level has not settled after the reset"
             rows.append((record, f"{record.filename}[{k + 1}]", int(seen.get(k, 0)), reason))
@@ -182,8 +205,7 @@ def _tabulate_exposures(
     }
     table["filename"] = [name for _, name, _, _ in rows]
     table["used"] = [n > 0 for *_, n, _ in rows]
-    most = max(1, int(n_used.max()))
-    table["score"] = [n / most for *_, n, _ in rows]
+    table["score"] = [n / np.prod(record.shape) for record, _, n, _ in rows]
     table["reason"] = [reason for *_, reason in rows]
     return table, look_rows
 
