@@ -22,7 +22,7 @@ from stpipe import Step
 from stpipe.exceptions import ValidationError
 
 from jwst_tvbadpix import detectors
-from jwst_tvbadpix.delivery import build_context
+from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.errors import (
     DateError,
     DetectorError,

@@ -2,7 +2,14 @@
 
 from .find import Candidates, PixelHistories, Settings, find_histories
 from .intervals import CLASSES, Intervals, extract_intervals
-from .series import DATING, DatedIntervals, date_intervals, list_epochs, select_active
+from .series import (
+    DATING,
+    DatedIntervals,
+    date_intervals,
+    list_epochs,
+    select_active,
+    select_counted,
+)
 
 __all__ = [
     "CLASSES",
@@ -17,4 +24,5 @@ __all__ = [
     "find_histories",
     "list_epochs",
     "select_active",
+    "select_counted",
 ]

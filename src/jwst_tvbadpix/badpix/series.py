@@ -1,6 +1,7 @@
 """Dates: when each state begins and ends, and the epochs of a mask series."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,7 +9,14 @@ import numpy as np
 
 from .intervals import Intervals
 
-__all__ = ["DATING", "DatedIntervals", "date_intervals", "list_epochs", "select_active"]
+__all__ = [
+    "DATING",
+    "DatedIntervals",
+    "date_intervals",
+    "list_epochs",
+    "select_active",
+    "select_counted",
+]
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +164,17 @@ def list_epochs(start_mjd: np.ndarray, end_mjd: np.ndarray, counts: np.ndarray) 
     """
     dates = np.concatenate([start_mjd[counts], end_mjd[counts]])
     return np.unique(dates[np.isfinite(dates)])
+
+
+def select_counted(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mark the rows of a history that go into masks: bad, DO_NOT_USE, not pending.
+
+    Parameters
+    ----------
+    rows : mapping of str to ndarray, shape (n_rows,)
+        Columns `state`, `dnu` and `pending` of a history's intervals.
+    """
+    return (rows["state"] == 1) & rows["dnu"] & ~rows["pending"]
 
 
 def select_active(

@@ -10,7 +10,14 @@ import numpy as np
 from astropy.time import Time
 from stdatamodels.jwst.datamodels import MaskModel
 
-from ..badpix import DatedIntervals, Intervals, PixelHistories, list_epochs, select_active
+from ..badpix import (
+    DatedIntervals,
+    Intervals,
+    PixelHistories,
+    list_epochs,
+    select_active,
+    select_counted,
+)
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError
 from .dq import dq_value
@@ -251,7 +258,7 @@ def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
     """
     rows = history.intervals.instance
     names = np.asarray(rows["class"])
-    counts = (rows["state"] == 1) & rows["dnu"] & ~rows["pending"]
+    counts = select_counted(rows)
     active = counts & select_active(rows["start_mjd"], rows["end_mjd"], names == "TELEGRAPH", mjd)
     dq = _compose_base(history, counts | (rows["state"] == 0))
     for name in np.unique(names[active]):
@@ -280,7 +287,7 @@ def _compose_base(history: BadPixHistoryModel, judged: np.ndarray) -> np.ndarray
 def list_useafter(history: BadPixHistoryModel) -> list[str]:
     """List the USEAFTER dates at which the mask changes, the first included."""
     rows = history.intervals.instance
-    counts = (rows["state"] == 1) & rows["dnu"] & ~rows["pending"]
+    counts = select_counted(rows)
     counts &= np.asarray(rows["class"]) != "TELEGRAPH"
     first = history.settings.instance["first_useafter"]
     dates = [format_useafter(t) for t in list_epochs(rows["start_mjd"], rows["end_mjd"], counts)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.time import Time
 
-from ..badpix import CLASSES
+from ..badpix import CLASSES, select_active, select_counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
     """
     ax = _get_axes(ax)
     rows = history.intervals.instance
-    active = _in_masks(rows) & _covers(rows, mjd)
+    active = select_counted(rows) & _covers(rows, mjd)
     names = np.asarray(rows["class"])
     for name in CLASSES:
         chosen = active & (names == name)
@@ -79,7 +79,7 @@ def plot_growth(
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
-    counts = _in_masks(rows)
+    counts = select_counted(rows)
     number = [int((counts & _covers(rows, t)).sum()) for t in mjd]
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
@@ -119,7 +119,7 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
     years = Time(mjd, format="mjd").decimalyear
     residual, noise = (kept[name][k] * float(kept["scale"][k]) for name in ("residual", "noise"))
     rows = history.intervals.instance
-    own = _in_masks(rows) & (rows["y"] == y) & (rows["x"] == x)
+    own = select_counted(rows) & (rows["y"] == y) & (rows["x"] == x)
     edges = (years.min() - 0.1, years.max() + 0.1)
     for row in np.flatnonzero(own):
         span = [rows["start_mjd"][row], rows["end_mjd"][row]]
@@ -165,7 +165,7 @@ def plot_summary(history: Any, *, truth: np.ndarray | None = None) -> "Figure":
     plot_bad_pixel_map(history, last, figure.add_subplot(grid[:, 0]))
     plot_growth(history, figure.add_subplot(grid[0, 1]), truth=truth)
     rows = history.intervals.instance
-    counts = _in_masks(rows) & (np.asarray(rows["class"]) != "TELEGRAPH")
+    counts = select_counted(rows) & (np.asarray(rows["class"]) != "TELEGRAPH")
     started, ended = np.isfinite(rows["start_mjd"]), np.isfinite(rows["end_mjd"])
     for place, chosen in ((1, counts & started & ~ended), (2, counts & ~started & ended)):
         axes = figure.add_subplot(grid[place, 1])
@@ -188,13 +188,9 @@ def _get_axes(ax: "Axes | None") -> "Axes":
     return plt.gca()
 
 
-def _in_masks(rows: Any) -> np.ndarray:
-    return (rows["state"] == 1) & rows["dnu"] & ~rows["pending"]
-
-
 def _covers(rows: Any, mjd: float) -> np.ndarray:
     telegraph = np.asarray(rows["class"]) == "TELEGRAPH"
-    return telegraph | ((rows["start_mjd"] <= mjd) & (mjd < rows["end_mjd"]))
+    return select_active(rows["start_mjd"], rows["end_mjd"], telegraph, mjd)
 
 
 def _format_date(mjd: float) -> str:
