@@ -33,12 +33,12 @@ _MEMBER_TYPES = ("science", "background", "dark")
 
 
 class _Source(Protocol):
-    """Lazy access to the planes of one exposure."""
+    """Lazy access to SCI and DQ of one exposure, all integrations."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def read(self, plane: str, rows: slice) -> np.ndarray: ...
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class _FitsSource:
     path: Path
     shape: tuple[int, ...]
 
-    def read(self, plane: str, rows: slice) -> np.ndarray:
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         with fits.open(self.path, memmap=False) as hdus:
-            return hdus[plane].section[..., rows, :]
+            return hdus["SCI"].section[..., rows, :], hdus["DQ"].section[..., rows, :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,8 @@ class _ArraySource:
     def shape(self) -> tuple[int, ...]:
         return self.arrays["SCI"].shape
 
-    def read(self, plane: str, rows: slice) -> np.ndarray:
-        return np.asarray(self.arrays[plane][..., rows, :])
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return self.arrays["SCI"][..., rows, :], self.arrays["DQ"][..., rows, :]
 
 
 class _SpooledSource:
@@ -73,9 +73,13 @@ class _SpooledSource:
         for name, plane in arrays.items():
             np.save(self._folder / f"{name}.npy", plane)
 
-    def read(self, plane: str, rows: slice) -> np.ndarray:
-        """Read rows of a plane, all integrations."""
-        return np.array(np.load(self._folder / f"{plane}.npy", mmap_mode="r")[..., rows, :])
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of SCI and DQ, all integrations."""
+        science, quality = (
+            np.array(np.load(self._folder / f"{plane}.npy", mmap_mode="r")[..., rows, :])
+            for plane in ("SCI", "DQ")
+        )
+        return science, quality
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,8 +177,8 @@ class ExposureStack:
             if first >= last:
                 continue
             rows = slice(first - cy, last - cy)
-            data = source.read("SCI", rows)
-            data = np.where(np.isfinite(data) & (source.read("DQ", rows) & dnu == 0), data, np.nan)
+            data, quality = source.read(rows)
+            data = np.where(np.isfinite(data) & (quality & dnu == 0), data, np.nan)
             if data.ndim == 3:
                 # Without a settled integration an exposure holds no evidence.
                 settled = data[list(integrations)] if integrations else np.full_like(data, np.nan)
@@ -409,8 +413,8 @@ def _find_settled(source: _Source) -> tuple[int, ...]:
     """List the integrations whose level has settled, from the middle rows."""
     middle = source.shape[1] // 2
     rows = slice(max(0, middle - 32), middle + 32)
-    data = source.read("SCI", rows)
-    good = np.isfinite(data) & (source.read("DQ", rows) & dq_value("DO_NOT_USE") == 0)
+    data, quality = source.read(rows)
+    good = np.isfinite(data) & (quality & dq_value("DO_NOT_USE") == 0)
     data = np.where(good, data, np.nan)
     level = bn.nanmedian(data.reshape(len(data), -1), axis=1)
     scatter = 1.4826 * bn.nanmedian(

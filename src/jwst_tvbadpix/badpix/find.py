@@ -274,8 +274,9 @@ def _sample(
 ) -> LocalResiduals:
     """Compute the residuals of sample strips, halo removed."""
     y0, y1 = stack.window[:2]
-    parts = []
-    for start, stop in strips:
+
+    def compute(strip: tuple[int, int]) -> list[np.ndarray]:
+        start, stop = strip
         first = max(y0, start - halo)
         rate = stack.read_rows(first, min(y1, stop + halo))
         bad = np.zeros(rate.shape[1:], bool)
@@ -283,8 +284,10 @@ def _sample(
         if noise is not None:
             residuals = compute_residuals(rate, bad, sigma=_sigma(noise, residuals), **axes)
         core = slice(start - first, stop - first)
-        parts.append([getattr(residuals, f.name)[:, core] for f in fields(residuals)])
-    return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in zip(*parts, strict=True)))
+        return [getattr(residuals, f.name)[:, core] for f in fields(residuals)]
+
+    parts = zip(*_map_in_threads(compute, strips), strict=True)
+    return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
 def _sigma(noise: NoiseModel, residuals: LocalResiduals) -> np.ndarray:
