@@ -641,3 +641,22 @@ def test_rateints_without_settled_integration_hold_no_evidence(tmp_path):
     rows = read_all(open_exposures(paths))
     assert np.isfinite(rows[:2]).any()
     assert not np.isfinite(rows[2]).any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_segments_of_one_exposure_are_one_look(tmp_path, order):
+    rng = np.random.default_rng(2)
+    cube = rng.normal(3, 0.1, (6, *SHAPE)).astype(np.float32)
+    other = make_file(tmp_path / "other_rate.fits", 5)
+    whole = make_file(tmp_path / "whole_rateints.fits", 1, rate=cube)
+    segments = [
+        make_file(tmp_path / f"s-seg00{k}_rateints.fits", 1, rate=part, EXPSEGNM=k)
+        for k, part in enumerate(np.split(cube, [2]), start=1)
+    ]
+    joined = open_exposures([*segments[::order], other])
+    assert len(joined.looks) == 2
+    assert "s-seg001_rateints.fits + s-seg002_rateints.fits" in joined.records[0].filename
+    np.testing.assert_array_equal(read_all(joined), read_all(open_exposures([whole, other])))
+    refuse([*segments, segments[0], other], InputError, "same content")
+    # A single exposure in segments gives its integrations as looks.
+    assert len(open_exposures(segments).looks) == 6

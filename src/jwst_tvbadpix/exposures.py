@@ -83,6 +83,29 @@ class _SpooledSource:
 
 
 @dataclass(frozen=True, slots=True)
+class _JoinedSource:
+    """Segments of one exposure, their integrations one after the other."""
+
+    parts: tuple[_Source, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return sum(_count_integrations(p.shape) for p in self.parts), *self.parts[0].shape[-2:]
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        planes = zip(*(part.read(rows) for part in self.parts), strict=True)
+        science, quality = (
+            np.concatenate([plane[None] if plane.ndim == 2 else plane for plane in kind])
+            for kind in planes
+        )
+        return science, quality
+
+
+def _count_integrations(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) == 3 else 1
+
+
+@dataclass(frozen=True, slots=True)
 class _Scan:
     """One exposure as found: its keywords unchecked, its planes unread."""
 
@@ -236,7 +259,7 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     EvidenceError
         Fewer than two independent looks.
     """
-    scans = [_scan(item) for item in _expand(inputs)]
+    scans = _join_segments(_scan(item) for item in _expand(inputs))
     if not scans:
         raise EvidenceError("expected exposures, found none; give rate files or an association")
     examples = {str(scan.keywords["DETECTOR"]): scan.name for scan in reversed(scans)}
@@ -339,6 +362,31 @@ def _scan(item: Any) -> _Scan:
     return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
 
 
+def _join_segments(scans: Iterable[_Scan]) -> list[_Scan]:
+    """Join the segments into which a long exposure was cut: they are one look at the detector."""
+    exposures: dict[Any, dict[Any, _Scan]] = {}
+    for scan in scans:
+        cards = scan.keywords
+        same = ("DETECTOR", "SUBARRAY", "EXPSTART", "DATE-OBS", "TIME-OBS")
+        key: Any = (*(cards[card] for card in same), scan.source.shape[-2:], len(scan.source.shape))
+        number = cards["EXPSEGNM"]
+        if number is None or number in exposures.get(key, {}):
+            key = object()  # no segment, or one given twice: it stands for itself
+        exposures.setdefault(key, {})[number] = scan
+    joined = []
+    for segments in exposures.values():
+        ordered = [segments[number] for number in sorted(segments, key=str)]
+        if len(ordered) == 1:
+            joined += ordered
+            continue
+        log.info("%s and %d more segments are one exposure", ordered[0].name, len(ordered) - 1)
+        checksum = hashlib.sha256("".join(scan.sha256 for scan in ordered).encode()).hexdigest()
+        source = _JoinedSource(tuple(scan.source for scan in ordered))
+        name = " + ".join(scan.name for scan in ordered)
+        joined.append(_Scan(name, checksum, ordered[0].keywords, source))
+    return joined
+
+
 def _scan_fits(path: Path) -> _Scan:
     try:
         size = path.stat().st_size
@@ -434,8 +482,8 @@ def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
             if identity in seen:
                 raise InputError(
                     f"expected each exposure once, found {seen[identity]} and {record.filename} "
-                    "with the same content or the same times (a copy, its _rateints, or another "
-                    "segment); leave one of them out"
+                    "with the same content or the same times (a copy, or its _rateints); leave one "
+                    "of them out"
                 )
             seen[identity] = record.filename
 

@@ -45,6 +45,7 @@ KEYWORDS = {
     "R_MASK": "meta.ref_file.mask.name",
     "CAL_VER": "meta.calibration_software_version",
     "FILENAME": "meta.filename",
+    "EXPSEGNM": "meta.exposure.segment_number",
 }
 
 
