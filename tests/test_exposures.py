@@ -660,3 +660,15 @@ def test_segments_of_one_exposure_are_one_look(tmp_path, order):
     refuse([*segments, segments[0], other], InputError, "same content")
     # A single exposure in segments gives its integrations as looks.
     assert len(open_exposures(segments).looks) == 6
+
+
+def test_segments_follow_each_other_by_number(tmp_path):
+    parts = [np.full((1, *SHAPE), float(k), np.float32) for k in range(1, 13)]
+    paths = [
+        make_file(tmp_path / f"s-seg{k:03d}_rateints.fits", 1, rate=part, EXPSEGNM=k)
+        for k, part in enumerate(parts, start=1)
+    ]
+    stack = open_exposures(paths[::-1])
+    levels = read_all(stack)[:, 100, 40]
+    assert np.all(np.diff(levels) > 0)
+    assert len(levels) >= 3

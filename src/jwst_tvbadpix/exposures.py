@@ -192,7 +192,6 @@ class ExposureStack:
         x0, x1 = self.window[2:]
         rate = np.full((len(self.looks), stop - start, x1 - x0), np.nan, np.float32)
         reference = self.detector.reference_pixels()[start:stop, x0:x1]
-        dnu = np.uint32(dq_value("DO_NOT_USE"))
         for out, (index, integrations) in zip(rate, self.looks, strict=True):
             record, source = self.records[index], self._sources[index]
             (cy, cx), (ny, nx) = record.corner, record.shape
@@ -200,8 +199,7 @@ class ExposureStack:
             if first >= last:
                 continue
             rows = slice(first - cy, last - cy)
-            data, quality = source.read(rows)
-            data = np.where(np.isfinite(data) & (quality & dnu == 0), data, np.nan)
+            data = _read_evidence(source, rows)
             if data.ndim == 3:
                 # Without a settled integration an exposure holds no evidence.
                 settled = data[list(integrations)] if integrations else np.full_like(data, np.nan)
@@ -370,12 +368,12 @@ def _join_segments(scans: Iterable[_Scan]) -> list[_Scan]:
         same = ("DETECTOR", "SUBARRAY", "EXPSTART", "DATE-OBS", "TIME-OBS")
         key: Any = (*(cards[card] for card in same), scan.source.shape[-2:], len(scan.source.shape))
         number = cards["EXPSEGNM"]
-        if number is None or number in exposures.get(key, {}):
+        if not isinstance(number, int) or number in exposures.get(key, {}):
             key = object()  # no segment, or one given twice: it stands for itself
         exposures.setdefault(key, {})[number] = scan
     joined = []
     for segments in exposures.values():
-        ordered = [segments[number] for number in sorted(segments, key=str)]
+        ordered = [segments[number] for number in sorted(segments)]
         if len(ordered) == 1:
             joined += ordered
             continue
@@ -397,7 +395,7 @@ def _scan_fits(path: Path) -> _Scan:
             needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
             planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
             keywords = {key: hdus[0].header.get(key) for key in KEYWORDS}
-            integer = hdus["DQ"].header["BITPIX"] > 0 if "DQ" in planes else None
+            integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
             if "SCI" in planes:
                 header = hdus["SCI"].header
                 keywords["BUNIT"] = header.get("BUNIT")
@@ -418,7 +416,7 @@ def _scan_fits(path: Path) -> _Scan:
             f"expected SCI and DQ images in {path}, found {', '.join(planes) or 'none'}; "
             "give _rate or _rateints products"
         )
-    if integer is False:
+    if not integer:
         raise InputError(
             f"expected DQ as integers in {path}, found floating point; make the product again"
         )
@@ -431,7 +429,7 @@ def _scan_fits(path: Path) -> _Scan:
 
 
 def _scan_model(model: Any, *, spool: bool = False) -> _Scan:
-    """Read one model; `spool` copies its arrays to unnamed temporary files."""
+    """Read one model; `spool` copies its arrays to temporary files."""
     keywords = {
         key: _get(model, name) for key, name in (*KEYWORDS.items(), ("BUNIT", "meta.bunit_data"))
     }
@@ -457,13 +455,18 @@ def _get(model: Any, path: str) -> Any:
     return model
 
 
+def _read_evidence(source: _Source, rows: slice) -> np.ndarray:
+    """Read the rates of some rows; NaN where they are not finite or DO_NOT_USE: no evidence."""
+    data, quality = source.read(rows)
+    bad = (quality & np.uint32(dq_value("DO_NOT_USE"))) != 0
+    return np.where(np.isfinite(data) & ~bad, data, np.nan)
+
+
 def _find_settled(source: _Source) -> tuple[int, ...]:
     """List the integrations whose level has settled, from the middle rows."""
     middle = source.shape[1] // 2
     rows = slice(max(0, middle - 32), middle + 32)
-    data, quality = source.read(rows)
-    good = np.isfinite(data) & (quality & dq_value("DO_NOT_USE") == 0)
-    data = np.where(good, data, np.nan)
+    data = _read_evidence(source, rows)
     level = bn.nanmedian(data.reshape(len(data), -1), axis=1)
     scatter = 1.4826 * bn.nanmedian(
         np.abs(data - level[:, None, None]).reshape(len(data), -1), axis=1

@@ -9,6 +9,7 @@ from .series import (
     list_epochs,
     select_active,
     select_counted,
+    select_masked,
 )
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "list_epochs",
     "select_active",
     "select_counted",
+    "select_masked",
 ]

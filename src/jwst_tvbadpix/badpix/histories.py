@@ -251,17 +251,18 @@ def _fit_levels(
     shape = np.where(multiplicative, data.local, 1.0)
     full = np.where(data.evidence, 1 / data.variance, 0.0)
     if before is None:
-        ratio = np.full(bad.shape[1], 4.0)
-        shift = np.zeros_like(bad)
-        down_good = down_bad = np.ones_like(bad)
+        ratio, shift, error = np.full(bad.shape[1], 4.0), np.zeros_like(bad), None
     else:
-        ratio, shift = before.ratio, before.shift
-        down_good = _down_weight(before.error, data.variance)
-        down_bad = _down_weight(before.error - shift, _bad_variance(data, shift, ratio))
+        ratio, shift, error = before.ratio, before.shift, before.error
+    down_good = down_bad = np.ones_like(bad)
     level = data.local
     for _ in range(2):
+        variance = _bad_variance(data, shift, ratio)
+        if error is not None:
+            down_good = _down_weight(error, data.variance)
+            down_bad = _down_weight(error - shift, variance)
         weight_good = full * (1 - bad) * down_good
-        weight_bad = full * bad * down_bad * data.variance / _bad_variance(data, shift, ratio)
+        weight_bad = full * bad * down_bad * data.variance / variance
         weight = weight_good + weight_bad
         matrix = np.empty((bad.shape[1], 3, 3))
         matrix[:, 0, 0] = weight.sum(axis=0) + 1 / data.sigma_offset**2
@@ -282,8 +283,7 @@ def _fit_levels(
         offset, response, amplitude = (inverse @ vector[..., None])[..., 0].T
         error = data.residual - offset - response * level
         shift = amplitude * shape
-        down_good = _down_weight(error, data.variance)
-        down_bad = _down_weight(error - shift, _bad_variance(data, shift, ratio))
+    assert error is not None
     share = bad * data.evidence
     chi2 = np.minimum(
         (error - shift) ** 2 / (data.variance + (_JITTER * shift) ** 2 / ratio), 4 * _MAXIMUM_RATIO

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .find import PixelHistories
+from .states import compute_probability
 
 __all__ = ["CLASSES", "Intervals", "extract_intervals"]
 
@@ -153,7 +154,7 @@ def _classify(histories: PixelHistories, evidence: np.ndarray, pending: np.ndarr
     variance = variance + (candidates.sigma_response * candidates.local) ** 2
     variance = np.where(evidence, variance, np.nan)
     sigma = np.sqrt(np.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
-    response = np.where(states.multiplicative, 1 + states.amplitude, 1.0)
+    response = 1 + states.amplitude  # where multiplicative
     shifted = np.abs(states.amplitude) > settings.min_significance * states.amplitude_err
     transitions = _count_transitions(histories.bad & ~pending, evidence)
     return np.select(
@@ -195,8 +196,8 @@ def _sum_odds(
     odds = total[last + 1, pixel] - total[first, pixel]
 
     def price(start: np.ndarray, stop: np.ndarray, rate: float) -> np.ndarray:
-        years = (histories.mid_mjd[stop] - histories.mid_mjd[start]) / 365.25
-        return np.log(np.maximum(-np.expm1(-rate * years), _TINY))
+        days = histories.mid_mjd[stop] - histories.mid_mjd[start]
+        return np.log(np.maximum(compute_probability(rate, days), _TINY))
 
     start_bad = np.log(settings.start_bad / (1 - settings.start_bad))
     odds = odds + np.where(before < 0, start_bad, price(before, first, settings.onset_per_year))

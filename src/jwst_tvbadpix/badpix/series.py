@@ -16,6 +16,7 @@ __all__ = [
     "list_epochs",
     "select_active",
     "select_counted",
+    "select_masked",
 ]
 
 log = logging.getLogger(__name__)
@@ -182,3 +183,17 @@ def select_active(
 ) -> np.ndarray:
     """Mark the rows that hold at a date: start <= mjd < end, or always."""
     return always | ((start_mjd <= mjd) & (mjd < end_mjd))
+
+
+def select_masked(rows: Mapping[str, np.ndarray], mjd: float) -> np.ndarray:
+    """Mark the rows of a history that are in the mask of a date; TELEGRAPH is in all of them.
+
+    Parameters
+    ----------
+    rows : mapping of str to ndarray, shape (n_rows,)
+        Columns of a history's intervals.
+    mjd : float
+        Date [MJD, UTC].
+    """
+    telegraph = np.asarray(rows["class"]) == "TELEGRAPH"
+    return select_counted(rows) & select_active(rows["start_mjd"], rows["end_mjd"], telegraph, mjd)

@@ -1,10 +1,16 @@
 """Two-state model in time: the odds that a pixel is bad at each look."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-__all__ = ["StateOdds", "Transitions", "compute_transitions", "infer_states"]
-
-from dataclasses import dataclass
+__all__ = [
+    "StateOdds",
+    "Transitions",
+    "compute_probability",
+    "compute_transitions",
+    "infer_states",
+]
 
 _DAYS_PER_YEAR = 365.25
 
@@ -54,10 +60,17 @@ def compute_transitions(
     start_bad, onset_per_year, recovery_per_year : float
         Probability at the first look, and rates [1/yr].
     """
-    years = np.diff(mid_mjd) / _DAYS_PER_YEAR
+    days = np.diff(mid_mjd)
     return Transitions(
-        start_bad, -np.expm1(-onset_per_year * years), -np.expm1(-recovery_per_year * years)
+        start_bad,
+        compute_probability(onset_per_year, days),
+        compute_probability(recovery_per_year, days),
     )
+
+
+def compute_probability(rate_per_year: float, days: np.ndarray) -> np.ndarray:
+    """Probability that something which happens at a rate [1/yr] happens within some days."""
+    return -np.expm1(-rate_per_year * (days / _DAYS_PER_YEAR))
 
 
 def infer_states(log_ratio: np.ndarray, transitions: Transitions) -> StateOdds:

@@ -15,8 +15,8 @@ from ..badpix import (
     Intervals,
     PixelHistories,
     list_epochs,
-    select_active,
     select_counted,
+    select_masked,
 )
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError
@@ -258,9 +258,8 @@ def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
     """
     rows = history.intervals.instance
     names = np.asarray(rows["class"])
-    counts = select_counted(rows)
-    active = counts & select_active(rows["start_mjd"], rows["end_mjd"], names == "TELEGRAPH", mjd)
-    dq = _compose_base(history, counts | (rows["state"] == 0))
+    active = select_masked(rows, mjd)
+    dq = _compose_base(history, select_counted(rows) | (rows["state"] == 0))
     for name in np.unique(names[active]):
         chosen = active & (names == name)
         dq[rows["y"][chosen], rows["x"][chosen]] |= np.uint32(dq_value("DO_NOT_USE", str(name)))

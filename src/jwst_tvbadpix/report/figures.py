@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.time import Time
 
-from ..badpix import CLASSES, select_active, select_counted
+from ..badpix import CLASSES, select_counted, select_masked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
     """
     ax = _get_axes(ax)
     rows = history.intervals.instance
-    active = select_counted(rows) & _covers(rows, mjd)
+    active = select_masked(rows, mjd)
     names = np.asarray(rows["class"])
     for name in CLASSES:
         chosen = active & (names == name)
@@ -79,8 +79,7 @@ def plot_growth(
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
-    counts = select_counted(rows)
-    number = [int((counts & _covers(rows, t)).sum()) for t in mjd]
+    number = [int(select_masked(rows, t).sum()) for t in mjd]
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
     ax.step(years, number, where="mid", color=_COLOURS["LOW_QE"], label="masks")
@@ -186,11 +185,6 @@ def _get_axes(ax: "Axes | None") -> "Axes":
     from matplotlib import pyplot as plt
 
     return plt.gca()
-
-
-def _covers(rows: Any, mjd: float) -> np.ndarray:
-    telegraph = np.asarray(rows["class"]) == "TELEGRAPH"
-    return select_active(rows["start_mjd"], rows["end_mjd"], telegraph, mjd)
 
 
 def _format_date(mjd: float) -> str:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -188,16 +188,11 @@ class TvBadPixStep(Step):
         name = getattr(name, "filename", name)
         return self.remove_suffix(Path(name).stem)[0] if name else "tvbadpix"
 
-    def resolve_paths(self, inputs: Iterable[Any]) -> list[Any]:
-        """Put bare file names into the step's input folder."""
-        return [
-            [self.make_input_path(str(i)) if isinstance(i, str | Path) else i for i in item]
-            if isinstance(item, list | tuple)
-            else self.make_input_path(str(item))
-            if isinstance(item, str | Path)
-            else item
-            for item in inputs
-        ]
+    def resolve_paths(self, inputs: Any) -> Any:
+        """Find the files of (nested) lists as `make_input_path` does; leave models alone."""
+        if isinstance(inputs, list | tuple):
+            return [self.resolve_paths(item) for item in inputs]
+        return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
 
 
 def show_progress(what: str) -> Callable[[int, int], None]:
