@@ -1,6 +1,7 @@
 """Numerics of bad pixels: arrays in, frozen results out."""
 
-from .find import Candidates, PixelHistories, Settings, find_histories
+from .candidates import Candidates
+from .find import PixelHistories, Settings, find_histories
 from .intervals import CLASSES, Intervals, extract_intervals
 from .series import (
     DATING,

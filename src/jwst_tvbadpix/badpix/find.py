@@ -7,31 +7,39 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
-import bottleneck as bn
 import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
-from .histories import PixelStates, solve_states
-from .noise import NoiseModel, compute_variance, fit_noise
-from .regression import fit_background
+from .candidates import (
+    Candidates,
+    compute_sigma,
+    join_candidates,
+    make_decoys,
+    select_candidates,
+)
+from .histories import PixelStates, join_states, solve_states
+from .noise import NoiseModel, fit_noise
+from .odds import Calibration, calibrate_scores
 from .residuals import LocalResiduals, compute_halo, compute_residuals
-from .states import compute_transitions
+from .scores import compute_scores, find_pending
+from .states import Transitions, compute_transitions
 
-__all__ = ["Candidates", "PixelHistories", "Settings", "find_histories"]
+__all__ = ["PixelHistories", "Settings", "find_histories"]
 
 log = logging.getLogger(__name__)
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
-# A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
-# one step in time, offset over its prior width, second largest |z|, median z against the pattern.
-_STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 2.5, 4.5, 4.0
-# Pixels whose median z exceeds this do not count as anybody's neighbour.
-_EXCLUDE = 6.0
 # Values in the sample that the noise is measured from; strips of each range of rows, and their
 # least and largest height.
 _SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
+# Decoys made: twice the pixels, within these limits.
+_N_DECOYS = (60_000, 300_000)
+# A candidate of this score is bad beyond doubt, and no example of a good pixel.
+_BEYOND_DOUBT = 12.0
+# Looks that are closer than this may see the same sources on the same pixels [day].
+_VISIT_DAYS = 0.5
 # The medians and the algebra run outside Python's lock; more threads cost memory, not time.
 _N_THREADS = 2
 _PIXELS_AT_ONCE = 4096
@@ -49,12 +57,10 @@ class Settings:
         Most that one look can count, in log-likelihood ratio.
     min_effect : float
         Smallest shift that is bad, in sigma of one look.
-    min_significance : float
-        Smallest ratio of a shift to its own error.
     min_noise_ratio : float
         Scatter over the noise from which a pixel is bad without a shift.
-    min_log_odds : float
-        Log-odds against always good below which a candidate is good.
+    fdr : float
+        Share of false flags that is allowed among all.
     start_bad, onset_per_year, recovery_per_year : float
         Prior: probability to be bad at the first look, rates [1/yr].
     telegraph_transitions : int
@@ -64,10 +70,9 @@ class Settings:
     window_along: int = 11
     window_across: int = 9
     llr_cap: float = 10.0
-    min_effect: float = 2.0
-    min_significance: float = 4.5
+    min_effect: float = 1.0
     min_noise_ratio: float = 4.0
-    min_log_odds: float = 6.0
+    fdr: float = 0.02
     start_bad: float = 3e-3
     onset_per_year: float = 5e-4
     recovery_per_year: float = 0.09
@@ -81,22 +86,6 @@ class Settings:
                     f"expected an odd number of pixels for {name}, found {getattr(self, name)}; "
                     "add one"
                 )
-
-
-class _Block(Protocol):
-    """Rows of all looks (`jwst_tvbadpix.exposures.RowBlock`)."""
-
-    @property
-    def rate(self) -> np.ndarray: ...
-
-    @property
-    def y(self) -> int: ...
-
-    @property
-    def x(self) -> int: ...
-
-    @property
-    def core(self) -> slice: ...
 
 
 class _Stack(Protocol):
@@ -114,30 +103,6 @@ class _Stack(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """Pixels worth a closer look; axis 0 = look, last axis = pixel, in row-major order.
-
-    Attributes
-    ----------
-    y, x : ndarray of int16, shape (n_pixels,)
-        0-based full-frame position.
-    residual, local, variance : ndarray of float32, shape (n_looks, n_pixels)
-        Residual and local level [DN/s], variance of the residual [(DN/s)^2]; NaN residual =
-        no evidence.
-    sigma_offset, sigma_response : ndarray of float32, shape (n_pixels,)
-        Prior widths of the good state.
-    """
-
-    y: np.ndarray
-    x: np.ndarray
-    residual: np.ndarray
-    local: np.ndarray
-    variance: np.ndarray
-    sigma_offset: np.ndarray
-    sigma_response: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
 class PixelHistories:
     """All that is known of the pixels of a detector.
 
@@ -147,8 +112,14 @@ class PixelHistories:
         Pixels that were solved.
     states : PixelStates
         Their best histories.
+    score : ndarray of float64, shape (n_pixels,)
+        How much speaks for each of them, see `compute_scores`.
     bad : ndarray of bool, shape (n_looks, n_pixels)
-        Whether each candidate is bad at each look, after the thresholds of `settings`.
+        Whether each candidate is bad at each look: its score reaches the threshold.
+    calibration : Calibration
+        The threshold, and what scores are worth.
+    expected_false : ndarray of float64, shape (n_looks,)
+        False flags expected at each look.
     noise : NoiseModel
     n_evidence : ndarray of int32, shape of the window
         Number of looks with evidence, all pixels.
@@ -162,7 +133,10 @@ class PixelHistories:
 
     candidates: Candidates
     states: PixelStates
+    score: np.ndarray
     bad: np.ndarray
+    calibration: Calibration
+    expected_false: np.ndarray
     noise: NoiseModel
     n_evidence: np.ndarray
     n_pixels: np.ndarray
@@ -206,15 +180,67 @@ def find_histories(
     halo = compute_halo(settings.window_along, settings.window_across)
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
-    noise = _measure_noise(stack, halo, axes)
+    strips = _choose_strips(stack, len(dispersion_axes))
+    noise = fit_noise(_sample(stack, strips, halo, axes, None))
+    sample = _sample(stack, strips, halo, axes, noise)
+    noise = fit_noise(sample)
+    n_evidence, n_pixels, candidates = _search(stack, noise, halo, axes, progress)
+    if (n_pixels > 0).sum() < 2:
+        raise EvidenceError(
+            "expected at least two independent looks with usable pixels, found "
+            f"{(n_pixels > 0).sum()}; give more exposures"
+        )
+    log.info(
+        "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
+    )
+    transitions = compute_transitions(
+        mid_mjd,
+        start_bad=settings.start_bad,
+        onset_per_year=settings.onset_per_year,
+        recovery_per_year=settings.recovery_per_year,
+    )
+    states = _solve(candidates, transitions, settings)
+    score = compute_scores(candidates, states, settings.min_noise_ratio)
+    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
+    calibration, expected_false = _calibrate(
+        candidates, states, score, sample, doubtless, noise, mid_mjd, transitions, settings,
+        int((n_evidence > 0).sum()),
+    )
+    bad = (states.bad > 0.5) & (score >= calibration.threshold)
+    log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
+    return PixelHistories(
+        candidates,
+        states,
+        score,
+        bad,
+        calibration,
+        expected_false,
+        noise,
+        n_evidence,
+        n_pixels,
+        stack.window,
+        mid_mjd,
+        settings,
+    )
+
+
+def _search(
+    stack: _Stack,
+    noise: NoiseModel,
+    halo: int,
+    axes: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[np.ndarray, np.ndarray, Candidates]:
+    """Go through the rows: evidence per pixel and per look, and the candidates."""
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
-    n_pixels = np.zeros(len(dispersion_axes), np.int64)
+    n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
     parts = []
 
-    def select(block: _Block) -> tuple[int, np.ndarray, Candidates]:
+    def select(block: Any) -> tuple[int, np.ndarray, Candidates]:
         evidence = np.isfinite(block.rate[:, block.core])
-        return block.y + block.core.start - y0, evidence, _select_candidates(block, noise, axes)
+        found = select_candidates(block.rate, block.core, block.y, block.x, noise, axes)
+        return block.y + block.core.start - y0, evidence, found
 
     for first, evidence, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
         last = first + evidence.shape[1]
@@ -223,28 +249,82 @@ def find_histories(
         parts.append(part)
         if progress:
             progress(last, y1 - y0)
-    if (n_pixels > 0).sum() < 2:
-        raise EvidenceError(
-            "expected at least two independent looks with usable pixels, found "
-            f"{(n_pixels > 0).sum()}; give more exposures"
-        )
-    candidates = _join(Candidates, parts)
+    return n_evidence, n_pixels, join_candidates(parts)
+
+
+def _place(
+    candidates: Candidates,
+    chosen: np.ndarray,
+    window: tuple[int, int, int, int],
+    strips: Sequence[tuple[int, int]],
+) -> np.ndarray:
+    """Mark chosen candidates among the rows of the strips: bool (n_rows, nx)."""
+    y0, y1, x0, x1 = window
+    plane = np.zeros((y1 - y0, x1 - x0), bool)
+    plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
+    return np.concatenate([plane[start - y0 : stop - y0] for start, stop in strips])
+
+
+def _calibrate(
+    candidates: Candidates,
+    states: PixelStates,
+    score: np.ndarray,
+    sample: LocalResiduals,
+    doubtless: np.ndarray,
+    noise: NoiseModel,
+    mid_mjd: np.ndarray,
+    transitions: Transitions,
+    settings: Settings,
+    n_pixels: int,
+) -> tuple[Calibration, np.ndarray]:
+    """Count on decoys what passes for bad: the threshold, and false flags per look."""
+    wanted = np.clip(2 * n_pixels, *_N_DECOYS)
+    # Looks without an order in time are visits of their own.
+    visits = np.cumsum(np.diff(mid_mjd, prepend=mid_mjd[0] - 1) > _VISIT_DAYS) - 1
+    if not visits.any():
+        visits = np.arange(len(mid_mjd))
+    usable = np.isfinite(sample.residual).any(axis=0) & ~doubtless
+    decoys, n_decoys = make_decoys(
+        sample,
+        doubtless,
+        noise,
+        visits,
+        n_copies=int(np.ceil(wanted / max(int(usable.sum()), 1))),
+    )
+    decoy_states = _solve(decoys, transitions, settings)
+    decoy_score = compute_scores(decoys, decoy_states, settings.min_noise_ratio, neighbours=False)
+    flags = _count_flags(candidates, states)
+    decoy_flags = _count_flags(decoys, decoy_states)
+    calibration = calibrate_scores(
+        score,
+        flags.sum(axis=0),
+        (states.amplitude < 0) & ~states.multiplicative,
+        decoy_score,
+        decoy_flags.sum(axis=0),
+        (decoy_states.amplitude < 0) & ~decoy_states.multiplicative,
+        undecided=np.where(flags, 1 - states.bad, 0).sum(axis=0),
+        n_pixels=n_pixels,
+        n_decoys=n_decoys,
+        fdr=settings.fdr,
+    )
     log.info(
-        "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
+        "score >= %.1f keeps the false flags within %.3g: %.1f expected among %d (%d decoys, excess %.2f)",
+        calibration.threshold,
+        settings.fdr,
+        calibration.expected_false,
+        calibration.n_flags,
+        n_decoys,
+        calibration.excess,
     )
-    states = _solve(candidates, mid_mjd, settings)
-    bad = _decide(candidates, states, settings)
-    log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
-    return PixelHistories(
-        candidates, states, bad, noise, n_evidence, n_pixels, stack.window, mid_mjd, settings
-    )
+    at_look = decoy_flags[:, np.argsort(decoy_score)[-500:]].sum(axis=1)
+    share = at_look / max(at_look.sum(), 1)
+    return calibration, share * calibration.expected_false
 
 
-def _measure_noise(stack: _Stack, halo: int, axes: dict[str, Any]) -> NoiseModel:
-    """Measure noise and pattern on strips of rows spread over all that was read out."""
-    strips = _choose_strips(stack, len(axes["dispersion_axes"]))
-    noise = fit_noise(_sample(stack, strips, halo, axes, None))
-    return fit_noise(_sample(stack, strips, halo, axes, noise))
+def _count_flags(candidates: Candidates, states: PixelStates) -> np.ndarray:
+    """Mark looks that each candidate would flag, the pending ones left out."""
+    bad = (states.bad > 0.5) & np.isfinite(candidates.residual)
+    return bad & ~find_pending(bad, np.isfinite(candidates.residual))
 
 
 def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
@@ -282,7 +362,7 @@ def _sample(
         bad = np.zeros(rate.shape[1:], bool)
         residuals = compute_residuals(rate, bad, **axes)
         if noise is not None:
-            residuals = compute_residuals(rate, bad, sigma=_sigma(noise, residuals), **axes)
+            residuals = compute_residuals(rate, bad, sigma=compute_sigma(noise, residuals), **axes)
         core = slice(start - first, stop - first)
         return [getattr(residuals, f.name)[:, core] for f in fields(residuals)]
 
@@ -290,86 +370,8 @@ def _sample(
     return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def _sigma(noise: NoiseModel, residuals: LocalResiduals) -> np.ndarray:
-    """Scatter expected of a clean pixel, pattern included."""
-    return np.sqrt(compute_variance(noise, residuals.local) + noise.pattern(residuals.local))
-
-
-def _select_candidates(block: _Block, noise: NoiseModel, axes: dict[str, Any]) -> Candidates:
-    """Compute the residuals of a block and keep the pixels worth a closer look."""
-    nothing = np.zeros(block.rate.shape[1:], bool)
-    rough = compute_residuals(block.rate, nothing, **axes)
-    sigma = _sigma(noise, rough)
-    outcast = np.abs(bn.nanmedian(rough.residual / sigma, axis=0)) > _EXCLUDE
-    found = compute_residuals(block.rate, outcast, sigma=sigma, **axes)
-    residual, local, spread = (
-        np.ascontiguousarray(getattr(found, f.name)[:, block.core]) for f in fields(found)
-    )
-    variance = compute_variance(noise, local)
-    sigma = np.sqrt(variance + noise.pattern(local))
-    structure = np.maximum(
-        np.nan_to_num(bn.nanmedian(spread, axis=0) - 2 * bn.nanmedian(sigma, axis=0)), 0
-    )
-    variance = compute_variance(noise, local, spread, structure)
-    middle = np.abs(np.nan_to_num(bn.nanmedian(local, axis=0)))
-    sigma_offset = np.full(structure.shape, noise.sigma_offset, np.float32)
-    sigma_response = np.hypot(
-        noise.sigma_response, 0.5 * structure / np.maximum(np.maximum(middle, structure), 1e-6)
-    ).astype(np.float32)
-    fit = fit_background(
-        residual, local, variance, sigma_offset=sigma_offset, sigma_response=sigma_response
-    )
-    pattern = sigma_offset**2 + (sigma_response * local) ** 2
-    chosen = _largest_step(fit.standardised, np.isfinite(residual)) > _STEP
-    chosen |= np.abs(fit.offset) > _OFFSET * sigma_offset
-    chosen |= _second_largest(np.abs(fit.standardised)) > _SECOND
-    chosen |= np.abs(bn.nanmedian(residual / np.sqrt(variance + pattern), axis=0)) > _MEDIAN
-    y, x = np.nonzero(chosen)
-    return Candidates(
-        (y + block.y + block.core.start).astype(np.int16),
-        (x + block.x).astype(np.int16),
-        residual[:, y, x],
-        local[:, y, x],
-        variance[:, y, x],
-        sigma_offset[y, x],
-        sigma_response[y, x],
-    )
-
-
-def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Twice the log-likelihood ratio of the best single step in time, values clipped at 4.
-
-    Looks without evidence (z = 0) do not count.
-    """
-    total = np.cumsum(np.clip(z, -4, 4), axis=0)
-    seen = np.cumsum(evidence, axis=0, dtype=z.dtype)
-    best = np.zeros(z.shape[1:], z.dtype)
-    for before, count in zip(total[:-1], seen[:-1], strict=True):
-        weight = seen[-1] * count * (seen[-1] - count)
-        gap = before * seen[-1] - total[-1] * count
-        np.maximum(best, gap * gap / np.maximum(weight, 1), out=best)
-    return best
-
-
-def _second_largest(values: np.ndarray) -> np.ndarray:
-    """Second largest along axis 0, so that one look alone decides nothing."""
-    return np.partition(values, -2, axis=0)[-2]
-
-
-def _join(kind: type[_Out], parts: Sequence[_Out]) -> _Out:
-    """Join results along their pixels."""
-    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
-    return kind(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
-
-
-def _solve(candidates: Candidates, mid_mjd: np.ndarray, settings: Settings) -> PixelStates:
+def _solve(candidates: Candidates, transitions: Transitions, settings: Settings) -> PixelStates:
     """Solve the candidates in float64, some thousands at a time."""
-    transitions = compute_transitions(
-        mid_mjd,
-        start_bad=settings.start_bad,
-        onset_per_year=settings.onset_per_year,
-        recovery_per_year=settings.recovery_per_year,
-    )
 
     def solve(start: int) -> PixelStates:
         chosen = slice(start, start + _PIXELS_AT_ONCE)
@@ -387,7 +389,7 @@ def _solve(candidates: Candidates, mid_mjd: np.ndarray, settings: Settings) -> P
         )
 
     starts = range(0, max(candidates.y.size, 1), _PIXELS_AT_ONCE)
-    return _join(PixelStates, list(_map_in_threads(solve, starts)))
+    return join_states(list(_map_in_threads(solve, starts)))
 
 
 def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
@@ -402,9 +404,3 @@ def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> It
             yield waiting.popleft().result()
 
 
-def _decide(candidates: Candidates, states: PixelStates, settings: Settings) -> np.ndarray:
-    """Apply the thresholds: bool (n_looks, n_pixels)."""
-    significant = np.abs(states.amplitude) > settings.min_significance * states.amplitude_err
-    significant |= states.variance_ratio > settings.min_noise_ratio**2
-    significant &= states.log_odds > settings.min_log_odds
-    return (states.bad > 0.5) & significant

@@ -1,13 +1,13 @@
 """Which candidate pixel was bad at which look: levels and states solved together."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from .states import Transitions, infer_states
 
-__all__ = ["PixelStates", "solve_states"]
+__all__ = ["PixelStates", "join_states", "solve_states"]
 
 # Residuals beyond this many sigma lose their weight (twice-applied Cauchy weight).
 _CLIP = 3.0
@@ -55,6 +55,12 @@ class PixelStates:
     amplitude_err: np.ndarray
     multiplicative: np.ndarray
     variance_ratio: np.ndarray
+
+
+def join_states(parts: Sequence[PixelStates]) -> PixelStates:
+    """Join histories along their pixels."""
+    names = [f.name for f in fields(PixelStates)]
+    return PixelStates(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .find import PixelHistories
+from .scores import find_pending
 from .states import compute_probability
 
 __all__ = ["CLASSES", "Intervals", "extract_intervals"]
@@ -24,6 +25,8 @@ CLASSES = (
 _DEAD, _LOW_QE = 0.05, 0.5
 # An excess of at least this many sigma of one look, pattern included, is HOT; below, WARM.
 _HOT = 5.0
+# Shift over its error from which a pixel is more than noisy.
+_SHIFTED = 4.0
 # Smallest probability of a transition, for looks that have no order in time.
 _TINY = 1e-12
 
@@ -129,19 +132,16 @@ def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray
     Either the pixel was good at the look before, or it is good altogether and this is the only
     look that speaks against it, as loudly as one look can.
     """
-    pending = np.zeros_like(evidence)
     if not evidence.size or np.ptp(histories.mid_mjd) == 0:
-        return pending
-    states, columns = histories.states, np.arange(evidence.shape[1])
-    last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
-    earlier = evidence.copy()
-    earlier[last, columns] = False
-    before = len(evidence) - 1 - earlier[::-1].argmax(axis=0)
-    alone = histories.bad[last, columns] & ~histories.bad[before, columns]
-    says_all = states.log_ratio[last, columns] >= histories.settings.llr_cap
+        return np.zeros_like(evidence)
+    pending = find_pending(histories.bad, evidence)
+    states = histories.states
     against = ((states.log_ratio > 0) & evidence).sum(axis=0)
-    first_sign = ~histories.bad.any(axis=0) & says_all & (against == 1)
-    chosen = (alone | first_sign) & earlier.any(axis=0)
+    once = ~histories.bad.any(axis=0) & (against == 1) & (evidence.sum(axis=0) > 1)
+    last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
+    columns = np.arange(evidence.shape[1])
+    says_all = states.log_ratio[last, columns] >= histories.settings.llr_cap
+    chosen = once & says_all
     pending[last[chosen], columns[chosen]] = True
     return pending
 
@@ -155,7 +155,7 @@ def _classify(histories: PixelHistories, evidence: np.ndarray, pending: np.ndarr
     variance = np.where(evidence, variance, np.nan)
     sigma = np.sqrt(np.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
     response = 1 + states.amplitude  # where multiplicative
-    shifted = np.abs(states.amplitude) > settings.min_significance * states.amplitude_err
+    shifted = np.abs(states.amplitude) > _SHIFTED * states.amplitude_err
     transitions = _count_transitions(histories.bad & ~pending, evidence)
     return np.select(
         [

@@ -16,7 +16,7 @@ __all__ = ["NoiseModel", "compute_variance", "fit_noise"]
 # distribution does not pass for its width, low enough that defects and sources (a few per cent)
 # do not count.
 _NOISE_QUANTILE, _NOISE_WIDTH = 0.80, 1.2816
-_PATTERN_QUANTILE, _PATTERN_WIDTH = 0.96, 2.0537
+_PATTERN_QUANTILE, _PATTERN_WIDTH = 0.985, 2.4324
 # Spread of the two local models that noise alone explains, in sigma.
 _FREE_SPREAD = 3.0
 _VARIANCE_FLOOR = 1e-8
@@ -144,8 +144,8 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     noise = NoiseModel(
         level,
         sigma,
-        _find_width(mean[faint]),
-        _find_width(mean[bright] / np.maximum(np.abs(middle[bright]), _find_width(mean[faint]))),
+        width := _find_width(-mean[faint]),
+        _find_width(mean[bright] / np.maximum(np.abs(middle[bright]), width)),
         n_used,
     )
     for _ in range(n_iterations):
@@ -161,7 +161,7 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         noise = NoiseModel(
             level,
             _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
-            _find_width(fit.offset[faint], fit.offset_err[faint]),
+            _find_width(-fit.offset[faint], fit.offset_err[faint]),
             _find_width(fit.response[bright], fit.response_err[bright]),
             n_used,
         )
@@ -211,11 +211,13 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Width of the true values about zero: an expectation-maximisation update.
+    """Width of the true values about zero from the positive ones: defects are on the other side.
 
-    Estimates that a prior has pulled to zero are too narrow by just their posterior variance.
+    An expectation-maximisation update: estimates that a prior has pulled to zero are too narrow
+    by just their posterior variance.
     """
+    values = values[values > 0]
     if not values.size:
         return _MINIMUM_WIDTH
-    width = np.quantile(np.abs(values), _PATTERN_QUANTILE) / _PATTERN_WIDTH
+    width = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
     return max(float(np.hypot(width, np.median(err))), _MINIMUM_WIDTH)

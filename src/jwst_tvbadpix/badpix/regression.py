@@ -33,6 +33,15 @@ class BackgroundFit:
     response_err: np.ndarray
     standardised: np.ndarray
 
+    @staticmethod
+    def free_err(prior: np.ndarray, err: np.ndarray) -> np.ndarray:
+        """Error of an offset or response that its prior has pulled to zero, prior included.
+
+        With the prior N(0, s^2), m its posterior mean and p its posterior variance, the estimate
+        without prior over the hypotenuse of s and its own error is m / sqrt(s^2 - p).
+        """
+        return np.sqrt(np.maximum(prior**2 - err**2, 1e-12 * prior**2))
+
 
 def fit_background(
     residual: np.ndarray,

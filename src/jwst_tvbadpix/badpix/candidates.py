@@ -1,0 +1,251 @@
+"""Which pixels deserve a closer look: quick tests of every pixel of a block."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import bottleneck as bn
+import numpy as np
+
+from .noise import NoiseModel, compute_variance
+from .odds import shuffle_looks
+from .regression import BackgroundFit, fit_background
+from .residuals import LocalResiduals, compute_residuals
+
+__all__ = [
+    "Candidates",
+    "compute_sigma",
+    "join_candidates",
+    "make_decoys",
+    "select_candidates",
+]
+
+# A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
+# one step in time, offset over its error, second largest |z|, median z against the pattern.
+_STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 3.3, 4.5, 4.0
+# Pixels whose median z exceeds this do not count as anybody's neighbour.
+_EXCLUDE = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Pixels worth a closer look; axis 0 = look, last axis = pixel, in row-major order.
+
+    Attributes
+    ----------
+    y, x : ndarray of int16, shape (n_pixels,)
+        0-based full-frame position.
+    residual, local, variance : ndarray of float32, shape (n_looks, n_pixels)
+        Residual and local level [DN/s], variance of the residual [(DN/s)^2]; NaN residual =
+        no evidence.
+    sigma_offset, sigma_response : ndarray of float32, shape (n_pixels,)
+        Prior widths of the good state.
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    residual: np.ndarray
+    local: np.ndarray
+    variance: np.ndarray
+    sigma_offset: np.ndarray
+    sigma_response: np.ndarray
+
+
+def join_candidates(parts: list[Candidates]) -> Candidates:
+    """Join candidates along their pixels."""
+    names = [f.name for f in fields(Candidates)]
+    return Candidates(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """Pixels of a block, before any choice; axis 0 = look."""
+
+    residual: np.ndarray
+    local: np.ndarray
+    variance: np.ndarray
+    sigma_offset: np.ndarray
+    sigma_response: np.ndarray
+
+    def fit(self) -> BackgroundFit:
+        return fit_background(
+            self.residual,
+            self.local,
+            self.variance,
+            sigma_offset=self.sigma_offset,
+            sigma_response=self.sigma_response,
+        )
+
+    def take(self, chosen: np.ndarray, y: np.ndarray, x: np.ndarray) -> Candidates:
+        return Candidates(
+            y.astype(np.int16),
+            x.astype(np.int16),
+            *(getattr(self, f.name)[..., chosen] for f in fields(self)),
+        )
+
+
+def compute_sigma(noise: NoiseModel, residuals: LocalResiduals) -> np.ndarray:
+    """Scatter expected of a clean pixel, pattern included."""
+    return np.sqrt(compute_variance(noise, residuals.local) + noise.pattern(residuals.local))
+
+
+def _weigh(noise: NoiseModel, found: LocalResiduals, core: slice = slice(None)) -> _Pixels:
+    """Give the residuals of the core rows their variance and the pixels their priors.
+
+    Local models that always disagree by more than noise, as at the edge of a field, or that are
+    steep along both axes, as at its corners, widen the priors there; where they
+    disagree more than usual, the variance is larger.
+    """
+    steep = _measure_corners(np.nan_to_num(bn.nanmedian(found.local, axis=0)))[core]
+    planes = (getattr(found, f.name)[:, core] for f in fields(found))
+    found = LocalResiduals(*map(np.ascontiguousarray, planes))
+    variance = compute_variance(noise, found.local)
+    sigma = np.sqrt(variance + noise.pattern(found.local))
+    usual = bn.nanmedian(found.spread, axis=0)
+    structure = np.maximum(usual, 2 * steep) - 2 * bn.nanmedian(sigma, axis=0)
+    structure = np.maximum(np.nan_to_num(structure), 0)
+    variance = compute_variance(noise, found.local, found.spread, structure)
+    middle = np.abs(np.nan_to_num(bn.nanmedian(found.local, axis=0)))
+    relative = structure / np.maximum(np.maximum(middle, structure), 1e-6)
+    return _Pixels(
+        found.residual,
+        found.local,
+        variance,
+        np.hypot(noise.sigma_offset, 0.25 * structure).astype(np.float32),
+        np.hypot(noise.sigma_response, 0.5 * relative).astype(np.float32),
+    )
+
+
+def _measure_corners(level: np.ndarray) -> np.ndarray:
+    """Change of the local level over two pixels, along the axis on which it is smaller [DN/s].
+
+    At a straight edge it is zero along the edge; at a corner of a field it is large along both,
+    and no one-dimensional model holds.
+    """
+    change = []
+    for axis in (0, 1):
+        padded = np.pad(level, [(2, 2) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
+        n = level.shape[axis]
+        before, after = padded.take(range(n), axis), padded.take(range(4, n + 4), axis)
+        change.append(np.maximum(np.abs(level - before), np.abs(after - level)))
+    return np.minimum(*change)
+
+
+def select_candidates(
+    rate: np.ndarray, core: slice, y: int, x: int, noise: NoiseModel, axes: dict[str, Any]
+) -> Candidates:
+    """Compute the residuals of a block and keep the pixels worth a closer look.
+
+    Parameters
+    ----------
+    rate : ndarray of float32, shape (n_looks, ny, nx)
+        Count rates, halo included [DN/s]; NaN = no evidence.
+    core : slice
+        Rows without the halo.
+    y, x : int
+        Full-frame position of ``rate[:, 0, 0]``.
+    noise : NoiseModel
+    axes : dict
+        Dispersion axes and windows, for `compute_residuals`.
+    """
+    rough = compute_residuals(rate, np.zeros(rate.shape[1:], bool), **axes)
+    sigma = compute_sigma(noise, rough)
+    outcast = np.abs(bn.nanmedian(rough.residual / sigma, axis=0)) > _EXCLUDE
+    found = compute_residuals(rate, outcast, sigma=sigma, **axes)
+    pixels = _weigh(noise, found, core)
+    chosen = _choose(pixels)
+    rows, columns = np.nonzero(chosen)
+    return pixels.take(chosen, rows + y + core.start, columns + x)
+
+
+def make_decoys(
+    sample: LocalResiduals,
+    bad: np.ndarray,
+    noise: NoiseModel,
+    visits: np.ndarray,
+    *,
+    n_copies: int,
+    seed: int = 0,
+) -> tuple[Candidates, int]:
+    """Make good pixels out of a sample, and keep those that the quick tests choose.
+
+    A decoy has the level, the noise and the looks of its pixel, a flat-field error and an offset
+    drawn from the pattern, and in each visit the error of another pixel: cosmic rays, sources
+    and all that is not Gaussian happen to it as often as to any pixel, and nothing lasts.
+
+    Parameters
+    ----------
+    sample : LocalResiduals
+        Residuals of sample rows.
+    bad : ndarray of bool, shape (ny, nx)
+        Pixels of the sample that are bad beyond doubt, left out.
+    noise : NoiseModel
+    visits : ndarray of int, shape (n_looks,)
+        Number of the visit that each look belongs to.
+    n_copies : int
+        Decoys made of each pixel.
+    seed : int
+        Seed of the draws.
+
+    Returns
+    -------
+    candidates : Candidates
+        The chosen decoys; y = number of the copy, x = 0.
+    n_decoys : int
+        Decoys made, chosen or not.
+    """
+    pixels = _weigh(noise, sample)
+    fit = pixels.fit()
+    n_looks = len(sample.residual)
+    usable = (np.isfinite(sample.residual) & ~bad).reshape(n_looks, -1)
+    own = np.flatnonzero(usable.any(axis=0))
+    flat = _Pixels(
+        *(
+            np.ascontiguousarray(getattr(pixels, f.name).reshape(-1, bad.size)[:, own])
+            for f in fields(pixels)
+        )
+    )
+    flat = replace(flat, sigma_offset=flat.sigma_offset[0], sigma_response=flat.sigma_response[0])
+    standardised = fit.standardised.reshape(n_looks, -1)[:, own].astype(np.float32)
+    usable = usable[:, own]
+    parts = []
+    for copy in range(n_copies):
+        rng = np.random.default_rng([seed, copy])
+        error = shuffle_looks(standardised, usable, visits, rng) * np.sqrt(flat.variance)
+        offset, response = rng.standard_normal((2, own.size), np.float32)
+        error += noise.sigma_offset * offset + noise.sigma_response * response * flat.local
+        decoys = replace(flat, residual=np.where(usable, error, np.nan).astype(np.float32))
+        chosen = _choose(decoys)
+        n = int(chosen.sum())
+        parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
+    return join_candidates(parts), own.size * n_copies
+
+
+def _choose(pixels: _Pixels) -> np.ndarray:
+    """Apply the quick tests: bool, shape of a plane."""
+    fit = pixels.fit()
+    pattern = pixels.sigma_offset**2 + (pixels.sigma_response * pixels.local) ** 2
+    chosen = _largest_step(fit.standardised, np.isfinite(pixels.residual)) > _STEP
+    chosen |= np.abs(fit.offset) > _OFFSET * fit.free_err(pixels.sigma_offset, fit.offset_err)
+    chosen |= _second_largest(np.abs(fit.standardised)) > _SECOND
+    median = bn.nanmedian(pixels.residual / np.sqrt(pixels.variance + pattern), axis=0)
+    return chosen | (np.abs(median) > _MEDIAN)
+
+
+def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Twice the log-likelihood ratio of the best single step in time, values clipped at 4.
+
+    Looks without evidence (z = 0) do not count.
+    """
+    total = np.cumsum(np.clip(z, -4, 4), axis=0)
+    seen = np.cumsum(evidence, axis=0, dtype=z.dtype)
+    best = np.zeros(z.shape[1:], z.dtype)
+    for before, count in zip(total[:-1], seen[:-1], strict=True):
+        weight = seen[-1] * count * (seen[-1] - count)
+        gap = before * seen[-1] - total[-1] * count
+        np.maximum(best, gap * gap / np.maximum(weight, 1), out=best)
+    return best
+
+
+def _second_largest(values: np.ndarray) -> np.ndarray:
+    """Second largest along axis 0, so that one look alone decides nothing."""
+    return np.partition(values, -2, axis=0)[-2]

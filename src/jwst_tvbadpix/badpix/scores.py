@@ -1,0 +1,109 @@
+"""How much speaks for each candidate: one number to rank them by, and what it would flag."""
+
+import numpy as np
+
+from .candidates import Candidates
+from .crosstalk import find_own_excess
+from .histories import PixelStates
+from .regression import fit_background
+
+__all__ = ["compute_scores", "find_pending"]
+
+# What a shift's own log-likelihood ratio pays for its free parameters.
+_PRICE = 4.0
+# Width of a prior that says nothing.
+_FREE = 1e4
+# Where at most this share of the looks is good, they may be what is odd, and not the others.
+_FEW_GOOD = 0.12
+# Crosstalk from a brighter neighbour counts as bad from this many sigma of one look.
+_HALO_EFFECT = 5.0
+
+
+def compute_scores(
+    candidates: Candidates,
+    states: PixelStates,
+    min_noise_ratio: float,
+    *,
+    neighbours: bool = True,
+) -> np.ndarray:
+    """Rank candidates: the odds of their history, and of the shift that it rests on.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    states : PixelStates
+        Their best histories.
+    min_noise_ratio : float
+        Scatter over the noise from which a pixel is bad without a shift.
+    neighbours : bool
+        Whether candidates have places, so that the crosstalk of their neighbours counts.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_pixels,)
+
+    Notes
+    -----
+    ``min(log_odds, z^2 / 2 - 4)`` with z the shift over its error; log_odds alone where the
+    scatter is that of an unstable pixel. Where a neighbour is brighter, z is that of what its
+    crosstalk leaves, unless the excess is five sigma of one look whatever its origin. Where at most
+    12 % of the looks are good, z is no more than that of a pixel that never changed: a few odd
+    looks do not make the others bad.
+    """
+    if not candidates.y.size:
+        return states.log_odds
+    shift, err = states.amplitude, states.amplitude_err
+    level, sigma = _summarise(candidates)
+    if neighbours:
+        scale = np.where(states.multiplicative, level, 1.0)
+        shift, err = shift * scale, err * np.abs(scale)
+        ever = (states.bad > 0.5).any(axis=0)
+        own, own_err = find_own_excess(
+            candidates.y, candidates.x, np.where(ever, shift, 0.0), err
+        )
+        small = ever & (np.abs(shift) < _HALO_EFFECT * sigma)
+        shift, err = np.where(small, own, shift), np.where(small, own_err, err)
+    z = np.abs(shift) / np.maximum(err, 1e-30)
+    evidence = np.isfinite(candidates.residual)
+    n_good = ((states.bad <= 0.5) & evidence).sum(axis=0)
+    few = (n_good > 0) & (n_good <= _FEW_GOOD * evidence.sum(axis=0))
+    z = np.where(few, np.minimum(z, _compare_with_pattern(candidates)), z)
+    own_ratio = 0.5 * z**2 - _PRICE
+    unstable = states.variance_ratio > min_noise_ratio**2
+    return np.minimum(states.log_odds, np.where(unstable, np.inf, own_ratio))
+
+
+def _compare_with_pattern(candidates: Candidates) -> np.ndarray:
+    """Significance of each candidate as one that never changed: offset or response."""
+    data = candidates.residual, candidates.local, candidates.variance
+    offset, response = candidates.sigma_offset, candidates.sigma_response
+    # Without a prior of its own, or a robust fit would take a large shift for outliers.
+    hot = fit_background(*data, sigma_offset=np.float32(_FREE), sigma_response=response)
+    low = fit_background(*data, sigma_offset=offset, sigma_response=np.float32(_FREE))
+    return np.maximum(
+        np.abs(hot.offset) / np.hypot(hot.offset_err, offset),
+        np.abs(low.response) / np.hypot(low.response_err, response),
+    )
+
+
+def _summarise(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
+    """Median level and sigma of one look of each candidate, over the looks with evidence."""
+    evidence = np.isfinite(candidates.residual)
+    level = np.nanmedian(np.where(evidence, candidates.local, np.nan), axis=0)
+    variance = np.nanmedian(np.where(evidence, candidates.variance, np.nan), axis=0)
+    return level, np.sqrt(variance)
+
+
+def find_pending(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Mark last looks that alone say that a pixel turned bad: bool (n_looks, n_pixels)."""
+    pending = np.zeros_like(bad)
+    if not bad.size:
+        return pending
+    columns = np.arange(bad.shape[1])
+    last = len(bad) - 1 - evidence[::-1].argmax(axis=0)
+    earlier = evidence.copy()
+    earlier[last, columns] = False
+    before = len(bad) - 1 - earlier[::-1].argmax(axis=0)
+    alone = bad[last, columns] & ~bad[before, columns] & earlier.any(axis=0)
+    pending[last[alone], columns[alone]] = True
+    return pending
