@@ -419,7 +419,7 @@ def test_calibrated_instead_of_rate(tmp_path, rates):
     refuse([*rates, path], InputError, r"expected BUNIT = DN/s .*'MJy/sr'")
 
 
-@pytest.mark.parametrize("detector", ["MIRIFUSHORT", "NRCA1", None])
+@pytest.mark.parametrize("detector", ["MIRIFUMEDIUM", "NRCA9", None])
 def test_unknown_detector(tmp_path, rates, detector):
     path = make_file(tmp_path / "ifu_rate.fits", DETECTOR=detector)
     message = refuse(path, DetectorError, "MIRIMAGE")
@@ -443,7 +443,9 @@ def test_unknown_subarray(tmp_path, rates, name):
         hdus[0].header["SUBARRAY"] = name
         if name is None:
             del hdus[0].header["SUBARRAY"]
-    assert repr(name) in refuse([*rates, path], DetectorError, "SUBARRAY to be one of FULL,")
+    assert repr(name) in refuse(
+        [*rates, path], DetectorError, "SUBARRAY of MIRIMAGE to be one of FULL,"
+    )
 
 
 @pytest.mark.parametrize(

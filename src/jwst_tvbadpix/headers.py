@@ -26,6 +26,8 @@ KEYWORDS = {
     "TELESCOP": "meta.telescope",
     "DETECTOR": "meta.instrument.detector",
     "FILTER": "meta.instrument.filter",
+    "GRATING": "meta.instrument.grating",
+    "PUPIL": "meta.instrument.pupil",
     "EXP_TYPE": "meta.exposure.type",
     "READPATT": "meta.exposure.readpatt",
     "NGROUPS": "meta.exposure.ngroups",
@@ -175,7 +177,7 @@ def make_record(
         exposure_s=keywords["EFFEXPTM"] or np.nan,
         ngroups=keywords["NGROUPS"] or 0,
         nints=keywords["NINTS"] or 0,
-        dispersion_axis=keywords["DISPAXIS"] or detector.dispersion.get(exp_type),
+        dispersion_axis=keywords["DISPAXIS"] or _find_dispersion_axis(exp_type, keywords),
         settled=settled,
     )
 
@@ -205,18 +207,30 @@ def _read_numbers(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def _find_dispersion_axis(exp_type: str, keywords: Mapping[str, Any]) -> int | None:
+    """Find DISPAXIS where the header has none, as the pipeline's assign_wcs does."""
+    from jwst.lib.dispaxis import get_dispersion_direction
+
+    optics = (str(keywords[card] or "N/A") for card in ("GRATING", "FILTER", "PUPIL"))
+    return get_dispersion_direction(exp_type, *optics)
+
+
 def _find_corner(
     keywords: Mapping[str, Any], detector: Detector, shape: tuple[int, ...]
 ) -> tuple[int, int]:
     """Find the 0-based (y, x) of the first pixel; the file's own corner rules."""
     name = keywords["SUBARRAY"]
-    if name not in detector.subarrays:
-        raise DetectorError(
-            f"expected SUBARRAY to be one of {', '.join(detector.subarrays)}, found {name!r}; "
-            "correct the keyword or leave the exposure out"
-        )
-    known = detector.subarrays[name]
     cards = [keywords[key] for key in ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")]
+    if name not in detector.subarrays:
+        if detector.subarrays_complete or None in cards:
+            corners = "" if detector.subarrays_complete else ", or another with SUBSTRT and SUBSIZE"
+            raise DetectorError(
+                f"expected SUBARRAY of {detector.name} to be one of "
+                f"{', '.join(detector.subarrays)}{corners}, found {name!r}; correct the keyword or "
+                "leave the exposure out"
+            )
+        log.info("SUBARRAY %s of %s: the corner is that of the file", name, detector.name)
+    known = detector.subarrays.get(name)
     if None in cards:
         if known is None:
             raise DetectorError(
