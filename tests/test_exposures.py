@@ -484,6 +484,13 @@ def test_pixels_of_rateints_are_hidden_in_all_settled_integrations(tmp_path):
     assert hidden_by_block(stack) == [0, 8]
 
 
+def test_an_exposure_of_nan_hides_all_it_read(tmp_path, rates):
+    path = make_file(tmp_path / "empty.fits", 400, rate=np.full(SHAPE, np.nan, np.float32))
+    stack = open_exposures([path, rates[0]])
+    assert np.isnan(read_all(stack)[1]).all()
+    assert hidden_by_block(stack) == [0, SHAPE[0] * (SHAPE[1] - 4)]
+
+
 def test_the_real_archive_rates_hide_what_their_mask_hid():
     if not REAL_RATES.is_file():
         pytest.skip("the real ramps of ../shared/realdata are absent")
