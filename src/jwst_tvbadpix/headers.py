@@ -168,11 +168,7 @@ def make_record(
         raise DetectorError(f"{name}: {error}") from error
     exp_type = str(keywords["EXP_TYPE"] or "N/A")
     start, expstart, mid, end = _find_times(name, keywords, fallbacks)
-    axis = keywords["DISPAXIS"]
-    if not axis:
-        optics = (str(keywords[card] or "N/A") for card in ("GRATING", "FILTER", "PUPIL"))
-        axis = _find_dispersion_axis(exp_type, *optics)
-        fallbacks.append(f"DISPAXIS is absent: {axis or 'none (image)'} follows from {exp_type}")
+    axis = _find_dispersion_axis(exp_type, keywords, fallbacks)
     unit, photmjsr = _find_unit(name, keywords, axis)
     return ExposureRecord(
         filename=name,
@@ -253,9 +249,21 @@ def _find_unit(name: str, keywords: Mapping[str, Any], axis: int | None) -> tupl
     return unit, np.nan if factor is None or axis is not None else factor
 
 
+def _find_dispersion_axis(
+    exp_type: str, keywords: Mapping[str, Any], fallbacks: list[str]
+) -> int | None:
+    """Find DISPAXIS, in the header or as the pipeline does; None = image."""
+    axis: int | None = keywords["DISPAXIS"]
+    if axis:
+        return axis
+    optics = (str(keywords[card] or "N/A") for card in ("GRATING", "FILTER", "PUPIL"))
+    axis = _infer_dispersion_axis(exp_type, *optics)
+    fallbacks.append(f"DISPAXIS is absent: {axis or 'none (image)'} follows from {exp_type}")
+    return axis
+
+
 @cache
-def _find_dispersion_axis(exp_type: str, grating: str, filter_: str, pupil: str) -> int | None:
-    """Find DISPAXIS where the header has none, as the pipeline does; None = image."""
+def _infer_dispersion_axis(exp_type: str, grating: str, filter_: str, pupil: str) -> int | None:
     from jwst.lib.dispaxis import get_dispersion_direction
 
     # It warns of an error for every image.
