@@ -76,7 +76,9 @@ def find_own_excess(
     order = np.argsort(amplitude, kind="stable")[::-1][:_N_BRIGHT]
     order = order[amplitude[order] > 100 * np.median(amplitude_err)]
     taken = np.zeros(y.size)
-    for share, steps in zip(measure_crosstalk(plane, y[order], x[order]), _STEPS.values(), strict=True):
+    for share, steps in zip(
+        measure_crosstalk(plane, y[order], x[order]), _STEPS.values(), strict=True
+    ):
         for step in steps:
             near = _look_up(plane, y, x, step)
             taken += share * np.where(np.abs(near) > np.abs(amplitude), near, 0)

@@ -13,6 +13,7 @@ from ..errors import EvidenceError, TvBadPixError
 from .candidates import (
     Candidates,
     compute_sigma,
+    find_images,
     join_candidates,
     make_decoys,
     select_candidates,
@@ -23,6 +24,7 @@ from .odds import Calibration, calibrate_scores
 from .residuals import LocalResiduals, compute_halo, compute_residuals
 from .scores import compute_scores, find_pending
 from .states import Transitions, compute_transitions
+from .usability import Usability, assess_looks
 
 __all__ = ["PixelHistories", "Settings", "find_histories"]
 
@@ -123,8 +125,10 @@ class PixelHistories:
     noise : NoiseModel
     n_evidence : ndarray of int32, shape of the window
         Number of looks with evidence, all pixels.
-    n_pixels : ndarray of int64, shape (n_looks,)
-        Number of pixels with evidence, each look.
+    n_pixels, n_hidden : ndarray of int64, shape (n_looks,)
+        Number of pixels with evidence, and of those that a mask hid, each look.
+    usability : Usability
+        What each look is worth.
     window : tuple of int
         (y0, y1, x0, x1) of `n_evidence` in the full frame.
     mid_mjd : ndarray of float64, shape (n_looks,)
@@ -140,6 +144,8 @@ class PixelHistories:
     noise: NoiseModel
     n_evidence: np.ndarray
     n_pixels: np.ndarray
+    n_hidden: np.ndarray
+    usability: Usability
     window: tuple[int, int, int, int]
     mid_mjd: np.ndarray
     settings: Settings
@@ -181,14 +187,14 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
-    noise = fit_noise(_sample(stack, strips, halo, axes, None))
-    sample = _sample(stack, strips, halo, axes, noise)
-    noise = fit_noise(sample)
-    n_evidence, n_pixels, candidates = _search(stack, noise, halo, axes, progress)
+    noise, sample, usability = _measure(stack, strips, halo, axes)
+    n_evidence, n_pixels, n_hidden, candidates = _search(
+        stack, noise, usability.used, halo, axes, progress
+    )
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "
-            f"{(n_pixels > 0).sum()}; give more exposures"
+            f"{(n_pixels > 0).sum()}{_tell(usability)}; give more exposures"
         )
     log.info(
         "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
@@ -199,11 +205,21 @@ def find_histories(
         onset_per_year=settings.onset_per_year,
         recovery_per_year=settings.recovery_per_year,
     )
-    states = _solve(candidates, transitions, settings)
+    caps = settings.llr_cap * usability.score
+    states = _solve(candidates, transitions, caps, settings)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
     calibration, expected_false = _calibrate(
-        candidates, states, score, sample, doubtless, noise, mid_mjd, transitions, settings,
+        candidates,
+        states,
+        score,
+        sample,
+        doubtless,
+        noise,
+        mid_mjd,
+        find_images(axes),
+        lambda decoys: _solve(decoys, transitions, caps, settings),
+        settings,
         int((n_evidence > 0).sum()),
     )
     bad = (states.bad > 0.5) & (score >= calibration.threshold)
@@ -218,38 +234,65 @@ def find_histories(
         noise,
         n_evidence,
         n_pixels,
+        n_hidden,
+        usability,
         stack.window,
         mid_mjd,
         settings,
     )
 
 
+def _measure(
+    stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
+) -> tuple[NoiseModel, LocalResiduals, Usability]:
+    """Measure noise and pattern on the strips, and what each look is worth."""
+    noise = fit_noise(_sample(stack, strips, halo, axes, None))
+    sample = _sample(stack, strips, halo, axes, noise)
+    usability = assess_looks(sample, noise)
+    if not usability.used.any():
+        raise EvidenceError(f"expected usable exposures, found none{_tell(usability)}; give others")
+    sample.residual[~usability.used] = np.nan
+    return fit_noise(sample), sample, usability
+
+
+def _tell(usability: Usability) -> str:
+    """Say why looks are not used."""
+    reasons = {
+        reason for reason, used in zip(usability.reason, usability.used, strict=True) if not used
+    }
+    return f" ({'; '.join(sorted(reasons))})" if reasons else ""
+
+
 def _search(
     stack: _Stack,
     noise: NoiseModel,
+    used: np.ndarray,
     halo: int,
     axes: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-) -> tuple[np.ndarray, np.ndarray, Candidates]:
-    """Go through the rows: evidence per pixel and per look, and the candidates."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Candidates]:
+    """Go through the rows: evidence per pixel and per look, hidden pixels, the candidates."""
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
+    n_hidden = np.zeros_like(n_pixels)
     parts = []
 
-    def select(block: Any) -> tuple[int, np.ndarray, Candidates]:
+    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, Candidates]:
+        block.rate[~used] = np.nan
         evidence = np.isfinite(block.rate[:, block.core])
         found = select_candidates(block.rate, block.core, block.y, block.x, noise, axes)
-        return block.y + block.core.start - y0, evidence, found
+        return block.y + block.core.start - y0, evidence, block.hidden, found
 
-    for first, evidence, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
+    for first, evidence, hidden, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
         last = first + evidence.shape[1]
         n_evidence[first:last] = evidence.sum(axis=0)
         n_pixels += evidence.sum(axis=(1, 2))
+        n_hidden += hidden
         parts.append(part)
         if progress:
             progress(last, y1 - y0)
-    return n_evidence, n_pixels, join_candidates(parts)
+    return n_evidence, n_pixels, n_hidden, join_candidates(parts)
 
 
 def _place(
@@ -273,7 +316,8 @@ def _calibrate(
     doubtless: np.ndarray,
     noise: NoiseModel,
     mid_mjd: np.ndarray,
-    transitions: Transitions,
+    images: np.ndarray,
+    solve: Callable[[Candidates], PixelStates],
     settings: Settings,
     n_pixels: int,
 ) -> tuple[Calibration, np.ndarray]:
@@ -289,9 +333,10 @@ def _calibrate(
         doubtless,
         noise,
         visits,
+        images,
         n_copies=int(np.ceil(wanted / max(int(usable.sum()), 1))),
     )
-    decoy_states = _solve(decoys, transitions, settings)
+    decoy_states = solve(decoys)
     decoy_score = compute_scores(decoys, decoy_states, settings.min_noise_ratio, neighbours=False)
     flags = _count_flags(candidates, states)
     decoy_flags = _count_flags(decoys, decoy_states)
@@ -370,7 +415,9 @@ def _sample(
     return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def _solve(candidates: Candidates, transitions: Transitions, settings: Settings) -> PixelStates:
+def _solve(
+    candidates: Candidates, transitions: Transitions, caps: np.ndarray, settings: Settings
+) -> PixelStates:
     """Solve the candidates in float64, some thousands at a time."""
 
     def solve(start: int) -> PixelStates:
@@ -383,7 +430,7 @@ def _solve(candidates: Candidates, transitions: Transitions, settings: Settings)
             sigma_offset=candidates.sigma_offset[chosen].astype(float),
             sigma_response=candidates.sigma_response[chosen].astype(float),
             transitions=transitions,
-            llr_cap=settings.llr_cap,
+            llr_caps=caps,
             min_effect=settings.min_effect,
             min_noise_ratio=settings.min_noise_ratio,
         )
@@ -402,5 +449,3 @@ def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> It
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-

@@ -97,8 +97,8 @@ def solve_states(
     sigma_offset: np.ndarray,
     sigma_response: np.ndarray,
     transitions: Transitions,
-    llr_cap: float = 10.0,
-    min_effect: float = 2.0,
+    llr_caps: np.ndarray | float = 10.0,
+    min_effect: float = 1.0,
     min_noise_ratio: float = 4.0,
 ) -> PixelStates:
     """Solve the levels and the states of candidate pixels together.
@@ -112,9 +112,9 @@ def solve_states(
         Prior widths of the good state's offset [DN/s] and response.
     transitions : Transitions
         Prior of the chain between the looks.
-    llr_cap : float
+    llr_caps : ndarray of float64, shape (n_looks,), or float
         No look counts for more than this in log-likelihood ratio, so that one cosmic ray cannot
-        outweigh the price of an onset and a recovery.
+        outweigh the price of an onset and a recovery; less where a look is worth less.
     min_effect : float
         Smallest shift that counts as bad, in the pixel's median sigma of one look.
     min_noise_ratio : float
@@ -136,6 +136,7 @@ def solve_states(
     passing for dark current.
     """
     evidence = np.isfinite(residual)
+    llr_cap = np.broadcast_to(llr_caps, len(residual))[:, None]
     data = _Data(
         np.where(evidence, residual, 0.0),
         np.where(evidence, local, 0.0),
@@ -214,7 +215,7 @@ def _maximise(
     bad: np.ndarray,
     multiplicative: np.ndarray,
     transitions: Transitions,
-    llr_cap: float,
+    llr_cap: np.ndarray,
     min_noise_ratio: float,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Alternate levels and states from one start point; also how well its good level fits all."""
@@ -307,7 +308,7 @@ def _fit_levels(
 
 
 def _compare_states(
-    data: _Data, levels: _Levels, llr_cap: float, min_noise_ratio: float
+    data: _Data, levels: _Levels, llr_cap: np.ndarray, min_noise_ratio: float
 ) -> np.ndarray:
     """Log-likelihood ratio bad/good of each look, capped; 0 = no evidence."""
     good = levels.error**2 / data.variance
@@ -325,7 +326,7 @@ def _compare_states(
     return np.where(data.evidence, np.clip(ratio, -llr_cap, llr_cap), 0.0)
 
 
-def _log_good(data: _Data, levels: _Levels, llr_cap: float) -> np.ndarray:
+def _log_good(data: _Data, levels: _Levels, llr_cap: np.ndarray) -> np.ndarray:
     """Log-likelihood of the good level, each look capped, with the priors of delta and q."""
     chi2 = np.minimum(levels.error**2 / data.variance, 2 * llr_cap) * data.evidence
     prior = (levels.offset / data.sigma_offset) ** 2 + (levels.response / data.sigma_response) ** 2

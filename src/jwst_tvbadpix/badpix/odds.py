@@ -142,7 +142,9 @@ def calibrate_scores(
     share = n_pixels / max(n_decoys, 1)
     prior = _PRIOR_PIXELS * float(n_flags.max(initial=1))
     seen = _count_mirror(score, n_flags, negative)
-    excess = (seen + prior) / (share * _count_mirror(decoy_score, decoy_flags, decoy_negative) + prior)
+    excess = (seen + prior) / (
+        share * _count_mirror(decoy_score, decoy_flags, decoy_negative) + prior
+    )
     share *= excess
     tail = _Tail.fit(decoy_score, decoy_flags * share)
     order = np.argsort(score)

@@ -58,9 +58,7 @@ def compute_scores(
         scale = np.where(states.multiplicative, level, 1.0)
         shift, err = shift * scale, err * np.abs(scale)
         ever = (states.bad > 0.5).any(axis=0)
-        own, own_err = find_own_excess(
-            candidates.y, candidates.x, np.where(ever, shift, 0.0), err
-        )
+        own, own_err = find_own_excess(candidates.y, candidates.x, np.where(ever, shift, 0.0), err)
         small = ever & (np.abs(shift) < _HALO_EFFECT * sigma)
         shift, err = np.where(small, own, shift), np.where(small, own_err, err)
     z = np.abs(shift) / np.maximum(err, 1e-30)
