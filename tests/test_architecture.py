@@ -16,6 +16,7 @@ OURS = (
     "refmodels",
     "exposures",
     "headers",
+    "events",
     "steps",
     "cli",
     "demo",
