@@ -90,17 +90,17 @@ def read_events(path: str | Path) -> Events:
 
 def _read_dates(column: Any, path: Path) -> np.ndarray:
     """Dates as MJD (UTC)."""
-    if isinstance(column, Time):
-        mjd = np.ma.filled(np.ma.asarray(column.utc.mjd, float), np.nan)
-        given = [str(value) for value in column]
-    elif column.dtype.kind in "iuf":
-        mjd = np.ma.filled(np.ma.asarray(column, float), np.nan)
+    mjd: np.ndarray
+    if isinstance(column, Time) or column.dtype.kind in "iuf":
+        number = column.utc.mjd if isinstance(column, Time) else column
+        mjd = np.ma.filled(np.ma.asarray(number, float), np.nan)
         given = [str(value) for value in column]
     else:
         given = _read_text(column)
         mjd = np.array([_parse_date(text) for text in given], float)
-    wrong = ~((mjd >= _FIRST_MJD) & (mjd < _LAST_MJD))
-    wrong = wrong.any(axis=tuple(range(1, wrong.ndim))) | (wrong.ndim > 1)
+    wrong: np.ndarray = ~((mjd >= _FIRST_MJD) & (mjd < _LAST_MJD))
+    if wrong.ndim > 1:
+        wrong = np.ones(len(wrong), bool)
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
         raise DateError(

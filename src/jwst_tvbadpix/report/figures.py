@@ -6,6 +6,7 @@ import numpy as np
 from astropy.time import Time
 
 from ..badpix import CLASSES, select_counted, select_masked
+from ..refmodels import unpack_residuals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,6 @@ _COLOURS = dict(
         strict=True,
     )
 )
-_NO_EVIDENCE = np.iinfo(np.int16).min
 
 
 def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "Axes":
@@ -113,10 +113,10 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
             "not kept because no exposure made it stand out"
         )
     k = int(found[0])
-    evidence = kept["residual"][k] != _NO_EVIDENCE
+    residual, noise = (values[k] for values in unpack_residuals(history))
+    evidence = np.isfinite(residual)
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
-    residual, noise = (kept[name][k] * float(kept["scale"][k]) for name in ("residual", "noise"))
     rows = history.intervals.instance
     own = select_counted(rows) & (rows["y"] == y) & (rows["x"] == x)
     edges = (years.min() - 0.1, years.max() + 0.1)
