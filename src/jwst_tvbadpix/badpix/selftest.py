@@ -182,7 +182,7 @@ def run_self_test(
     pixels away from any that is bad, so that the defects meet the structure, the sources and
     the cosmic rays of the exposures. They are 0.3 % of the pixels at most, which leaves the
     noise and the medians as they are. The size is in units of the noise of one look, measured
-    on the differences of neighbours; a response takes its share of the median of the pixel's
+    on the differences from the neighbours; a response takes its share of the median of the pixel's
     column or row, whichever is nearer its own value. Nothing but the rates is changed: no
     array is kept, and the memory is that of one more search.
 
@@ -343,12 +343,11 @@ def _measure_boxes(box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     along_x = bn.nanmedian(box[..., _REACH, near], axis=-1)
     nearer_x = np.isnan(along_y) | (np.abs(value - along_x) < np.abs(value - along_y))
     level = np.where(nearer_x, along_x, along_y)
-    scatter = []
-    for axis in (-1, -2):
-        step = np.diff(box, axis=axis).reshape(*value.shape, -1)
-        step = np.abs(step - bn.nanmedian(step, axis=-1)[..., None])
-        scatter.append(1.4826 / np.sqrt(2) * bn.nanmedian(step, axis=-1))
-    sigma = np.fmin(*scatter)
+    # Each pixel less the mean of its four neighbours: no gradient, and 5/4 of the variance.
+    sides = box[..., 1:-1, :-2] + box[..., 1:-1, 2:] + box[..., :-2, 1:-1] + box[..., 2:, 1:-1]
+    rough = (box[..., 1:-1, 1:-1] - sides / 4).reshape(*value.shape, -1)
+    spread = np.abs(rough - bn.nanmedian(rough, axis=-1)[..., None])
+    sigma = 1.4826 / np.sqrt(1.25) * bn.nanmedian(spread, axis=-1)
     usable = np.isfinite(value) & np.isfinite(level) & (sigma > 0)
     return np.where(usable, level, np.nan), np.where(usable, sigma, np.nan)
 
@@ -375,7 +374,11 @@ def _draw_defects(
         kind, looks = kinds[index], np.flatnonzero(evidence[:, i])
         if looks.size < 2:
             continue
-        state = _draw_state(kind.history, looks.size, settings.telegraph_transitions, rng)
+        needed = _SCATTER_LOOKS if kind.name == "UNRELIABLE_SLOPE" else 2
+        if kind.history == "switching":
+            state = _draw_switches(looks.size, settings.telegraph_transitions, rng)
+        else:
+            state = _draw_state(kind.history, looks.size, min(needed, looks.size - 2), rng)
         bad[looks, i] = state
         hit = looks[state]
         noise = np.median(sigma[looks, i])
@@ -392,21 +395,25 @@ def _draw_defects(
     return _Injection(y, x, np.array(turns, int), evidence, bad, signal, amplitude)
 
 
-def _draw_state(
-    history: str, n_looks: int, n_transitions: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Draw at which of its looks a defect is there: bool (n_looks,)."""
-    look = np.arange(n_looks)
+def _draw_state(history: str, n_looks: int, n_bad: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw when a defect begins or ends, at least so many bad and two good looks: bool (n_looks,).
+
+    The defect that is always there takes no draw.
+    """
     if history == "always":
-        return look >= 0
-    if history in ("onset", "recovery"):
-        change = int(rng.integers(2, max(n_looks - 1, 3)))
-        return (look >= change) == (history == "onset")
+        return np.ones(n_looks, bool)
+    state = np.arange(n_looks) < rng.integers(n_bad, n_looks - 1)
+    return state if history == "recovery" else state[::-1]
+
+
+def _draw_switches(n_looks: int, n_transitions: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw the looks at which a switching defect is there: bool (n_looks,)."""
     # One more than needed, so that a switch that goes unseen does not decide.
     fewest = min(n_transitions + 1, n_looks - 1)
     number = int(rng.integers(fewest, max(fewest, n_looks // 3) + 1))
-    switches = 1 + rng.choice(n_looks - 1, size=number, replace=False)
-    return (np.searchsorted(np.sort(switches), look, side="right") + rng.integers(2)) % 2 == 1
+    switches = np.zeros(n_looks, int)
+    switches[1 + rng.choice(n_looks - 1, size=number, replace=False)] = 1
+    return (np.cumsum(switches) + rng.integers(2)) % 2 == 1
 
 
 def _flag_looks(histories: PixelHistories, intervals: Intervals) -> np.ndarray:
