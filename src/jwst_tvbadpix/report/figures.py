@@ -30,8 +30,9 @@ _COLOURS = dict(
         strict=True,
     )
 )
-
 _MARKERS = dict(zip(CLASSES, "osXDv^P", strict=True))
+# Height added for the labels of events, and their line styles by kind.
+_LABEL_ROOM = 0.3
 _EVENT_LINES = ("--", ":", "-.", (0, (1, 3)))
 
 
@@ -312,7 +313,7 @@ def _draw_events(history: Any, ax: "Axes") -> None:
     for mjd, label, kind in zip(events["mjd"], events["label"], events["kind"], strict=True):
         year = Time(mjd, format="mjd").decimalyear
         if low <= year <= high:
-            ax.axvline(year, color="0.35", ls=styles[kind], lw=1, zorder=0.5)
+            ax.axvline(year, color="0.35", ls=styles[kind], lw=1, zorder=1.5)
             ax.annotate(
                 label.replace("$", r"\$"),
                 (year, 0.98),
@@ -324,9 +325,10 @@ def _draw_events(history: Any, ax: "Axes") -> None:
                 va="top",
                 fontsize=7,
                 color="0.25",
-                bbox={"fc": "white", "alpha": 0.7, "lw": 0, "pad": 0.8},
             )
-    ax.set_xlim(low, high)
+    # Room for the labels above what is drawn.
+    bottom, top = ax.get_ylim()
+    ax.set(xlim=(low, high), ylim=(bottom, top + _LABEL_ROOM * (top - bottom)))
 
 
 def _get_axes(ax: "Axes | None") -> "Axes":
