@@ -17,6 +17,7 @@ OURS = (
     "exposures",
     "headers",
     "sources",
+    "events",
     "steps",
     "cli",
     "demo",

@@ -27,6 +27,7 @@ from jwst_tvbadpix.refmodels import (
     history_columns,
     list_useafter,
     read_history,
+    unpack_residuals,
     write_asdf,
 )
 from jwst_tvbadpix.refmodels.badpix import BASE_POLICIES
@@ -472,12 +473,6 @@ def test_history_records_the_run():
     assert_dq(history, LOOKS[-1], {PLACES["bad"]: ("HOT", "DO_NOT_USE")})
 
 
-def unpack(history, name):
-    part = history.residuals.instance
-    values = part[name] * part["scale"][:, None].astype(float)
-    return np.where(part[name] == -32768, np.nan, values)
-
-
 def test_residuals_are_packed_within_half_a_step():
     histories, *_ = make_result()
     history = build_result()
@@ -486,10 +481,10 @@ def test_residuals_are_packed_within_half_a_step():
     assert part["x"].tolist() == [x for _, x in PLACES.values()]
     step = part["scale"][:, None].astype(float)
     residual = histories.candidates.residual.T
-    found = unpack(history, "residual")
+    found, noise = unpack_residuals(history)
+    assert found.dtype == noise.dtype == np.float32
     np.testing.assert_array_equal(np.isnan(found), np.isnan(residual))
     assert np.nanmax(np.abs(found - residual) / step) <= 0.5 + 1e-3
-    noise = unpack(history, "noise")
     np.testing.assert_array_equal(np.isnan(noise), np.isnan(residual))
     assert np.nanmax(np.abs(noise - 0.1) / step) <= 0.5 + 1e-3
     # Steps are fine against the noise, so that nothing is lost.
@@ -502,7 +497,7 @@ def test_exposures_that_are_no_look_have_no_residuals():
     mid[look_rows] = LOOKS
     history = build_result(look_rows=look_rows, n_rows=9, mid=mid)
     histories, *_ = make_result()
-    found = unpack(history, "residual")
+    found, _ = unpack_residuals(history)
     assert np.isnan(found[:, [0, 4]]).all()
     np.testing.assert_allclose(found[0, look_rows], histories.candidates.residual[:, 0], rtol=1e-3)
     assert history.meta.pedigree.startswith("INFLIGHT")

@@ -392,7 +392,8 @@ def make_columns(group, n_rows):
         if dtype == "str":
             columns[name] = [f"{name} {row}" for row in range(n_rows)]
         elif dtype.startswith("<U"):
-            columns[name] = ["UNRELIABLE_SLOPE", "HOT", "WARM"][:n_rows]
+            words = ["UNRELIABLE_SLOPE", "HOT", "WARM"]
+            columns[name] = (["always", "onset"] if name == "history" else words)[:n_rows]
         elif name in ("residual", "noise"):
             columns[name] = np.arange(n_rows * N_EXP).reshape(n_rows, N_EXP) - 32768
         else:
@@ -410,6 +411,8 @@ def make_history(**changes):
         "intervals": intervals,
         "residuals": make_columns("residuals", N_PIXEL),
         "base": {"file": "base.fits", "sha256": "00ff", **make_columns("base", 2)},
+        "events": make_columns("events", 2),
+        "self_test": {"new_flags": 0.5, "left_out": ["TELEGRAPH"], **make_columns("self_test", 2)},
         "settings": {"dating": "midpoint", "max_masks": np.int64(0), "cap": 7.5, "base": None},
         "versions": {"jwst": "3.0.0"},
         "warnings": ["One exposure was left out: José's."],
@@ -454,6 +457,7 @@ def test_history_round_trip(tmp_path):
         "base": "none",
     }
     assert read.warnings == ["One exposure was left out: José's."]
+    assert (read.self_test.new_flags, read.self_test.left_out) == (0.5, ["TELEGRAPH"])
     assert (read.schema_version, read.coverage.shape) == ("1.0.0", [1024, 1032])
     with BadPixHistoryModel(tmp_path / "moved.asdf") as opened:
         assert opened.intervals.instance["class"][0] == "UNRELIABLE_SLOPE"
@@ -474,14 +478,17 @@ def test_history_opens_with_asdf_alone(tmp_path):
 
 
 def test_empty_history_keeps_its_layout(tmp_path):
+    nothing = {"base": None, "events": None, "self_test": None}
     model = make_history(
-        intervals=make_columns("intervals", 0), residuals=make_columns("residuals", 0), base=None
+        intervals=make_columns("intervals", 0), residuals=make_columns("residuals", 0), **nothing
     )
     read = read_history(write_asdf(model, tmp_path / "h.asdf"))
     assert read.residuals.residual.shape == (0, N_EXP)
     assert read.intervals.instance["class"].dtype == np.dtype("<U16")
     assert read.base.file == ""
     assert len(read.base.dq) == 0
+    assert not read.hasattr("events")
+    assert not read.hasattr("self_test")
 
 
 def without(columns, name):

@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jwst_tvbadpix.badpix.states import Transitions, compute_transitions, infer_states
+from jwst_tvbadpix.badpix.states import (
+    Transitions,
+    compute_transitions,
+    infer_states,
+    stretch_time,
+)
 
 probability = st.floats(1e-6, 1 - 1e-6)
 
@@ -121,3 +126,47 @@ def test_transitions_follow_the_rates():
         np.array([0, 1e-6]), start_bad=0, onset_per_year=1e-6, recovery_per_year=0
     )
     assert tiny.onset[0] == pytest.approx(1e-12 / 365.25, rel=1e-9)
+
+
+LOOKS = np.array([60000.0, 60002.0, 60050.0, 60400.0])
+
+
+def stretch(*events, boost=100.0):
+    return stretch_time(LOOKS, np.array(events), event_boost=boost)
+
+
+@pytest.mark.parametrize("events", [(), (60010.0, 60300.0)])
+def test_boost_of_one_and_no_events_change_nothing(events):
+    boost = 1.0 if events else 100.0
+    np.testing.assert_array_equal(stretch(*events, boost=boost), LOOKS)
+
+
+@pytest.mark.parametrize(
+    ("event", "gap"), [(60001.0, 0), (60002.0, 0), (60002.001, 1), (60399.9, 2), (60400.0, 2)]
+)
+def test_event_raises_the_rates_of_its_gap_alone(event, gap):
+    """As if the rate were a hundred times its value for thirty days, in that gap."""
+    rates = {"start_bad": 0.01, "onset_per_year": 0.02, "recovery_per_year": 0.3}
+    plain = compute_transitions(LOOKS, **rates)
+    raised = compute_transitions(stretch(event), **rates)
+    expected = np.diff(LOOKS) / 365.25
+    expected[gap] += 99 * 30 / 365.25
+    np.testing.assert_allclose(raised.onset, 1 - np.exp(-0.02 * expected), rtol=1e-9)
+    np.testing.assert_allclose(raised.recovery, 1 - np.exp(-0.3 * expected), rtol=1e-9)
+    others = np.arange(3) != gap
+    np.testing.assert_allclose(raised.onset[others], plain.onset[others], rtol=1e-9)
+
+
+@pytest.mark.parametrize("event", [59000.0, 60000.0, 60400.1, 70000.0])
+def test_events_outside_the_looks_change_nothing(event):
+    np.testing.assert_array_equal(stretch(event), LOOKS)
+
+
+def test_events_of_one_gap_add():
+    one, two = stretch(60010.0, boost=3.0), stretch(60010.0, 60011.0, boost=3.0)
+    np.testing.assert_allclose(two - LOOKS, 2 * (one - LOOKS), rtol=1e-9)
+
+
+def test_looks_without_order_know_no_events():
+    same = np.zeros(4)
+    np.testing.assert_array_equal(stretch_time(same, LOOKS, event_boost=1e4), same)

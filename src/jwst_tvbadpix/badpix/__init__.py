@@ -3,6 +3,7 @@
 from .candidates import Candidates
 from .find import PixelHistories, Settings, find_histories
 from .intervals import CLASSES, Intervals, extract_intervals
+from .selftest import SelfTest, pool_histories, run_self_test
 from .series import (
     DATING,
     DatedIntervals,
@@ -12,6 +13,7 @@ from .series import (
     select_counted,
     select_masked,
 )
+from .states import stretch_time
 
 __all__ = [
     "CLASSES",
@@ -20,12 +22,16 @@ __all__ = [
     "DatedIntervals",
     "Intervals",
     "PixelHistories",
+    "SelfTest",
     "Settings",
     "date_intervals",
     "extract_intervals",
     "find_histories",
     "list_epochs",
+    "pool_histories",
+    "run_self_test",
     "select_active",
     "select_counted",
     "select_masked",
+    "stretch_time",
 ]

@@ -65,8 +65,8 @@ def find_own_excess(
 
     Notes
     -----
-    Only neighbours whose excess is larger count; their crosstalk is taken off in modulus. The shares along y and x are measured on the
-    300 brightest positive candidates.
+    Only neighbours whose excess is larger count; their crosstalk is taken off in modulus. The
+    shares along y and x are measured on the 300 brightest positive candidates.
     """
     if not y.size:
         return amplitude, amplitude_err

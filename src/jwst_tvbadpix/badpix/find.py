@@ -353,7 +353,8 @@ def _calibrate(
         fdr=settings.fdr,
     )
     log.info(
-        "score >= %.1f keeps the false flags within %.3g: %.1f expected among %d (%d decoys, excess %.2f)",
+        "score >= %.1f keeps the share of false flags within %.3g: %.1f expected among %d "
+        "(%d decoys, excess %.2f)",
         calibration.threshold,
         settings.fdr,
         calibration.expected_false,

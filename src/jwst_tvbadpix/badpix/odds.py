@@ -126,13 +126,13 @@ def calibrate_scores(
 
     Notes
     -----
-    E(t) = k n_pixels / n_decoys times the decoys' flags at scores >= t, continued by an exponential
-    fitted to the 80 highest, plus the looks at which bad pixels are flagged too early or too late;
-    N(t) the candidates' flags. What the decoys know nothing of (a level
-    that is not quite the pixel's, noise along rows) shifts pixels up and down alike, while almost
-    all defects shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The threshold is the lowest t >= 0 with
-    E(t) <= fdr N(t). Odds are those of densities, (n - e) / e, in bins of 60 candidates, made
-    to increase.
+    E(t) = k n_pixels / n_decoys times the decoys' flags at scores >= t, continued by an
+    exponential fitted to the 80 highest, plus the looks at which bad pixels are flagged too early
+    or too late; N(t) the candidates' flags. What the decoys know nothing of (a level that is not
+    quite the pixel's, noise along rows) shifts pixels up and down alike, while almost all defects
+    shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The
+    threshold is the lowest t >= 0 with E(t) <= fdr N(t). Odds are those of densities, (n - e) / e,
+    in bins of 60 candidates, made to increase.
 
     References
     ----------

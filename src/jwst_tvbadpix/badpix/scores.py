@@ -76,8 +76,8 @@ def _compare_with_pattern(candidates: Candidates) -> np.ndarray:
     data = candidates.residual, candidates.local, candidates.variance
     offset, response = candidates.sigma_offset, candidates.sigma_response
     # Without a prior of its own, or a robust fit would take a large shift for outliers.
-    hot = fit_background(*data, sigma_offset=np.float32(_FREE), sigma_response=response)
-    low = fit_background(*data, sigma_offset=offset, sigma_response=np.float32(_FREE))
+    hot = fit_background(*data, sigma_offset=_FREE, sigma_response=response)
+    low = fit_background(*data, sigma_offset=offset, sigma_response=_FREE)
     return np.maximum(
         np.abs(hot.offset) / np.hypot(hot.offset_err, offset),
         np.abs(low.response) / np.hypot(low.response_err, response),

@@ -10,9 +10,12 @@ __all__ = [
     "compute_probability",
     "compute_transitions",
     "infer_states",
+    "stretch_time",
 ]
 
 _DAYS_PER_YEAR = 365.25
+# How long the rates are raised around an event: what an anneal or a storm did shows within a month.
+_EVENT_DAYS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,18 @@ def compute_transitions(
     Parameters
     ----------
     mid_mjd : ndarray of float64, shape (n_looks,)
-        Times of the looks [MJD], increasing.
+        Times of the looks [MJD], increasing; for rates that dated events raise, the times that
+        `stretch_time` makes of them.
     start_bad, onset_per_year, recovery_per_year : float
         Probability at the first look, and rates [1/yr].
+
+    Notes
+    -----
+    Changes are a Poisson process: within t days one happens with probability
+    ``1 - exp(-rate t)``. An event raises both rates by the factor `event_boost` for 30 days, so
+    that its gap gets ``1 - exp(-rate (t + 30 (event_boost - 1)))``; a factor of one changes
+    nothing. All 30 days count for the gap that holds the event, however short it is: what
+    changed did so then, and the looks on either side say whether it did.
     """
     days = np.diff(mid_mjd)
     return Transitions(
@@ -66,6 +78,38 @@ def compute_transitions(
         compute_probability(onset_per_year, days),
         compute_probability(recovery_per_year, days),
     )
+
+
+def stretch_time(mid_mjd: np.ndarray, event_mjd: np.ndarray, *, event_boost: float) -> np.ndarray:
+    """Lengthen the gaps that hold an event, by the time in which as much would have changed.
+
+    Parameters
+    ----------
+    mid_mjd : ndarray of float64, shape (n_looks,)
+        Mid-times of the looks [MJD], increasing.
+    event_mjd : ndarray of float64, shape (n_events,)
+        Dates of events [MJD]; those before the first look and after the last change nothing.
+    event_boost : float
+        Factor by which an event raises the rates for 30 days, >= 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_looks,)
+        Operational time [d]: in it the rates are constant. A copy of `mid_mjd` where nothing is
+        raised.
+
+    Notes
+    -----
+    An event at the very time of a look belongs to the gap before it. Two events in one gap add.
+
+    References
+    ----------
+    Cox & Isham 1980, Point Processes, chapter 4 (operational time of a Poisson process).
+    """
+    looks_before = np.searchsorted(mid_mjd, event_mjd, side="left")
+    held = (looks_before > 0) & (looks_before < mid_mjd.size)
+    events = np.bincount(looks_before[held], minlength=mid_mjd.size)
+    return mid_mjd + _EVENT_DAYS * (event_boost - 1) * np.cumsum(events)
 
 
 def compute_probability(rate_per_year: float, days: np.ndarray) -> np.ndarray:

@@ -10,7 +10,13 @@ from .badpix import (
     name_mask,
 )
 from .dq import dq_value, identity_dq_def
-from .history import BadPixHistoryModel, build_history, history_columns, read_history
+from .history import (
+    BadPixHistoryModel,
+    build_history,
+    history_columns,
+    read_history,
+    unpack_residuals,
+)
 from .mask import build_mask, build_neutral_mask, check_filter, check_useafter, read_mask_dq
 from .twins import rename_all, write_asdf, write_twins
 
@@ -34,6 +40,7 @@ __all__ = [
     "read_history",
     "read_mask_dq",
     "rename_all",
+    "unpack_residuals",
     "write_asdf",
     "write_twins",
 ]

@@ -14,14 +14,17 @@ from ..badpix import (
     DatedIntervals,
     Intervals,
     PixelHistories,
+    SelfTest,
     list_epochs,
+    pool_histories,
     select_counted,
     select_masked,
 )
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError
+from ..events import Events
 from .dq import dq_value
-from .history import BadPixHistoryModel, build_history
+from .history import BadPixHistoryModel, build_history, pack_residuals
 from .mask import build_mask
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "build_mask_at",
     "build_mask_series",
     "compose_dq",
+    "describe_self_test",
     "format_useafter",
     "list_useafter",
     "name_mask",
@@ -43,7 +47,6 @@ BASE_POLICIES = ("arbitrate", "union", "replace")
 _RELEASE_LOOKS = 3
 # Flags of a base mask that no exposure can overrule.
 _KEPT = ("REFERENCE_PIXEL", "NON_SCIENCE")
-_NO_EVIDENCE = np.iinfo(np.int16).min
 _PACKAGES = ("jwst-tvbadpix", "jwst", "stdatamodels", "numpy", "scipy", "Bottleneck", "astropy")
 # JWST was launched on this day; exposures before it come from ground tests.
 _LAUNCH_MJD = 59573.0
@@ -89,6 +92,8 @@ def build_badpix_history(
     settings: Mapping[str, Any],
     warnings: Sequence[str],
     first_useafter: str,
+    events: Events | None = None,
+    self_test: SelfTest | None = None,
 ) -> BadPixHistoryModel:
     """Build the history of a run.
 
@@ -108,6 +113,10 @@ def build_badpix_history(
         What the user of the products must know.
     first_useafter : str
         USEAFTER of the first mask.
+    events : Events, optional
+        Dated events, to be drawn.
+    self_test : SelfTest, optional
+        How the run does on known defects; told in the HISTORY of every mask.
 
     Returns
     -------
@@ -124,6 +133,8 @@ def build_badpix_history(
         intervals=columns,
         residuals=_pack_residuals(histories, look_rows, len(exposures["filename"])),
         base=None if base is None else _pack_base(base),
+        events=None if events is None else asdict(events),
+        self_test=None if self_test is None else _pack_self_test(self_test),
         settings={
             **asdict(histories.settings),
             **settings,
@@ -214,32 +225,44 @@ def _list_released(
 def _pack_residuals(
     histories: PixelHistories, look_rows: Sequence[int], n_rows: int
 ) -> dict[str, np.ndarray]:
-    """Pack residual and noise of the candidates into int16, one scale per pixel."""
+    """Columns of the evidence of the candidates."""
     candidates = histories.candidates
-    residual = candidates.residual.T
-    noise = np.where(np.isfinite(residual), np.sqrt(candidates.variance.T), np.nan)
-    largest = np.maximum(np.abs(residual), noise)
-    scale = np.nan_to_num(np.nanmax(largest, axis=1, initial=0)) / 32000
-    scale = np.maximum(scale, 1e-12).astype(np.float32)
-
-    def pack(values: np.ndarray) -> np.ndarray:
-        packed = np.full((len(values), n_rows), _NO_EVIDENCE, np.int16)
-        steps = np.rint(values / scale[:, None])
-        packed[:, list(look_rows)] = np.where(np.isfinite(steps), steps, _NO_EVIDENCE)
-        return packed
-
-    return {
-        "y": candidates.y,
-        "x": candidates.x,
-        "residual": pack(residual),
-        "noise": pack(noise),
-        "scale": scale,
-    }
+    residual, noise = candidates.residual.T, np.sqrt(candidates.variance.T)
+    packed = pack_residuals(residual, noise, look_rows, n_rows)
+    return {"y": candidates.y, "x": candidates.x, **packed}
 
 
 def _pack_base(base: BaseMask) -> dict[str, Any]:
     y, x = np.nonzero(base.dq)
     return {"file": base.file, "sha256": base.sha256, "y": y, "x": x, "dq": base.dq[y, x]}
+
+
+def _pack_self_test(self_test: SelfTest) -> dict[str, Any]:
+    columns = asdict(self_test)
+    return {"class": columns.pop("name"), **columns}
+
+
+def describe_self_test(history: BadPixHistoryModel) -> list[str]:
+    """Say in a line per class how complete and pure the masks are; nothing without a self-test."""
+    if not history.hasattr("self_test"):
+        return []
+    group = history.self_test.instance
+    rows = pool_histories(group)
+    lines = [
+        f"Self-test: {sum(row['n_injected'] for row in rows)} known defects put into the "
+        "exposures; completeness = flagged share of their bad pixel-exposures, by size in sigma "
+        f"of one exposure; {group['new_flags']:.2f} new flags per exposure elsewhere."
+    ]
+    lines += [f"Self-test left out: {text}" for text in group["left_out"]]
+    for name in dict.fromkeys(row["class"] for row in rows):
+        own = [row for row in rows if row["class"] == name]
+        shares = ", ".join(
+            f"{row['completeness']:.2f}+-{row['completeness_err']:.2f} at {row['amplitude']:.3g}"
+            for row in own
+        )
+        purity = f"{own[0]['purity']:.2f}+-{own[0]['purity_err']:.2f}"
+        lines.append(f"Self-test {name}: completeness {shares}; purity {purity}")
+    return lines
 
 
 def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
@@ -378,6 +401,7 @@ def _build_epoch(history: BadPixHistoryModel, useafter: str, n_epochs: int) -> M
             f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
             "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
             *history.warnings,
+            *describe_self_test(history),
         ],
         pedigree=history.meta.pedigree,
         filter_name=None if mask_filter == "N/A" else mask_filter,

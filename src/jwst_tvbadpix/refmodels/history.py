@@ -1,7 +1,7 @@
 """The history of a detector's bad pixels as a JWST data model."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ __all__ = [
     "BadPixHistoryModel",
     "build_history",
     "history_columns",
+    "pack_residuals",
     "read_history",
+    "unpack_residuals",
 ]
 
 SCHEMA_VERSION = "1.0.0"
@@ -30,6 +32,16 @@ SCHEMA_VERSION = "1.0.0"
 _SCHEMA_URL = f"{SCHEMA_URI_PREFIX}/badpixhistory.schema"
 _REFTYPE = "BADPIXHISTORY"
 _GROUPS = ("exposures", "intervals", "residuals", "base")
+# Groups that a history has only where they were asked for.
+_OPTIONAL_GROUPS = ("events", "self_test")
+# What a group holds beside its columns.
+_EXTRAS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
+    "base": {"file": str, "sha256": str},
+    "self_test": {"new_flags": float, "left_out": lambda texts: [str(text) for text in texts]},
+}
+# Packed residuals: no evidence, and the integer that the largest value of a pixel becomes.
+_NO_EVIDENCE = np.iinfo(np.int16).min
+_LARGEST = 32000
 
 
 class BadPixHistoryModel(ReferenceFileModel):
@@ -39,6 +51,8 @@ class BadPixHistoryModel(ReferenceFileModel):
     ----------
     exposures, intervals, residuals, base : object
         Groups of columns; `history_columns` lists names, dtypes and units.
+    events, self_test : object
+        Groups that are there only where they were asked for: see `hasattr`.
     coverage : object
         `shape`, the full frame (ny, nx).
     settings, versions : object
@@ -78,7 +92,7 @@ def _schema_columns() -> dict[str, dict[str, dict[str, Any]]]:
         group: {
             name: column for name, column in own[group]["properties"].items() if "unit" in column
         }
-        for group in _GROUPS
+        for group in (*_GROUPS, *_OPTIONAL_GROUPS)
     }
 
 
@@ -96,6 +110,8 @@ def build_history(
     intervals: Mapping[str, Any],
     residuals: Mapping[str, Any],
     base: Mapping[str, Any] | None,
+    events: Mapping[str, Any] | None = None,
+    self_test: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any],
     versions: Mapping[str, str],
     warnings: Sequence[str],
@@ -115,6 +131,9 @@ def build_history(
         (residual and noise: (n_pixel, n_exp)). They are cast to the dtypes of the schema.
     base : mapping, optional
         As the others, and ``file`` and ``sha256`` (str) of the base mask. None: no base mask.
+    events, self_test : mapping, optional
+        As the others; `self_test` also has ``new_flags`` (float) and ``left_out`` (sequence of
+        str). None: the history has no such group.
     settings : mapping of str to bool, int, float, str or None
         Settings of the run.
     versions : mapping of str to str
@@ -144,6 +163,9 @@ def build_history(
         group: _cast_group(group, columns)
         for group, columns in zip(_GROUPS, (exposures, intervals, residuals, base), strict=True)
     }
+    for group, columns in zip(_OPTIONAL_GROUPS, (events, self_test), strict=True):
+        if columns is not None:
+            tree[group] = _cast_group(group, columns)
     _require_shapes(tree)
     tree["schema_version"] = SCHEMA_VERSION
     tree["coverage"] = {"shape": list(facts.shape)}
@@ -170,15 +192,15 @@ _EMPTY_BASE: Mapping[str, Any] = {"file": "", "sha256": "", "y": (), "x": (), "d
 def _cast_group(group: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Cast the columns of a group to the dtypes of the schema."""
     wanted = _schema_columns()[group]
-    texts = ("file", "sha256") if group == "base" else ()
-    missing = [name for name in (*texts, *wanted) if name not in columns]
-    unknown = [name for name in columns if name not in wanted and name not in texts]
+    extras = _EXTRAS.get(group, {})
+    missing = [name for name in (*extras, *wanted) if name not in columns]
+    unknown = [name for name in columns if name not in wanted and name not in extras]
     if missing or unknown:
         raise ProductError(
-            f"expected the columns {', '.join((*texts, *wanted))} in {group}; missing: "
+            f"expected the columns {', '.join((*extras, *wanted))} in {group}; missing: "
             f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
         )
-    cast: dict[str, Any] = {name: str(columns[name]) for name in texts}
+    cast: dict[str, Any] = {name: kind(columns[name]) for name, kind in extras.items()}
     for name, column in wanted.items():
         where = f"{group}.{name}"
         if "datatype" in column:
@@ -250,6 +272,60 @@ def _scalar(key: str, value: Any) -> Any:
         f"expected a number, text, true/false or None for setting {key!r}, found "
         f"{type(value).__name__}; convert it"
     )
+
+
+def pack_residuals(
+    residual: np.ndarray, noise: np.ndarray, look_rows: Sequence[int], n_exp: int
+) -> dict[str, np.ndarray]:
+    """Pack residuals and their noise into int16, one scale per pixel.
+
+    Parameters
+    ----------
+    residual, noise : ndarray of float32, shape (n_pixels, n_looks)
+        [DN/s]; NaN = no evidence.
+    look_rows : sequence of int, length n_looks
+        Row of the exposures behind each look.
+    n_exp : int
+        Number of exposures; those that are no look get no evidence.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The columns `residual`, `noise` and `scale` of a history; `unpack_residuals` inverts
+        it to half a step of a 32000th of the pixel's largest value.
+    """
+    largest = np.maximum(np.abs(residual), np.where(np.isfinite(residual), noise, np.nan))
+    scale = np.nan_to_num(np.nanmax(largest, axis=1, initial=0)) / _LARGEST
+    scale = np.maximum(scale, 1e-12).astype(np.float32)
+
+    def pack(values: np.ndarray) -> np.ndarray:
+        packed = np.full((len(values), n_exp), _NO_EVIDENCE, np.int16)
+        steps = np.rint(values / scale[:, None])
+        packed[:, list(look_rows)] = np.where(np.isfinite(residual), steps, _NO_EVIDENCE)
+        return packed
+
+    return {"residual": pack(residual), "noise": pack(noise), "scale": scale}
+
+
+def unpack_residuals(history: BadPixHistoryModel) -> tuple[np.ndarray, np.ndarray]:
+    """Unpack the evidence of the candidate pixels.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+
+    Returns
+    -------
+    residual, noise : ndarray of float32, shape (n_pixels, n_exp)
+        [DN/s], rows as `residuals.y` and `residuals.x`; NaN = no evidence.
+    """
+    kept = history.residuals.instance
+    scale = np.asarray(kept["scale"], np.float32)[:, None]
+    residual, noise = (
+        np.where(kept[name] == _NO_EVIDENCE, np.float32(np.nan), kept[name] * scale)
+        for name in ("residual", "noise")
+    )
+    return residual, noise
 
 
 def read_history(path: str | Path) -> BadPixHistoryModel:

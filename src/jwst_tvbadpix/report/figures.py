@@ -1,17 +1,26 @@
 """Figures of a bad-pixel history, from the history alone."""
 
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.time import Time
 
-from ..badpix import CLASSES, select_counted, select_masked
+from ..badpix import CLASSES, pool_histories, select_counted, select_masked
+from ..refmodels import unpack_residuals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_bad_pixel_map", "plot_growth", "plot_light_curve", "plot_summary"]
+__all__ = [
+    "plot_bad_pixel_map",
+    "plot_growth",
+    "plot_light_curve",
+    "plot_self_test",
+    "plot_summary",
+    "plot_timeline",
+]
 
 # Okabe & Ito's palette, safe for the colour-blind, in the order of `CLASSES`.
 _COLOURS = dict(
@@ -21,7 +30,10 @@ _COLOURS = dict(
         strict=True,
     )
 )
-_NO_EVIDENCE = np.iinfo(np.int16).min
+_MARKERS = dict(zip(CLASSES, "osXDv^P", strict=True))
+# Height added for the labels of events, and their line styles by kind.
+_LABEL_ROOM = 0.3
+_EVENT_LINES = ("--", ":", "-.", (0, (1, 3)))
 
 
 def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "Axes":
@@ -85,6 +97,7 @@ def plot_growth(
     ax.step(years, number, where="mid", color=_COLOURS["LOW_QE"], label="masks")
     ax.plot(years, number, "o", ms=3, color=_COLOURS["LOW_QE"])
     ax.set(xlabel="year", ylabel="bad pixels", title=f"{mjd.size} exposures")
+    _draw_events(history, ax)
     ax.legend(fontsize=8)
     return ax
 
@@ -113,10 +126,10 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
             "not kept because no exposure made it stand out"
         )
     k = int(found[0])
-    evidence = kept["residual"][k] != _NO_EVIDENCE
+    residual, noise = (values[k] for values in unpack_residuals(history))
+    evidence = np.isfinite(residual)
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
-    residual, noise = (kept[name][k] * float(kept["scale"][k]) for name in ("residual", "noise"))
     rows = history.intervals.instance
     own = select_counted(rows) & (rows["y"] == y) & (rows["x"] == x)
     edges = (years.min() - 0.1, years.max() + 0.1)
@@ -144,6 +157,117 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
         ylabel="residual [DN/s]",
         title=f"pixel y={y} x={x}: {name} (shaded: bad)",
     )
+    _draw_events(history, ax)
+    return ax
+
+
+def plot_timeline(history: Any, ax: "Axes | None" = None) -> "Axes":
+    """Plot how many pixels turned bad, and how many recovered, in each gap between exposures.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    ax : matplotlib Axes, optional
+
+    Notes
+    -----
+    Onsets are drawn upwards, recoveries downwards, by class. A bar is as wide as its gap, and
+    at least wide enough to be seen. TELEGRAPH pixels switch all the time and are left out.
+    """
+    ax = _get_axes(ax)
+    rows = history.intervals.instance
+    names = np.asarray(rows["class"])
+    counted = select_counted(rows) & (names != "TELEGRAPH")
+    mjd = np.asarray(history.exposures.instance["expmid_mjd"])
+    years = Time(mjd, format="mjd").decimalyear
+    gaps = np.diff(years)
+    widths = np.maximum(gaps, np.ptp(years) / 200)
+    total = []
+    for column, sign in (("start_mjd", 1), ("end_mjd", -1)):
+        dates = np.asarray(rows[column])
+        base = np.zeros(gaps.size)
+        for name in CLASSES:
+            chosen = dates[counted & (names == name) & np.isfinite(dates)]
+            if not chosen.size:
+                continue
+            gap = np.clip(np.searchsorted(mjd, chosen) - 1, 0, gaps.size - 1)
+            number = sign * np.bincount(gap, minlength=gaps.size)
+            ax.bar(
+                years[:-1] + gaps / 2, number, widths, base, color=_COLOURS[name], label=name, lw=0
+            )
+            base += number
+        total.append(int(np.abs(base).sum()))
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.set(
+        xlabel="year",
+        ylabel="pixels: recoveries (-), onsets (+)",
+        title=f"{total[0]} onsets, {total[1]} recoveries in {gaps.size} gaps",
+    )
+    _draw_events(history, ax)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    if handles:
+        ax.legend(
+            list(handles.values()),
+            list(handles.keys()),
+            fontsize=7,
+            ncols=4,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.15),
+        )
+    return ax
+
+
+def plot_self_test(history: Any, ax: "Axes | None" = None) -> "Axes":
+    """Plot the completeness of a self-test against the size of the defects, by class.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+        Of a run with ``self_test``.
+    ax : matplotlib Axes, optional
+
+    Raises
+    ------
+    ValueError
+        The history has no self-test.
+    """
+    if not history.hasattr("self_test"):
+        raise ValueError(
+            "expected a history with a self-test, found one without; run the step with "
+            "--self_test=True"
+        )
+    ax = _get_axes(ax)
+    group = history.self_test.instance
+    rows = pool_histories(group)
+    for name in dict.fromkeys(row["class"] for row in rows):
+        own = sorted((r for r in rows if r["class"] == name), key=lambda r: r["amplitude"])
+        size, share, error = (
+            np.array([row[key] for row in own])
+            for key in ("amplitude", "completeness", "completeness_err")
+        )
+        ax.errorbar(
+            size,
+            share,
+            # No share is below none or above all.
+            [np.minimum(error, share), np.minimum(error, 1 - share)],
+            fmt="-" + _MARKERS[name],
+            ms=5,
+            lw=1,
+            capsize=2,
+            color=_COLOURS[name],
+            label=f"{name} (purity {own[0]['purity']:.2f} $\\pm$ {own[0]['purity_err']:.2f})",
+        )
+    ax.axhline(1, color="0.6", lw=1, zorder=0)
+    ax.set(
+        xscale="log",
+        ylim=(-0.03, 1.05),
+        xlabel="size of the defect [sigma of one exposure]",
+        ylabel="flagged share of bad pixel-exposures",
+        title=f"Self-test: {sum(row['n_injected'] for row in rows)} defects, "
+        f"{group['new_flags']:.2f} new flags per exposure elsewhere",
+    )
+    if rows:
+        ax.legend(fontsize=7, loc="lower right")
     return ax
 
 
@@ -177,6 +301,34 @@ def plot_summary(history: Any, *, truth: np.ndarray | None = None) -> "Figure":
         else:
             axes.set_axis_off()
     return figure
+
+
+def _draw_events(history: Any, ax: "Axes") -> None:
+    """Draw the events within the axes' range of years as labelled lines, one style per kind."""
+    if not history.hasattr("events"):
+        return
+    events = history.events.instance
+    low, high = ax.get_xlim()
+    styles = dict(zip(dict.fromkeys(events["kind"]), cycle(_EVENT_LINES), strict=False))
+    for mjd, label, kind in zip(events["mjd"], events["label"], events["kind"], strict=True):
+        year = Time(mjd, format="mjd").decimalyear
+        if low <= year <= high:
+            ax.axvline(year, color="0.35", ls=styles[kind], lw=1, zorder=1.5)
+            ax.annotate(
+                label.replace("$", r"\$"),
+                (year, 0.98),
+                xycoords=("data", "axes fraction"),
+                xytext=(2, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="left",
+                va="top",
+                fontsize=7,
+                color="0.25",
+            )
+    # Room for the labels above what is drawn.
+    bottom, top = ax.get_ylim()
+    ax.set(xlim=(low, high), ylim=(bottom, top + _LABEL_ROOM * (top - bottom)))
 
 
 def _get_axes(ax: "Axes | None") -> "Axes":

@@ -9,8 +9,18 @@ from typing import Any
 import numpy as np
 from stdatamodels.jwst.datamodels import MaskModel
 
-from ..badpix import Settings, date_intervals, extract_intervals, find_histories
+from ..badpix import (
+    PixelHistories,
+    SelfTest,
+    Settings,
+    date_intervals,
+    extract_intervals,
+    find_histories,
+    run_self_test,
+    stretch_time,
+)
 from ..errors import DetectorError
+from ..events import read_events
 from ..exposures import ExposureRecord, ExposureStack, open_exposures
 from ..refmodels import (
     BadPixHistoryModel,
@@ -60,6 +70,9 @@ class TimeVariableBadPixel(TvBadPixStep):
         onset_per_year = float(min=1e-8, max=1.0, default=5e-4)  # Prior rate at which good pixels turn bad [1/yr]
         recovery_per_year = float(min=1e-8, max=10.0, default=0.09)  # Prior rate at which bad pixels recover [1/yr]
         telegraph_transitions = integer(min=2, default=3)  # Changes of state from which a pixel is TELEGRAPH, bad at all dates
+        events = string(default=None)  # Table of dated events (ECSV, CSV or FITS with the columns date and label), drawn in the figures
+        event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
+        self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
         suffix = string(default='badpixhistory')  # Ending of the history file
     """  # noqa: E501  # one line per parameter is what --help shows
 
@@ -90,9 +103,14 @@ class TimeVariableBadPixel(TvBadPixStep):
         mask_filter = self._choose_filter(stack)
         base = self._read_base(stack)
         records = stack.look_records
+        events = None
+        clock = np.array([r.mid_mjd if stack.dated else 0.0 for r in records])
+        if self.events not in (None, "", "None"):
+            events = read_events(self.make_input_path(str(self.events)))
+            clock = stretch_time(clock, events.mjd, event_boost=self.event_boost)
         histories = find_histories(
             stack,
-            np.array([r.mid_mjd if stack.dated else 0.0 for r in records]),
+            clock,
             [r.dispersion_axis for r in records],
             settings=settings,
             progress=show_progress("Solving pixels"),
@@ -113,13 +131,19 @@ class TimeVariableBadPixel(TvBadPixStep):
             dated,
             detector=stack.detector.name,
             base=base,
-            settings={"dating": self.dating, "mask_filter": mask_filter},
+            settings={
+                "dating": self.dating,
+                "mask_filter": mask_filter,
+                "event_boost": self.event_boost,
+            },
             warnings=[
                 *([] if base else [_NO_BASE]),
                 *([] if stack.dated else [_UNDATED]),
                 *_find_hidden(stack, histories.n_evidence, base),
             ],
             first_useafter=self.first_useafter,
+            events=events,
+            self_test=self._test(stack, histories) if self.self_test else None,
         )
         return self._name(history, build_mask_series(history), name)
 
@@ -140,6 +164,16 @@ class TimeVariableBadPixel(TvBadPixStep):
             )
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
         return BaseMask(path.name, checksum, dq, self.base_policy)
+
+    def _test(self, stack: ExposureStack, histories: PixelHistories) -> SelfTest:
+        """Run again on exposures with known defects."""
+        return run_self_test(
+            stack,
+            histories,
+            dispersion_axes=[r.dispersion_axis for r in stack.look_records],
+            identity=[record.sha256 for record in stack.records],
+            progress=show_progress("Self-test"),
+        )
 
     def _choose_filter(self, stack: ExposureStack) -> str:
         """FILTER of the masks: as asked, else that of the inputs where they share one."""
