@@ -334,7 +334,7 @@ def _calibrate(
         noise,
         visits,
         images,
-        n_copies=int(np.ceil(wanted / max(int(usable.sum()), 1))),
+        n_copies=max(1, round(float(wanted) / max(int(usable.sum()), 1))),
     )
     decoy_states = solve(decoys)
     decoy_score = compute_scores(decoys, decoy_states, settings.min_noise_ratio, neighbours=False)

@@ -52,7 +52,8 @@ class Intervals:
     response : ndarray of float32
         Relative response while bad (1 = normal).
     log_odds : ndarray of float32
-        Log-odds that the pixel was bad in this interval against good throughout it.
+        Log-odds that the pixel was bad in this interval against good throughout it, calibrated
+        on decoys: of intervals with log-odds L a share 1 / (1 + e^L) is false.
     n_looks : ndarray of int16
         Looks with evidence in the interval.
     pending : ndarray of bool
@@ -120,7 +121,12 @@ def extract_intervals(histories: PixelHistories) -> Intervals:
         response=np.where(states.multiplicative, 1 + states.amplitude, 1.0)[owner].astype(
             np.float32
         ),
-        log_odds=_sum_odds(histories, owner, look[first], look[last], before, after),
+        log_odds=histories.calibration.compute_log_odds(
+            np.minimum(
+                histories.score[owner],
+                _sum_odds(histories, owner, look[first], look[last], before, after),
+            )
+        ).astype(np.float32),
         n_looks=(last - first + 1).astype(np.int16),
         pending=pending[look[first], owner],
     )
@@ -202,4 +208,4 @@ def _sum_odds(
     start_bad = np.log(settings.start_bad / (1 - settings.start_bad))
     odds = odds + np.where(before < 0, start_bad, price(before, first, settings.onset_per_year))
     odds = odds + np.where(after < 0, 0.0, price(last, after, settings.recovery_per_year))
-    return odds.astype(np.float32)
+    return np.asarray(odds)

@@ -21,7 +21,7 @@ from ..badpix import (
 )
 from ..errors import DetectorError
 from ..events import read_events
-from ..exposures import ExposureRecord, ExposureStack, open_exposures
+from ..exposures import ExposureStack, open_exposures
 from ..refmodels import (
     BadPixHistoryModel,
     BaseMask,
@@ -29,25 +29,22 @@ from ..refmodels import (
     build_mask_series,
     check_filter,
     check_useafter,
-    dq_value,
     name_mask,
     read_mask_dq,
 )
+from ._account import list_warnings, tabulate_exposures
 from ._base import TvBadPixStep, find_reference, show_progress
 
 __all__ = ["TimeVariableBadPixel"]
 
 log = logging.getLogger(__name__)
 
-_NO_BASE = "NOT FOR DELIVERY: made without a base mask, so no pixel is marked NON_SCIENCE"
-_UNDATED = "Static mask from the integrations of one exposure: changes could not be dated"
-
 
 class TimeVariableBadPixel(TvBadPixStep):
     """Find which pixels were bad when, and make the mask of each epoch.
 
-    The input is an association, a list of ``_rate`` or ``_rateints`` files or models, or a
-    ModelLibrary, all of one detector; the output is the history of every bad pixel and one mask
+    The input is an association, a list of ``_rate``, ``_rateints`` or ``_cal`` files or models, or
+    a ModelLibrary, all of one detector; the output is the history of every bad pixel and one mask
     per date at which the set of bad pixels changes.
     """
 
@@ -62,10 +59,9 @@ class TimeVariableBadPixel(TvBadPixStep):
         window_along = integer(min=5, max=101, default=11)  # Median window along the dispersion [pixel]
         window_across = integer(min=5, max=101, default=9)  # Median window across the dispersion [pixel]
         llr_cap = float(min=1.0, max=50.0, default=10.0)  # Most that one look counts, in log-likelihood ratio
-        min_effect = float(min=0.0, default=2.0)  # Smallest shift that is bad [sigma of one look]
-        min_significance = float(min=0.0, default=4.5)  # Smallest shift over its own error
+        min_effect = float(min=0.0, default=1.0)  # Smallest shift that is bad [sigma of one look]
         min_noise_ratio = float(min=1.5, default=4.0)  # Scatter over the noise from which a pixel is bad without a shift
-        min_log_odds = float(default=6.0)  # Log-odds against always good below which a pixel is good
+        fdr = float(min=1e-5, max=0.5, default=0.02)  # Share of false flags that is allowed among all
         start_bad = float(min=1e-6, max=0.5, default=0.003)  # Prior probability to be bad at the first look
         onset_per_year = float(min=1e-8, max=1.0, default=5e-4)  # Prior rate at which good pixels turn bad [1/yr]
         recovery_per_year = float(min=1e-8, max=10.0, default=0.09)  # Prior rate at which bad pixels recover [1/yr]
@@ -122,7 +118,7 @@ class TimeVariableBadPixel(TvBadPixStep):
             np.array([r.end_mjd for r in records]),
             dating=self.dating,
         )
-        exposures, look_rows = _tabulate_exposures(stack, histories.n_pixels)
+        exposures, look_rows = tabulate_exposures(stack, histories)
         history = build_badpix_history(
             exposures,
             look_rows,
@@ -136,11 +132,7 @@ class TimeVariableBadPixel(TvBadPixStep):
                 "mask_filter": mask_filter,
                 "event_boost": self.event_boost,
             },
-            warnings=[
-                *([] if base else [_NO_BASE]),
-                *([] if stack.dated else [_UNDATED]),
-                *_find_hidden(stack, histories.n_evidence, base),
-            ],
+            warnings=list_warnings(stack, histories, base),
             first_useafter=self.first_useafter,
             events=events,
             self_test=self._test(stack, histories) if self.self_test else None,
@@ -150,7 +142,6 @@ class TimeVariableBadPixel(TvBadPixStep):
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:
         """Read the base mask, of the detector of the exposures."""
         if self.base_mask in (None, "", "None"):
-            log.warning(_NO_BASE)
             return None
         if self.base_mask == "crds":
             path = find_reference("mask", stack.records[-1], stack.detector.instrument)
@@ -192,70 +183,3 @@ class TimeVariableBadPixel(TvBadPixStep):
         for mask in masks:
             mask.meta.filename = name_mask(stem, mask)
         return [history, *masks]
-
-
-def _find_hidden(stack: ExposureStack, n_evidence: np.ndarray, base: BaseMask | None) -> list[str]:
-    """Say how many pixels were read out and never seen: a mask hid them from the ramp fit."""
-    y0, y1, x0, x1 = stack.window
-    hidden = stack.read_out() & ~stack.detector.reference_pixels()
-    hidden[y0:y1, x0:x1] &= n_evidence == 0
-    if base is not None:
-        hidden &= base.dq & np.uint32(dq_value("NON_SCIENCE")) == 0
-    if not hidden.any():
-        return []
-    fate = "keep what the base mask says" if base else "are not flagged"
-    text = (
-        f"Pixels hidden in every exposure by the mask it was made with: {hidden.sum()}; they "
-        f"{fate}; reprocess the exposures with the mask of tvbadpix neutral-mask to judge them"
-    )
-    log.warning("%s", text)
-    return [text]
-
-
-def _tabulate_exposures(
-    stack: ExposureStack, n_pixels: np.ndarray
-) -> tuple[dict[str, list[Any]], list[int]]:
-    """Columns of the exposures table, and the row of it behind each look.
-
-    One row per exposure; per integration where a single exposure was given, with its 1-based
-    number in brackets.
-    """
-    rows: list[tuple[ExposureRecord, str, int, str]] = []
-    if stack.dated:
-        for record, n in zip(stack.look_records, n_pixels, strict=True):
-            reason = "" if n else "no pixel with evidence"
-            rows.append((record, record.filename, int(n), reason))
-        look_rows = list(range(len(rows)))
-    else:
-        record = stack.records[0]
-        look_rows = list(record.settled)
-        seen = dict(zip(look_rows, n_pixels, strict=True))
-        for k in range(max(record.nints, look_rows[-1] + 1)):
-            reason = "" if k in seen else "the level has not settled after the reset"
-            rows.append((record, f"{record.filename}[{k + 1}]", int(seen.get(k, 0)), reason))
-    table = {
-        name: [getattr(record, attribute) for record, *_ in rows]
-        for name, attribute in _EXPOSURE_COLUMNS.items()
-    }
-    table["filename"] = [name for _, name, _, _ in rows]
-    table["used"] = [n > 0 for *_, n, _ in rows]
-    table["score"] = [n / np.prod(record.shape) for record, _, n, _ in rows]
-    table["reason"] = [reason for *_, reason in rows]
-    return table, look_rows
-
-
-_EXPOSURE_COLUMNS = {
-    "sha256": "sha256",
-    "expstart_mjd": "expstart_mjd",
-    "expmid_mjd": "mid_mjd",
-    "expend_mjd": "end_mjd",
-    "exptime_s": "exposure_s",
-    "exp_type": "exp_type",
-    "filter": "filter",
-    "subarray": "subarray",
-    "readpatt": "readpatt",
-    "ngroups": "ngroups",
-    "nints": "nints",
-    "r_mask": "r_mask",
-    "cal_ver": "cal_ver",
-}
