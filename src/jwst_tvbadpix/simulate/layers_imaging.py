@@ -57,10 +57,7 @@ class UndispersedSky:
         ny, nx = get_detector(ctx.detector).shape
         u, v = 2 * ctx.x / nx - 1, 2 * ctx.y / ny - 1
         image = self.level * ctx.zodi * (1 + self.gradient_x * u + self.gradient_y * v)
-        if self.field is not None:
-            x0, x1, y0, y1 = self.field
-            image = image * make_box(ctx.y, y0, y1, 1.2) * make_box(ctx.x, x0, x1, 1.2)
-        return image.astype(np.float32)
+        return (image * _stop(ctx, self.field)).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +78,8 @@ class SourceField:
         See there.
     galaxies : float
         Share of sources that are extended, 1.5 to 5 times as wide as a star.
+    field : tuple of float or None
+        First and last column, first and last row that see them; None = all.
     """
 
     seed: int
@@ -89,6 +88,7 @@ class SourceField:
     faintest: float
     slope: float = 0.8
     galaxies: float = 0.4
+    field: tuple[float, float, float, float] | None = None
     is_light: ClassVar[bool] = True
 
     def render(self, ctx: RenderContext) -> np.ndarray:
@@ -105,7 +105,7 @@ class SourceField:
         fwhm = self.fwhm * np.where(extended, rng.uniform(1.5, 5, n), 1)
         for k in range(n):
             _add_source(image, ctx, y=y[k], x=x[k], flux=flux[k], fwhm=fwhm[k])
-        return image
+        return image * _stop(ctx, self.field)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def build_imaging_scene(*, detector: str = "MIRIMAGE", seed: int) -> Scene:
     return _build(
         UndispersedSky(level, field=FIELD),
         CoronagraphWindows(level, edge_y=1.2),
-        SourceField(seed, fwhm, n_sources=200, faintest=3.0),
+        SourceField(seed, fwhm, n_sources=200, faintest=3.0, field=FIELD),
         ImagePersistence(fwhm, -30.0),
         DarkPedestal(),
         pattern=PixelPattern(seed=seed),
@@ -184,6 +184,17 @@ def build_nircam_scene(*, detector: str = "NRCALONG", seed: int) -> Scene:
 
 def _build(*layers: Layer, pattern: PixelPattern, cosmic_rays: CosmicRays) -> Scene:
     return Scene(layers, pattern=pattern, crosstalk=0.01, cosmic_rays=cosmic_rays)
+
+
+def _stop(
+    ctx: RenderContext, field: tuple[float, float, float, float] | None
+) -> np.ndarray | np.float32:
+    """Transmission of the field stop: 1 within (x0, x1, y0, y1), 0 outside, soft edges."""
+    if field is None:
+        return np.float32(1)
+    x0, x1, y0, y1 = field
+    stop = make_box(ctx.y, y0, y1, 1.2) * make_box(ctx.x, x0, x1, 1.2)
+    return stop.astype(np.float32)
 
 
 def _add_source(
