@@ -196,9 +196,7 @@ def simulate_programme(
             density=get_mode(mode).density,
             amplitude=get_mode(mode).amplitude,
         )
-    ramp_specs = tuple(
-        _make_ramp_spec(mode, specs[k % len(specs)], mjd, seed, k) for k, mjd in enumerate(ramp_mjd)
-    )
+    ramp_specs = _make_ramp_specs(mode, specs, ramp_mjd, seed)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     scene = build_scene(mode, detector=detector, seed=seed)
@@ -230,19 +228,24 @@ def _read_dates(dates: Sequence[str]) -> list[float]:
         ) from error
 
 
-def _make_ramp_spec(mode: str, like: ExposureSpec, mjd: float, seed: int, k: int) -> ExposureSpec:
-    """Ramp number k, set like an exposure, apart from all in seed and observation number."""
+def _make_ramp_specs(
+    mode: str, specs: Sequence[ExposureSpec], ramp_mjd: Sequence[float], seed: int
+) -> tuple[ExposureSpec, ...]:
+    """Ramps set like the exposures, apart from these in seed and observation number."""
     facts = get_mode(mode)
     ngroups, nints = facts.ramp_depth
-    return ExposureSpec(
-        mjd=mjd,
-        ngroups=ngroups,
-        nints=nints,
-        seed=seed * 1000 + _MOST_EXPOSURES + k,
-        program=like.program,
-        observation=facts.first_observation[1] + k,
-        field=like.field,
-        setup=like.setup,
+    return tuple(
+        ExposureSpec(
+            mjd=mjd,
+            ngroups=ngroups,
+            nints=nints,
+            seed=seed * 1000 + _MOST_EXPOSURES + k,
+            program=facts.program,
+            observation=facts.first_observation[1] + k,
+            field=specs[k % len(specs)].field,
+            setup=specs[k % len(specs)].setup,
+        )
+        for k, mjd in enumerate(ramp_mjd)
     )
 
 
