@@ -43,7 +43,7 @@ CASES = {
     # The MRS reads full frames only: a cut with both channels and the gap between them.
     "mrs-short": Case("mrs", "MIRIFUSHORT", Region("FULL", 450, 400, 160, 240), 2.0),
     "mrs-long": Case("mrs", "MIRIFULONG", Region("FULL", 450, 400, 160, 240), 8.0),
-    "nirspec": Case("nirspec", "NRS1", Region("SUBS200A1", 890, 0, 64, 2048), 1.0),
+    "nirspec": Case("nirspec", "NRS1", Region("SUBS200A1", 890, 0, 64, 2048), 6.0),
     "nircam-long": Case("nircam", "NRCALONG", Region("SUB320", 0, 0, 320, 320), 2.0),
     "nircam-short": Case("nircam", "NRCB2", Region("SUB160", 1888, 0, 160, 160), 2.0),
 }
