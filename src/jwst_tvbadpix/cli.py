@@ -58,14 +58,18 @@ def _add_demo(commands: Any) -> None:
 
 def _add_simulate(commands: Any) -> None:
     simulate = commands.add_parser(
-        "simulate", help="write simulated LRS rate files, their association and the truth"
+        "simulate", help="write simulated rate files, their association and the truth"
     )
     simulate.add_argument("output_dir", type=Path, metavar="DIR", help="where to write")
     simulate.add_argument(
         "--mode",
-        choices=("slit", "slitless"),
+        choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam"),
         default="slit",
-        help="full frame or SLITLESSPRISM (default: %(default)s)",
+        help="MIRI LRS through the slit or slitless, MIRI imaging or MRS, NIRSpec, NIRCam "
+        "(default: %(default)s)",
+    )
+    simulate.add_argument(
+        "--detector", metavar="NAME", help="where the mode has several (default: its first)"
     )
     simulate.add_argument(
         "--exposures", type=int, default=12, metavar="N", help="how many (default: %(default)s)"
@@ -160,6 +164,7 @@ def _simulate(options: argparse.Namespace) -> int:
     programme = simulate_programme(
         options.output_dir,
         mode=options.mode,
+        detector=options.detector,
         n_exposures=options.exposures,
         seed=options.seed,
         ramp_dates=options.ramp_date,
