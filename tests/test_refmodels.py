@@ -319,7 +319,7 @@ def test_incomplete_or_unprintable_metadata_are_refused(tmp_path):
         ({"readpatt": "FASTR2"}, ProductError),
         ({"ngroups": (50, 50)}, ProductError),
         ({"description": 3}, ProductError),
-        ({"detector": "NRCA1"}, DetectorError),
+        ({"detector": "NRCA9"}, DetectorError),
         ({"dq": np.zeros((10, 10), np.uint32)}, DetectorError),
         ({"dq": np.zeros(SHAPE, np.int64)}, ProductError),
     ],

@@ -312,14 +312,14 @@ def test_input_dir_holds_the_files(programme, made):
 
 def test_size_of_the_row_blocks_changes_nothing(programme, made, monkeypatch):
     read = []
-    original = ExposureStack.read_rows
+    original = ExposureStack._read
 
-    def count(self, start, stop):
+    def count(self, start, stop, core):
         read.append((start, stop))
-        return original(self, start, stop)
+        return original(self, start, stop, core)
 
     monkeypatch.setitem(ExposureStack.row_blocks.__kwdefaults__, "max_bytes", 100_000)
-    monkeypatch.setattr(ExposureStack, "read_rows", count)
+    monkeypatch.setattr(ExposureStack, "_read", count)
     result = TimeVariableBadPixel.call(str(programme.association))
     assert max(stop - start for start, stop in read) < 100
     assert_same_series(series(result), series(made))

@@ -1,4 +1,4 @@
-"""Facts of each detector: shape, reference pixels, dispersion axis, subarray corners."""
+"""Facts of each detector: shape, reference pixels, read-out direction, subarray corners."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,10 +24,16 @@ class Detector:
         Number of reference pixels at the (left, right) and (bottom, top) edges.
     fastaxis, slowaxis : int
         FASTAXIS and SLOWAXIS keywords of a full-frame file in DMS orientation.
-    dispersion : dict
-        EXP_TYPE -> DISPAXIS: 1 along x, 2 along y. An EXP_TYPE that is absent is an image.
     subarrays : dict
         SUBARRAY name -> (xstart, ystart, xsize, ysize), 1-based; None where only the file knows.
+    subarrays_complete : bool
+        Whether `subarrays` lists every name there is; if not, others lie where the file says.
+    pedestal : tuple of int or None
+        (y0, y1, x0, x1), 0-based and half open, of pixels without light whose level is the drift
+        of the dark current; None where the detector has none.
+    irs2_shape : tuple of int or None
+        (ny, nx) of ramps with interleaved reference pixels (READPATT NRSIRS2...); None where the
+        detector is not read out like this. Rates always have `shape`.
     """
 
     name: str
@@ -37,8 +43,10 @@ class Detector:
     reference_rows: tuple[int, int]
     fastaxis: int
     slowaxis: int
-    dispersion: MappingProxyType[str, int]
     subarrays: MappingProxyType[str, tuple[int, int, int, int] | None]
+    subarrays_complete: bool = False
+    pedestal: tuple[int, int, int, int] | None = None
+    irs2_shape: tuple[int, int] | None = None
 
     def reference_pixels(self) -> np.ndarray:
         """Mark the reference pixels: bool (ny, nx), True = reference."""
@@ -64,33 +72,81 @@ _CORNERS_IN_FILE = (
 )
 
 # Corners and sizes: SIAF of MIRI.
-_MIRIMAGE = Detector(
-    name="MIRIMAGE",
-    instrument="MIRI",
-    shape=(1024, 1032),
-    reference_columns=(4, 4),
-    reference_rows=(0, 0),
-    fastaxis=1,
-    slowaxis=2,
-    dispersion=MappingProxyType({"MIR_LRS-FIXEDSLIT": 2, "MIR_LRS-SLITLESS": 2}),
-    subarrays=MappingProxyType(
-        {
-            "FULL": (1, 1, 1032, 1024),
-            "BRIGHTSKY": (457, 51, 512, 512),
-            "SUB256": (413, 51, 256, 256),
-            "SUB128": (1, 889, 136, 128),
-            "SUB64": (1, 779, 72, 64),
-            "SLITLESSPRISM": (1, 529, 72, 416),
-            "MASK1065": (1, 19, 288, 224),
-            "MASK1140": (1, 245, 288, 224),
-            "MASK1550": (1, 467, 288, 224),
-            "MASKLYOT": (1, 717, 320, 304),
-            **dict.fromkeys(_CORNERS_IN_FILE),
-        }
-    ),
-)
+_MIRIMAGE_SUBARRAYS = {
+    "FULL": (1, 1, 1032, 1024),
+    "BRIGHTSKY": (457, 51, 512, 512),
+    "SUB256": (413, 51, 256, 256),
+    "SUB128": (1, 889, 136, 128),
+    "SUB64": (1, 779, 72, 64),
+    "SLITLESSPRISM": (1, 529, 72, 416),
+    "MASK1065": (1, 19, 288, 224),
+    "MASK1140": (1, 245, 288, 224),
+    "MASK1550": (1, 467, 288, 224),
+    "MASKLYOT": (1, 717, 320, 304),
+    **dict.fromkeys(_CORNERS_IN_FILE),
+}
 
-DETECTORS: MappingProxyType[str, Detector] = MappingProxyType({d.name: d for d in (_MIRIMAGE,)})
+# Columns between the channels of the MRS: those of jwst.badpix_selfcal.
+_PEDESTALS = {"MIRIFUSHORT": (50, 974, 503, 516), "MIRIFULONG": (50, 974, 474, 507)}
+
+# DETECTOR: (INSTRUME, FASTAXIS, SLOWAXIS) of the near-infrared detectors.
+_NEAR_INFRARED = {
+    "NRS1": ("NIRSPEC", 2, 1),
+    "NRS2": ("NIRSPEC", -2, -1),
+    "NRCA1": ("NIRCAM", -1, 2),
+    "NRCA2": ("NIRCAM", 1, -2),
+    "NRCA3": ("NIRCAM", -1, 2),
+    "NRCA4": ("NIRCAM", 1, -2),
+    "NRCALONG": ("NIRCAM", -1, 2),
+    "NRCB1": ("NIRCAM", 1, -2),
+    "NRCB2": ("NIRCAM", -1, 2),
+    "NRCB3": ("NIRCAM", 1, -2),
+    "NRCB4": ("NIRCAM", -1, 2),
+    "NRCBLONG": ("NIRCAM", 1, -2),
+    "NIS": ("NIRISS", -2, -1),
+    "GUIDER1": ("FGS", -2, -1),
+    "GUIDER2": ("FGS", 2, -1),
+}
+
+
+def _make_miri(name: str) -> Detector:
+    """Make a Si:As detector of MIRI: reference columns and no reference rows."""
+    imager = name == "MIRIMAGE"
+    return Detector(
+        name=name,
+        instrument="MIRI",
+        shape=(1024, 1032),
+        reference_columns=(4, 4),
+        reference_rows=(0, 0),
+        fastaxis=1,
+        slowaxis=2,
+        subarrays=MappingProxyType(
+            _MIRIMAGE_SUBARRAYS if imager else {"FULL": _MIRIMAGE_SUBARRAYS["FULL"]}
+        ),
+        subarrays_complete=imager,
+        pedestal=_PEDESTALS.get(name),
+    )
+
+
+def _make_near_infrared(name: str, instrument: str, fastaxis: int, slowaxis: int) -> Detector:
+    """Make a HAWAII-2RG detector: a frame of reference pixels, corners from the file."""
+    return Detector(
+        name=name,
+        instrument=instrument,
+        shape=(2048, 2048),
+        reference_columns=(4, 4),
+        reference_rows=(4, 4),
+        fastaxis=fastaxis,
+        slowaxis=slowaxis,
+        subarrays=MappingProxyType({"FULL": (1, 1, 2048, 2048)}),
+        irs2_shape=(3200, 2048) if instrument == "NIRSPEC" else None,
+    )
+
+
+DETECTORS: MappingProxyType[str, Detector] = MappingProxyType(
+    {name: _make_miri(name) for name in ("MIRIMAGE", *_PEDESTALS)}
+    | {name: _make_near_infrared(name, *facts) for name, facts in _NEAR_INFRARED.items()}
+)
 
 
 def get_detector(name: str | None) -> Detector:

@@ -1,6 +1,7 @@
 """Named errors: each message says what was expected, what was found and what to do."""
 
 __all__ = [
+    "ContradictoryDateError",
     "DateError",
     "DetectorError",
     "EvidenceError",
@@ -24,6 +25,10 @@ class DetectorError(TvBadPixError):
 
 class DateError(TvBadPixError):
     """A date that is missing, unreadable or outside what a product covers."""
+
+
+class ContradictoryDateError(DateError):
+    """Dates of one exposure that cannot all be true; it is left out and the run goes on."""
 
 
 class EvidenceError(TvBadPixError):

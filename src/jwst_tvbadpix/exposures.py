@@ -1,124 +1,33 @@
 """Exposures of one detector: headers first, then row blocks placed in the full frame."""
 
-import hashlib
-import json
 import logging
-import shutil
-import tempfile
-import warnings
-import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import bottleneck as bn
 import numpy as np
-from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
 from .detectors import Detector, get_detector
-from .errors import DateError, DetectorError, EvidenceError, InputError
-from .headers import KEYWORDS, ExposureRecord, make_record
+from .errors import (
+    ContradictoryDateError,
+    DateError,
+    DetectorError,
+    EvidenceError,
+    InputError,
+)
+from .headers import ExposureRecord, make_record
 from .refmodels.dq import dq_value
 from .robust import find_settled
+from .sources import Scan, Source, scan_exposures
 
-__all__ = ["ExposureRecord", "ExposureStack", "RowBlock", "open_exposures"]
+__all__ = ["ExcludedExposure", "ExposureRecord", "ExposureStack", "RowBlock", "open_exposures"]
 
 log = logging.getLogger(__name__)
 
-# Association members that are looks at the detector; the rest (target acquisition, source
-# catalogues) say nothing about pixels of a blank field.
-_MEMBER_TYPES = ("science", "background", "dark")
-
-
-class _Source(Protocol):
-    """Lazy access to SCI and DQ of one exposure, all integrations."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _FitsSource:
-    path: Path
-    shape: tuple[int, ...]
-
-    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        with fits.open(self.path, memmap=False) as hdus:
-            return hdus["SCI"].section[..., rows, :], hdus["DQ"].section[..., rows, :]
-
-
-@dataclass(frozen=True, slots=True)
-class _ArraySource:
-    arrays: Mapping[str, np.ndarray]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.arrays["SCI"].shape
-
-    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        return self.arrays["SCI"][..., rows, :], self.arrays["DQ"][..., rows, :]
-
-
-class _SpooledSource:
-    """Copies of the planes in a temporary folder, which goes when this object does."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
-        self.shape: tuple[int, ...] = arrays["SCI"].shape
-        self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
-        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        for name, plane in arrays.items():
-            np.save(self._folder / f"{name}.npy", plane)
-
-    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Read rows of SCI and DQ, all integrations."""
-        science, quality = (
-            np.array(np.load(self._folder / f"{plane}.npy", mmap_mode="r")[..., rows, :])
-            for plane in ("SCI", "DQ")
-        )
-        return science, quality
-
-
-@dataclass(frozen=True, slots=True)
-class _JoinedSource:
-    """Segments of one exposure, their integrations one after the other."""
-
-    parts: tuple[_Source, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return sum(_count_integrations(p.shape) for p in self.parts), *self.parts[0].shape[-2:]
-
-    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        planes = zip(*(part.read(rows) for part in self.parts), strict=True)
-        science, quality = (
-            np.concatenate([plane[None] if plane.ndim == 2 else plane for plane in kind])
-            for kind in planes
-        )
-        return science, quality
-
-
-def _count_integrations(shape: tuple[int, ...]) -> int:
-    return shape[0] if len(shape) == 3 else 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """One exposure as found: its keywords unchecked, its planes unread."""
-
-    name: str
-    sha256: str
-    keywords: Mapping[str, Any]
-    source: _Source
-
-    @property
-    def settled(self) -> tuple[int, ...]:
-        """Integrations whose level has settled, from the middle rows; () for a rate."""
-        shape = self.source.shape
-        return _find_settled(self.source) if len(shape) == 3 else ()
+# Most values of one exposure that are held at once where only a sample of its rows is needed.
+_SAMPLE_VALUES = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,17 +37,39 @@ class RowBlock:
     Attributes
     ----------
     rate : ndarray of float32, shape (n_looks, ny, nx)
-        Count rates [DN/s] within the stack's window; NaN = no evidence.
+        Count rates within the stack's window, in the unit of the stack; NaN = no evidence.
     y, x : int
         Full-frame row and column of ``rate[:, 0, 0]``.
     core : slice
         Rows of `rate` that belong to this block; the others are halo.
+    hidden : ndarray of int64, shape (n_looks,)
+        Number of core pixels that were read out and are NaN or DO_NOT_USE, in all integrations of
+        the look, though they neither saturated nor are reference or NON_SCIENCE pixels: a mask
+        hid them, so the exposure is not neutral.
     """
 
     rate: np.ndarray
     y: int
     x: int
     core: slice
+    hidden: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ExcludedExposure:
+    """An exposure that was given and is not used.
+
+    Attributes
+    ----------
+    filename, sha256 : str
+        Name and checksum of the file.
+    reason : str
+        What was expected, what was found, what to do.
+    """
+
+    filename: str
+    sha256: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +88,20 @@ class ExposureStack:
         settled integrations, one per integration.
     window : tuple of int
         Bounding box (y0, y1, x0, x1) of all that was read out.
+    unit : str
+        Unit of the rates: DN/s, or MJy/sr where calibrated products cannot be turned back.
+    excluded : tuple of ExcludedExposure
+        Exposures that were given and are not used, by name.
     """
 
     detector: Detector
     records: tuple[ExposureRecord, ...]
     looks: tuple[tuple[int, tuple[int, ...]], ...]
     window: tuple[int, int, int, int]
-    _sources: tuple[_Source, ...] = field(repr=False)
+    unit: str
+    excluded: tuple[ExcludedExposure, ...]
+    _sources: tuple[Source, ...] = field(repr=False)
+    _pedestals: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def dated(self) -> bool:
@@ -188,25 +126,64 @@ class ExposureStack:
         return read
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
-        """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence."""
+        """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence.
+
+        Notes
+        -----
+        Where the detector has a pedestal, its level in each integration, which is drift of the
+        dark current and no light, is subtracted.
+        """
+        return self._read(start, stop, slice(0, 0))[0]
+
+    def _read(self, start: int, stop: int, core: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read the rows as `read_rows`; count in those of `core` what a mask hid."""
         x0, x1 = self.window[2:]
         rate = np.full((len(self.looks), stop - start, x1 - x0), np.nan, np.float32)
-        reference = self.detector.reference_pixels()[start:stop, x0:x1]
-        for out, (index, integrations) in zip(rate, self.looks, strict=True):
-            record, source = self.records[index], self._sources[index]
-            (cy, cx), (ny, nx) = record.corner, record.shape
+        hidden = np.zeros(len(self.looks), np.int64)
+        reference = self.detector.reference_pixels()[start:stop]
+        for k, (index, integrations) in enumerate(self.looks):
+            (cy, cx), (ny, nx) = self.records[index].corner, self.records[index].shape
             first, last = max(start, cy), min(stop, cy + ny)
             if first >= last:
                 continue
-            rows = slice(first - cy, last - cy)
-            data = _read_evidence(source, rows)
+            data, quality = self._read_rate(index, slice(first - cy, last - cy))
+            if self.detector.pedestal:
+                data -= self._measure_pedestal(index)[..., None, None]
+            own = reference[first - start : last - start, cx : cx + nx]
+            counted = slice(max(0, core.start + start - first), max(0, core.stop + start - first))
+            hidden[k] = _count_hidden(data, quality, own, counted, integrations)
             if data.ndim == 3:
                 # Without a settled integration an exposure holds no evidence.
                 settled = data[list(integrations)] if integrations else np.full_like(data, np.nan)
                 data = bn.nanmedian(settled, axis=0)
-            out[first - start : last - start, cx - x0 : cx - x0 + nx] = data
-            out[reference] = np.nan
-        return rate
+            placed = rate[k, first - start : last - start, cx - x0 : cx - x0 + nx]
+            placed[~own] = data[~own]
+        return rate, hidden
+
+    def _read_rate(self, index: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read the rates of one exposure in the unit of the stack, and their DQ."""
+        record = self.records[index]
+        data, quality = _read_evidence(self._sources[index], rows)
+        if record.unit != self.unit:
+            data /= record.photmjsr
+        return data, quality
+
+    def _measure_pedestal(self, index: int) -> np.ndarray:
+        """Measure the pedestal of each integration, once: (n_int,), or () for a rate image."""
+        if index not in self._pedestals:
+            record = self.records[index]
+            (cy, cx), (ny, _) = record.corner, record.shape
+            y0, y1, x0, x1 = self.detector.pedestal or (0, 0, 0, 0)
+            columns = slice(max(0, x0 - cx), max(0, x1 - cx))
+            parts = [
+                self._read_rate(index, slice(y, min(y + 64, y1 - cy, ny)))[0][..., columns]
+                for y in range(max(0, y0 - cy), min(y1 - cy, ny), 64)
+            ]
+            values = np.concatenate(parts, axis=-2) if parts else np.empty((1, 0))
+            flat = values.reshape(*values.shape[:-2], -1)
+            level = np.asarray(bn.nanmedian(flat, axis=-1) if flat.shape[-1] else np.nan)
+            self._pedestals[index] = np.nan_to_num(level.astype(np.float32))
+        return self._pedestals[index]
 
     def row_blocks(self, *, halo: int, max_bytes: int = 12_000_000) -> Iterator[RowBlock]:
         """Read the window in blocks of rows, each array of a block within `max_bytes`.
@@ -216,20 +193,22 @@ class ExposureStack:
         halo : int
             Rows added on each side (cut at the edges of the window).
         max_bytes : int
-            Size of one float32 array of a block, halo left aside; at least eight rows are read.
+            Size of one float32 array of a block, or of all integrations of an exposure within it,
+            halo left aside; at least eight rows are read.
 
         Yields
         ------
         RowBlock
         """
         y0, y1, x0, x1 = self.window
-        n_rows = max(8, max_bytes // (4 * len(self.looks) * (x1 - x0)))
+        depth = max(len(self.looks), *(len(r.settled) + len(r.unsettled) for r in self.records))
+        n_rows = max(8, max_bytes // (4 * depth * (x1 - x0)))
         for start in range(y0, y1, n_rows):
             stop = min(y1, start + n_rows)
             first, last = max(y0, start - halo), min(y1, stop + halo)
-            yield RowBlock(
-                self.read_rows(first, last), first, x0, slice(start - first, stop - first)
-            )
+            core = slice(start - first, stop - first)
+            rate, hidden = self._read(first, last, core)
+            yield RowBlock(rate, first, x0, core, hidden)
 
 
 def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
@@ -238,28 +217,48 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     Parameters
     ----------
     inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
-        ``_rate`` or ``_rateints`` products (2-D or 3-D SCI, with DQ).
+        ``_rate``, ``_rateints``, ``_cal`` or ``_calints`` products (2-D or 3-D SCI, with DQ).
 
     Returns
     -------
     ExposureStack
-        Headers are checked and checksums taken; of the pixels, only a few rows of each
-        ``_rateints`` have been looked at.
+        Headers are checked and checksums taken; of the pixels, only a few rows of each product
+        with integrations have been looked at. Calibrated images are turned back into DN/s by
+        their PHOTMJSR; where it is absent or only part of the conversion (spectra), all
+        exposures must be calibrated. An exposure whose dates contradict each other is left out,
+        with a warning.
 
     Raises
     ------
     InputError
-        A file is unreadable, truncated, not a JWST rate product, or given twice.
+        A file is unreadable, truncated, no such JWST product, or given twice; or units are mixed.
     DetectorError
         Detectors are mixed, or the detector or subarray is unknown.
     DateError
         An exposure has no date where one is needed.
     EvidenceError
-        Fewer than two independent looks.
+        Nothing usable is left, or fewer than two independent looks.
     """
-    scans = _join_segments(_scan(item) for item in _expand(inputs))
+    scans = scan_exposures(inputs)
     if not scans:
         raise EvidenceError("expected exposures, found none; give rate files or an association")
+    _refuse_mixed_detectors(scans)
+    found, excluded = _check(scans)
+    records = tuple(record for record, _ in found)
+    _refuse_duplicates(records)
+    looks = _choose_looks(records, excluded)
+    unit = _choose_unit(records)
+    corners = np.array([(*r.corner, *np.add(r.corner, r.shape)) for r in records])
+    y0, x0 = (int(v) for v in corners[:, :2].min(axis=0))
+    y1, x1 = (int(v) for v in corners[:, 2:].max(axis=0))
+    detector = get_detector(records[0].detector)
+    _report(records, len(looks), detector)
+    sources = tuple(source for _, source in found)
+    return ExposureStack(detector, records, looks, (y0, y1, x0, x1), unit, excluded, sources)
+
+
+def _refuse_mixed_detectors(scans: Sequence[Scan]) -> None:
+    """Raise when the exposures are not of one detector, with an example of each."""
     examples = {str(scan.keywords["DETECTOR"]): scan.name for scan in reversed(scans)}
     if len(examples) > 1:
         raise DetectorError(
@@ -267,206 +266,62 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
             + ", ".join(f"{name} ({example})" for name, example in sorted(examples.items()))
             + "; run the step once per detector"
         )
-    found = [
-        (make_record(s.name, s.sha256, s.keywords, s.source.shape, s.settled), s.source)
-        for s in scans
-    ]
-    found.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
-    records = tuple(record for record, _ in found)
-    _refuse_duplicates(records)
-    looks = _choose_looks(records)
-    corners = np.array([(*r.corner, *np.add(r.corner, r.shape)) for r in records])
-    window = (*corners[:, :2].min(axis=0), *corners[:, 2:].max(axis=0))
-    log.info(
-        "%d exposures of %s (%s), %d looks",
-        len(records),
-        records[0].detector,
-        ", ".join(sorted({r.subarray for r in records})),
-        len(looks),
-    )
-    _report_masks(records)
-    y0, x0, y1, x1 = (int(v) for v in window)
-    return ExposureStack(
-        get_detector(records[0].detector),
-        records,
-        looks,
-        (y0, y1, x0, x1),
-        tuple(s for _, s in found),
-    )
 
 
-def _expand(inputs: Any) -> Iterator[Any]:
-    """Flatten associations, lists and libraries into paths and models."""
-    if isinstance(inputs, (str, Path)):
-        if Path(inputs).suffix.lower() == ".json":
-            yield from _read_association(Path(inputs))
-        else:
-            yield Path(inputs)
-    elif hasattr(inputs, "borrow"):
-        yield from _spool_library(inputs)
-    elif hasattr(inputs, "meta"):
-        yield inputs
-    elif isinstance(inputs, Iterable):
-        for item in inputs:
-            yield from _expand(item)
-    else:
-        raise InputError(
-            f"expected paths, associations, data models or a ModelLibrary, found "
-            f"{type(inputs).__name__}; give one of these"
-        )
-
-
-def _read_association(path: Path) -> list[Path]:
-    """List the exposures of every product of an association, beside the file, each once."""
-    try:
-        members = []
-        for product in json.loads(path.read_text())["products"]:
-            if not product["name"]:
-                raise KeyError("name")
-            members += [
-                path.parent / member["expname"]
-                for member in product["members"]
-                if member["exptype"].lower() in _MEMBER_TYPES
-            ]
-    except OSError as error:
-        raise InputError(
-            f"expected a readable association, found {path}: {error.strerror}; check the path"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a JWST association with named products and members in {path}, found "
-            f"{error!r}; make it with asn_from_list"
-        ) from error
-    if not members:
-        raise InputError(
-            f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none; "
-            "add the rate files as science members"
-        )
-    return list(dict.fromkeys(members))  # products may share a background
-
-
-def _spool_library(library: Any) -> Iterator[_Scan]:
-    """Take the models of a ModelLibrary one at a time, and leave the library as it was."""
-    with library:
-        for model in library:
-            yield _scan_model(model, spool=True)
-            library.shelve(model, modify=False)
-
-
-def _scan(item: Any) -> _Scan:
-    """Read the header of one exposure."""
-    if isinstance(item, _Scan):
-        return item
-    return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
-
-
-def _join_segments(scans: Iterable[_Scan]) -> list[_Scan]:
-    """Join the segments into which a long exposure was cut: they are one look at the detector."""
-    exposures: dict[Any, dict[Any, _Scan]] = {}
+def _check(
+    scans: Iterable[Scan],
+) -> tuple[list[tuple[ExposureRecord, Source]], tuple[ExcludedExposure, ...]]:
+    """Check all headers: what is used, in order of time, and what is left out."""
+    found, excluded = [], []
     for scan in scans:
-        cards = scan.keywords
-        same = ("DETECTOR", "SUBARRAY", "EXPSTART", "DATE-OBS", "TIME-OBS")
-        key: Any = (*(cards[card] for card in same), scan.source.shape[-2:], len(scan.source.shape))
-        number = cards["EXPSEGNM"]
-        if not isinstance(number, int) or number in exposures.get(key, {}):
-            key = object()  # no segment, or one given twice: it stands for itself
-        exposures.setdefault(key, {})[number] = scan
-    joined = []
-    for segments in exposures.values():
-        ordered = [segments[number] for number in sorted(segments)]
-        if len(ordered) == 1:
-            joined += ordered
-            continue
-        log.info("%s and %d more segments are one exposure", ordered[0].name, len(ordered) - 1)
-        checksum = hashlib.sha256("".join(scan.sha256 for scan in ordered).encode()).hexdigest()
-        source = _JoinedSource(tuple(scan.source for scan in ordered))
-        name = " + ".join(scan.name for scan in ordered)
-        joined.append(_Scan(name, checksum, ordered[0].keywords, source))
-    return joined
-
-
-def _scan_fits(path: Path) -> _Scan:
-    try:
-        size = path.stat().st_size
-        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
-            # A truncated file is an error below, with better words than the warning's.
-            warnings.simplefilter("ignore", AstropyUserWarning)
-            compressed = hdus._file.compression not in (None, "")
-            needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
-            planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
-            keywords = {key: hdus[0].header.get(key) for key in KEYWORDS}
-            integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
-            if "SCI" in planes:
-                header = hdus["SCI"].header
-                keywords["BUNIT"] = header.get("BUNIT")
-                keywords["DISPAXIS"] = keywords["DISPAXIS"] or header.get("DISPAXIS")
-        with path.open("rb") as stream:
-            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
-    except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
-        raise InputError(
-            f"expected a FITS rate product, found {path}: {error}; check the path and the download"
-        ) from error
-    if needed > size and not compressed:
-        raise InputError(
-            f"expected {needed} bytes in {path}, found {size}: the file is truncated; "
-            "download it again"
+        settled = _find_settled(scan.source) if len(scan.source.shape) == 3 else ()
+        try:
+            record = make_record(scan.name, scan.sha256, scan.keywords, scan.source.shape, settled)
+        except ContradictoryDateError as error:
+            excluded.append(ExcludedExposure(scan.name, scan.sha256, str(error)))
+            log.warning("%s is left out: %s", scan.name, error)
+        else:
+            found.append((record, scan.source))
+    found.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
+    excluded.sort(key=lambda exposure: (exposure.filename, exposure.sha256))
+    if not found:
+        raise EvidenceError(
+            f"expected usable exposures, found none; correct or replace {_list_excluded(excluded)}"
         )
-    if not {"SCI", "DQ"} <= set(planes):
-        raise InputError(
-            f"expected SCI and DQ images in {path}, found {', '.join(planes) or 'none'}; "
-            "give _rate or _rateints products"
-        )
-    if not integer:
-        raise InputError(
-            f"expected DQ as integers in {path}, found floating point; make the product again"
-        )
-    if planes["DQ"] != planes["SCI"]:
-        raise InputError(
-            f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
-            " make the product again"
-        )
-    return _Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"]))
+    return found, tuple(excluded)
 
 
-def _scan_model(model: Any, *, spool: bool = False) -> _Scan:
-    """Read one model; `spool` copies its arrays to temporary files."""
-    keywords = {
-        key: _get(model, name) for key, name in (*KEYWORDS.items(), ("BUNIT", "meta.bunit_data"))
-    }
-    name = str(keywords["FILENAME"] or "model in memory")
-    arrays = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
-    if any(plane is None for plane in arrays.values()):
-        raise InputError(
-            f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
-            "give ImageModel or CubeModel"
-        )
-    arrays = {key: np.ascontiguousarray(plane) for key, plane in arrays.items()}
-    checksum = hashlib.sha256()
-    for plane in arrays.values():
-        checksum.update(plane)
-    source = _SpooledSource(arrays) if spool else _ArraySource(arrays)
-    return _Scan(name, checksum.hexdigest(), keywords, source)
+def _list_excluded(excluded: Iterable[ExcludedExposure]) -> str:
+    return ", ".join(f"{exposure.filename} ({exposure.reason})" for exposure in excluded)
 
 
-def _get(model: Any, path: str) -> Any:
-    """Follow a dotted path through a data model; None where it ends."""
-    for part in path.split("."):
-        model = getattr(model, part, None)
-    return model
-
-
-def _read_evidence(source: _Source, rows: slice) -> np.ndarray:
-    """Read the rates of some rows; NaN where they are not finite or DO_NOT_USE: no evidence."""
+def _read_evidence(source: Source, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Read rates and DQ of some rows; NaN where not finite or DO_NOT_USE: no evidence."""
     data, quality = source.read(rows)
     bad = (quality & np.uint32(dq_value("DO_NOT_USE"))) != 0
-    return np.where(np.isfinite(data) & ~bad, data, np.nan)
+    return np.where(np.isfinite(data) & ~bad, data, np.nan), quality
 
 
-def _find_settled(source: _Source) -> tuple[int, ...]:
+def _count_hidden(
+    data: np.ndarray,
+    quality: np.ndarray,
+    reference: np.ndarray,
+    rows: slice,
+    integrations: tuple[int, ...],
+) -> int:
+    """Count the pixels of some rows that are lost for no reason but a mask."""
+    harmless = np.uint32(dq_value("SATURATED", "REFERENCE_PIXEL", "NON_SCIENCE"))
+    hidden = np.isnan(data[..., rows, :]) & ((quality[..., rows, :] & harmless) == 0)
+    if hidden.ndim == 3:
+        hidden = hidden[list(integrations)].all(axis=0) if integrations else hidden.all(axis=0)
+    return int(np.count_nonzero(hidden & ~reference[rows]))
+
+
+def _find_settled(source: Source) -> tuple[int, ...]:
     """List the integrations whose level has settled, from the middle rows."""
-    middle = source.shape[1] // 2
-    rows = slice(max(0, middle - 32), middle + 32)
-    data = _read_evidence(source, rows)
+    n, ny, nx = source.shape
+    middle, half = ny // 2, min(32, max(2, _SAMPLE_VALUES // (2 * n * nx)))
+    data = _read_evidence(source, slice(max(0, middle - half), middle + half))[0]
     level = bn.nanmedian(data.reshape(len(data), -1), axis=1)
     scatter = 1.4826 * bn.nanmedian(
         np.abs(data - level[:, None, None]).reshape(len(data), -1), axis=1
@@ -491,16 +346,19 @@ def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
             seen[identity] = record.filename
 
 
-def _choose_looks(records: Sequence[ExposureRecord]) -> tuple[tuple[int, tuple[int, ...]], ...]:
+def _choose_looks(
+    records: Sequence[ExposureRecord], excluded: Sequence[ExcludedExposure]
+) -> tuple[tuple[int, tuple[int, ...]], ...]:
     """Choose what is compared: exposures, or the integrations of a single one."""
     if len(records) == 1:
         settled = records[0].settled
         if len(settled) < 3:
+            without = f", without {_list_excluded(excluded)}" if excluded else ""
             raise EvidenceError(
                 "expected at least two independent looks, found one exposure "
-                f"({records[0].filename}) with {len(settled)} settled integrations; give more "
-                "exposures, or one _rateints with three or more settled integrations for a static "
-                "mask"
+                f"({records[0].filename}) with {len(settled)} settled integrations{without}; give "
+                "more exposures, or one _rateints with three or more settled integrations for a "
+                "static mask"
             )
         log.warning(
             "one exposure: its %d settled integrations give a static mask, no dates", len(settled)
@@ -515,7 +373,47 @@ def _choose_looks(records: Sequence[ExposureRecord]) -> tuple[tuple[int, tuple[i
     return tuple((k, record.settled) for k, record in enumerate(records))
 
 
-def _report_masks(records: Sequence[ExposureRecord]) -> None:
+def _choose_unit(records: Sequence[ExposureRecord]) -> str:
+    """Choose the unit all exposures can be given in."""
+    calibrated = [record for record in records if record.unit != "DN/s"]
+    fixed = [record for record in calibrated if np.isnan(record.photmjsr)]
+    if not fixed:
+        if calibrated:
+            log.info("%d calibrated exposures are divided by their PHOTMJSR", len(calibrated))
+        return "DN/s"
+    unit = fixed[0].unit
+    others = [record for record in records if record.unit != unit]
+    if others:
+        raise InputError(
+            f"expected exposures in one unit, found {fixed[0].filename} in {unit}, whose PHOTMJSR "
+            f"is absent or that of a spectrum, and {others[0].filename} in {others[0].unit}; give "
+            "the _rate products of all"
+        )
+    log.warning("the exposures are calibrated: amplitudes are in %s, not DN/s", unit)
+    return unit
+
+
+def _report(records: Sequence[ExposureRecord], n_looks: int, detector: Detector) -> None:
+    """Say what is read, and what was taken from elsewhere or left out."""
+    log.info(
+        "%d exposures of %s (%s), %d looks",
+        len(records),
+        detector.name,
+        ", ".join(sorted({r.subarray for r in records})),
+        n_looks,
+    )
+    for text, count in Counter(text for r in records for text in r.fallbacks).items():
+        example = next(r.filename for r in records if text in r.fallbacks)
+        log.info("%s (%d exposures, %s the first)", text, count, example)
+    for record in records:
+        if record.unsettled:
+            log.info(
+                "%s: integrations %s have not settled or are empty, and are left out",
+                record.filename,
+                ", ".join(str(k + 1) for k in record.unsettled),
+            )
+    if detector.pedestal:
+        log.info("the level of rows %d:%d, columns %d:%d is subtracted", *detector.pedestal)
     masks = sorted({record.r_mask for record in records})
     if len(masks) > 1:
         log.warning(

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from astropy.io import fits
 from astropy.time import Time
 
 from .detectors import Detector, get_detector
-from .errors import DateError, DetectorError, InputError
+from .errors import ContradictoryDateError, DateError, DetectorError, InputError
 
 __all__ = ["KEYWORDS", "ExposureRecord", "make_record", "read_start"]
 
@@ -19,13 +20,17 @@ log = logging.getLogger(__name__)
 
 _SECONDS_PER_DAY = 86400.0
 _WHOLE = ("NGROUPS", "NINTS", "SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2", "DISPAXIS")
-_REAL = ("EFFEXPTM", "EXPSTART", "EXPMID", "EXPEND")
+_REAL = ("EFFEXPTM", "EXPSTART", "EXPMID", "EXPEND", "PHOTMJSR")
+# Units of rate and of calibrated products, as written in BUNIT but for blanks and case.
+_UNITS = {"dn/s": "DN/s", "mjy/sr": "MJy/sr"}
 
 # Where each keyword lives in a data model.
 KEYWORDS = {
     "TELESCOP": "meta.telescope",
     "DETECTOR": "meta.instrument.detector",
     "FILTER": "meta.instrument.filter",
+    "GRATING": "meta.instrument.grating",
+    "PUPIL": "meta.instrument.pupil",
     "EXP_TYPE": "meta.exposure.type",
     "READPATT": "meta.exposure.readpatt",
     "NGROUPS": "meta.exposure.ngroups",
@@ -46,6 +51,9 @@ KEYWORDS = {
     "CAL_VER": "meta.calibration_software_version",
     "FILENAME": "meta.filename",
     "EXPSEGNM": "meta.exposure.segment_number",
+    "MSTR_RD1": "meta.subarray.multistripe_reads1",
+    "BUNIT": "meta.bunit_data",
+    "PHOTMJSR": "meta.photometry.conversion_megajanskys",
 }
 
 
@@ -72,8 +80,15 @@ class ExposureRecord:
         0 where absent.
     dispersion_axis : int or None
         DISPAXIS: 1 along x, 2 along y, None = image.
-    settled : tuple of int
-        0-based integrations that are used; () for a rate image.
+    unit : str
+        Unit of SCI: DN/s or MJy/sr.
+    photmjsr : float
+        What turns DN/s into `unit` [MJy/sr per DN/s]: PHOTMJSR of an image; NaN where it is
+        absent or, as in spectra, only part of the conversion. 1 for DN/s.
+    settled, unsettled : tuple of int
+        0-based integrations that are used and that are not; () and () for a rate image.
+    fallbacks : tuple of str
+        What was taken from elsewhere because a keyword is absent.
     """
 
     filename: str
@@ -95,7 +110,11 @@ class ExposureRecord:
     ngroups: int
     nints: int
     dispersion_axis: int | None
+    unit: str
+    photmjsr: float
     settled: tuple[int, ...] = ()
+    unsettled: tuple[int, ...] = ()
+    fallbacks: tuple[str, ...] = ()
 
 
 def make_record(
@@ -112,7 +131,7 @@ def make_record(
     name, checksum : str
         Name and SHA-256 of the exposure.
     keywords : mapping
-        The cards of `KEYWORDS` and BUNIT; None = absent.
+        The cards of `KEYWORDS`; None = absent.
     shape : tuple of int
         Of SCI, 2-D or 3-D.
     settled : tuple of int
@@ -125,8 +144,10 @@ def make_record(
     Raises
     ------
     InputError, DetectorError, DateError
-        The exposure is no JWST rate product, its place on the detector is unknown, or its dates
-        cannot be read.
+        The exposure is no JWST rate or calibrated product, its place on the detector is unknown,
+        or its dates cannot be read.
+    ContradictoryDateError
+        Its dates lie more than a day apart; the message does not name the exposure.
     """
     if str(keywords["TELESCOP"]).upper() != "JWST":
         raise InputError(
@@ -139,18 +160,20 @@ def make_record(
             f"{shape}; run calwebb_detector1 first"
         )
     keywords = _read_numbers(name, keywords)
-    unit = keywords.get("BUNIT")
-    if unit is not None and str(unit).replace(" ", "").lower() != "dn/s":
-        raise InputError(
-            f"expected BUNIT = DN/s in {name}, found {unit!r}; give products of calwebb_detector1"
-        )
+    fallbacks: list[str] = []
     try:
         detector = get_detector(keywords["DETECTOR"])
-        corner = _find_corner(keywords, detector, shape[-2:])
+        corner = _find_corner(keywords, detector, shape[-2:], fallbacks)
     except DetectorError as error:
         raise DetectorError(f"{name}: {error}") from error
     exp_type = str(keywords["EXP_TYPE"] or "N/A")
-    start, expstart, mid, end = _find_times(name, keywords)
+    start, expstart, mid, end = _find_times(name, keywords, fallbacks)
+    axis = keywords["DISPAXIS"]
+    if not axis:
+        optics = (str(keywords[card] or "N/A") for card in ("GRATING", "FILTER", "PUPIL"))
+        axis = _find_dispersion_axis(exp_type, *optics)
+        fallbacks.append(f"DISPAXIS is absent: {axis or 'none (image)'} follows from {exp_type}")
+    unit, photmjsr = _find_unit(name, keywords, axis)
     return ExposureRecord(
         filename=name,
         sha256=checksum,
@@ -175,8 +198,12 @@ def make_record(
         exposure_s=keywords["EFFEXPTM"] or np.nan,
         ngroups=keywords["NGROUPS"] or 0,
         nints=keywords["NINTS"] or 0,
-        dispersion_axis=keywords["DISPAXIS"] or detector.dispersion.get(exp_type),
+        dispersion_axis=axis,
+        unit=unit,
+        photmjsr=photmjsr,
         settled=settled,
+        unsettled=tuple(k for k in range(shape[0]) if k not in settled) if len(shape) == 3 else (),
+        fallbacks=tuple(fallbacks),
     )
 
 
@@ -205,25 +232,75 @@ def _read_numbers(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def _find_unit(name: str, keywords: Mapping[str, Any], axis: int | None) -> tuple[str, float]:
+    """Find the unit of SCI, and what turns DN/s into it."""
+    found = keywords["BUNIT"]
+    unit = "DN/s" if found is None else _UNITS.get(str(found).replace(" ", "").lower())
+    if unit is None:
+        raise InputError(
+            f"expected BUNIT = DN/s or MJy/sr in {name}, found {found!r}; give products of "
+            "calwebb_detector1, or _cal products in MJy/sr"
+        )
+    if unit == "DN/s":
+        return unit, 1.0
+    factor = keywords["PHOTMJSR"]
+    if factor is not None and factor <= 0:
+        raise InputError(
+            f"expected PHOTMJSR > 0 in {name}, found {factor}; correct the header or give the "
+            "_rate product"
+        )
+    # In spectra the scalar is multiplied by a response that varies with wavelength.
+    return unit, np.nan if factor is None or axis is not None else factor
+
+
+@cache
+def _find_dispersion_axis(exp_type: str, grating: str, filter_: str, pupil: str) -> int | None:
+    """Find DISPAXIS where the header has none, as the pipeline does; None = image."""
+    from jwst.lib.dispaxis import get_dispersion_direction
+
+    # It warns of an error for every image.
+    theirs = logging.getLogger(get_dispersion_direction.__module__)
+    disabled, theirs.disabled = theirs.disabled, True
+    try:
+        axis: int | None = get_dispersion_direction(exp_type, grating, filter_, pupil)
+    finally:
+        theirs.disabled = disabled
+    return axis
+
+
 def _find_corner(
-    keywords: Mapping[str, Any], detector: Detector, shape: tuple[int, ...]
+    keywords: Mapping[str, Any],
+    detector: Detector,
+    shape: tuple[int, ...],
+    fallbacks: list[str],
 ) -> tuple[int, int]:
     """Find the 0-based (y, x) of the first pixel; the file's own corner rules."""
     name = keywords["SUBARRAY"]
-    if name not in detector.subarrays:
+    if keywords["MSTR_RD1"]:
         raise DetectorError(
-            f"expected SUBARRAY to be one of {', '.join(detector.subarrays)}, found {name!r}; "
-            "correct the keyword or leave the exposure out"
+            f"expected one rectangle of the detector, found SUBARRAY {name} read out in stripes "
+            f"(MSTR_RD1 = {keywords['MSTR_RD1']}); leave the exposure out"
         )
-    known = detector.subarrays[name]
     cards = [keywords[key] for key in ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")]
-    if None in cards:
+    known = detector.subarrays.get(name)
+    if name not in detector.subarrays:
+        if detector.subarrays_complete or None in cards:
+            others = "" if detector.subarrays_complete else ", or another with SUBSTRT and SUBSIZE"
+            raise DetectorError(
+                f"expected SUBARRAY of {detector.name} to be one of "
+                f"{', '.join(detector.subarrays)}{others}, found {name!r}; correct the keyword or "
+                "leave the exposure out"
+            )
+        fallbacks.append(f"{name} is in no table of {detector.name}: its corner is the file's")
+    elif None in cards:
         if known is None:
             raise DetectorError(
                 f"expected SUBSTRT1/2 and SUBSIZE1/2 with SUBARRAY {name}, found {cards}; "
                 "add the keywords"
             )
-        log.info("SUBSTRT and SUBSIZE are absent: the corner of %s is taken from the tables", name)
+        fallbacks.append(
+            f"SUBSTRT and SUBSIZE are absent: the corner of {name} is taken from the tables"
+        )
         cards = list(known)
     x, y, nx, ny = cards
     full_ny, full_nx = detector.shape
@@ -236,44 +313,61 @@ def _find_corner(
     return y - 1, x - 1
 
 
-def _find_times(name: str, keywords: Mapping[str, Any]) -> tuple[float, float, float, float]:
-    """Find (DATE-OBS + TIME-OBS, EXPSTART, EXPMID, EXPEND); each fall-back is logged."""
-    start = np.nan
-    date, time = keywords["DATE-OBS"], keywords["TIME-OBS"]
-    if date:
-        try:
-            start = float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
-        except ValueError as error:
-            raise DateError(
-                f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
-                f"{date!r} and {time!r}; correct them"
-            ) from error
+def _find_times(
+    name: str, keywords: Mapping[str, Any], fallbacks: list[str]
+) -> tuple[float, float, float, float]:
+    """Find (DATE-OBS + TIME-OBS, EXPSTART, EXPMID, EXPEND)."""
+    start = _read_date(name, keywords["DATE-OBS"], keywords["TIME-OBS"])
     expstart, mid, end = (keywords[key] or np.nan for key in ("EXPSTART", "EXPMID", "EXPEND"))
     half = (keywords["EFFEXPTM"] or 0) / 2 / _SECONDS_PER_DAY
-    if np.isnan(mid):
-        first = expstart if np.isfinite(expstart) else start
-        mid = (first + end) / 2 if np.isfinite(end) else first + half
-        if np.isfinite(mid):
-            log.info(
-                "%s: EXPMID is absent, %s is used",
-                name,
-                "EXPSTART" if first == expstart else "DATE-OBS",
-            )
-    expstart = expstart if np.isfinite(expstart) else start
-    start = start if np.isfinite(start) else expstart
-    if np.isfinite(start - expstart) and abs(start - expstart) > 1:
-        raise DateError(
-            f"expected EXPSTART within a day of DATE-OBS in {name}, found MJD {expstart:.3f} and "
-            f"{start:.3f}; correct the header or leave the exposure out"
+    if abs(start - expstart) > 1:
+        raise ContradictoryDateError(
+            f"expected EXPSTART within a day of DATE-OBS, found MJD {expstart:.3f} and "
+            f"{start:.3f}; correct the header"
         )
-    start, expstart = (mid - half if np.isnan(v) else v for v in (start, expstart))
-    end = mid + half if np.isnan(end) else end
+    if np.isfinite(start) and not keywords["TIME-OBS"]:
+        used = "EXPSTART" if np.isfinite(expstart) else "midnight"
+        fallbacks.append(f"TIME-OBS is absent: {used} is used")
+        start = expstart if np.isfinite(expstart) else start
+
+    def fill(value: float, card: str, *others: tuple[float, str]) -> float:
+        for other, text in others:
+            if np.isnan(value) and np.isfinite(other):
+                fallbacks.append(f"{card} is absent: {text}")
+                value = other
+        return value
+
+    mid = fill(
+        mid,
+        "EXPMID",
+        ((expstart + end) / 2, "the middle of EXPSTART and EXPEND is used"),
+        ((start + end) / 2, "the middle of DATE-OBS + TIME-OBS and EXPEND is used"),
+        (expstart + half, "EXPSTART and half of EFFEXPTM are used"),
+        (start + half, "DATE-OBS, TIME-OBS and half of EFFEXPTM are used"),
+    )
+    first = (mid - half, "EXPMID less half of EFFEXPTM is used")
+    expstart = fill(expstart, "EXPSTART", (start, "DATE-OBS and TIME-OBS are used"), first)
+    start = fill(start, "DATE-OBS", (expstart, "the start of the exposure is used"))
+    end = fill(end, "EXPEND", (mid + half, "EXPMID and half of EFFEXPTM are used"))
     if abs(mid - start) > 1 or end < start - 1:
-        raise DateError(
-            f"expected EXPMID within a day of the start and EXPEND after it in {name}, found MJD "
-            f"{start:.3f}, {mid:.3f} and {end:.3f}; correct the header or leave the exposure out"
+        raise ContradictoryDateError(
+            f"expected EXPMID within a day of the start and EXPEND after it, found MJD "
+            f"{start:.3f}, {mid:.3f} and {end:.3f}; correct the header"
         )
     return start, expstart, mid, end
+
+
+def _read_date(name: str, date: str | None, time: str | None) -> float:
+    """Read DATE-OBS + TIME-OBS [MJD]; NaN without a date, midnight without a time."""
+    if not date:
+        return np.nan
+    try:
+        return float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
+    except ValueError as error:
+        raise DateError(
+            f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
+            f"{date!r} and {time!r}; correct them"
+        ) from error
 
 
 def read_start(path: Path) -> tuple[str, str]:

@@ -1,0 +1,305 @@
+"""Where exposures come from: files, associations, models and libraries, all read lazily."""
+
+import hashlib
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
+
+from .errors import InputError
+from .headers import KEYWORDS
+
+__all__ = ["Scan", "Source", "scan_exposures"]
+
+log = logging.getLogger(__name__)
+
+# Association members that are looks at the detector; the rest (target acquisition, source
+# catalogues) say nothing about pixels of a blank field.
+_MEMBER_TYPES = ("science", "background", "dark")
+
+# Calibrated products whose images are cut out along slits: their place on the detector is lost.
+_SLIT_MODELS = ("MultiSlitModel", "SlitModel")
+
+
+class Source(Protocol):
+    """Lazy access to SCI and DQ of one exposure, all integrations."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(ny, nx), or (n_int, ny, nx)."""
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of SCI and DQ, all integrations."""
+
+
+@dataclass(frozen=True, slots=True)
+class _FitsSource:
+    path: Path
+    shape: tuple[int, ...]
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        with fits.open(self.path, memmap=False) as hdus:
+            return hdus["SCI"].section[..., rows, :], hdus["DQ"].section[..., rows, :]
+
+
+@dataclass(frozen=True, slots=True)
+class _ArraySource:
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.arrays["SCI"].shape
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        return self.arrays["SCI"][..., rows, :], self.arrays["DQ"][..., rows, :]
+
+
+class _SpooledSource:
+    """Copies of the planes in a temporary folder, which goes when this object does."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        self.shape: tuple[int, ...] = arrays["SCI"].shape
+        self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
+        weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        for name, plane in arrays.items():
+            np.save(self._folder / f"{name}.npy", plane)
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of SCI and DQ, all integrations."""
+        science, quality = (
+            np.array(np.load(self._folder / f"{plane}.npy", mmap_mode="r")[..., rows, :])
+            for plane in ("SCI", "DQ")
+        )
+        return science, quality
+
+
+@dataclass(frozen=True, slots=True)
+class _JoinedSource:
+    """Segments of one exposure, their integrations one after the other."""
+
+    parts: tuple[Source, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return sum(_count_integrations(p.shape) for p in self.parts), *self.parts[0].shape[-2:]
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        planes = zip(*(part.read(rows) for part in self.parts), strict=True)
+        science, quality = (
+            np.concatenate([plane[None] if plane.ndim == 2 else plane for plane in kind])
+            for kind in planes
+        )
+        return science, quality
+
+
+def _count_integrations(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) == 3 else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """One exposure as found: its keywords unchecked, its planes unread."""
+
+    name: str
+    sha256: str
+    keywords: Mapping[str, Any]
+    source: Source
+
+
+def scan_exposures(inputs: Any) -> list[Scan]:
+    """Read the headers of exposures and leave their planes for later.
+
+    Parameters
+    ----------
+    inputs : path, association (.json), data model, ModelLibrary, or an iterable of these
+        Rate or calibrated products (2-D or 3-D SCI, with DQ).
+
+    Returns
+    -------
+    list of Scan
+        One per exposure in the order given, the segments of one exposure joined.
+
+    Raises
+    ------
+    InputError
+        A file or association cannot be read, is truncated, or holds no such product.
+    """
+    return _join_segments(_scan(item) for item in _expand(inputs))
+
+
+def _expand(inputs: Any) -> Iterator[Any]:
+    """Flatten associations, lists and libraries into paths and models."""
+    if isinstance(inputs, (str, Path)):
+        if Path(inputs).suffix.lower() == ".json":
+            yield from _read_association(Path(inputs))
+        else:
+            yield Path(inputs)
+    elif hasattr(inputs, "borrow"):
+        yield from _spool_library(inputs)
+    elif hasattr(inputs, "meta"):
+        yield inputs
+    elif isinstance(inputs, Iterable):
+        for item in inputs:
+            yield from _expand(item)
+    else:
+        raise InputError(
+            f"expected paths, associations, data models or a ModelLibrary, found "
+            f"{type(inputs).__name__}; give one of these"
+        )
+
+
+def _read_association(path: Path) -> list[Path]:
+    """List the exposures of every product of an association, beside the file, each once."""
+    try:
+        members = []
+        for product in json.loads(path.read_text())["products"]:
+            if not product["name"]:
+                raise KeyError("name")
+            members += [
+                path.parent / member["expname"]
+                for member in product["members"]
+                if member["exptype"].lower() in _MEMBER_TYPES
+            ]
+    except OSError as error:
+        raise InputError(
+            f"expected a readable association, found {path}: {error.strerror}; check the path"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"expected a JWST association with named products and members in {path}, found "
+            f"{error!r}; make it with asn_from_list"
+        ) from error
+    if not members:
+        raise InputError(
+            f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none; "
+            "add the rate files as science members"
+        )
+    return list(dict.fromkeys(members))  # products may share a background
+
+
+def _spool_library(library: Any) -> Iterator[Scan]:
+    """Take the models of a ModelLibrary one at a time, and leave the library as it was."""
+    with library:
+        for model in library:
+            yield _scan_model(model, spool=True)
+            library.shelve(model, modify=False)
+
+
+def _scan(item: Any) -> Scan:
+    """Read the header of one exposure."""
+    if isinstance(item, Scan):
+        return item
+    return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
+
+
+def _join_segments(scans: Iterable[Scan]) -> list[Scan]:
+    """Join the segments into which a long exposure was cut: they are one look at the detector."""
+    exposures: dict[Any, dict[Any, Scan]] = {}
+    for scan in scans:
+        cards = scan.keywords
+        same = ("DETECTOR", "SUBARRAY", "EXPSTART", "DATE-OBS", "TIME-OBS")
+        key: Any = (*(cards[card] for card in same), scan.source.shape[-2:], len(scan.source.shape))
+        number = cards["EXPSEGNM"]
+        if not isinstance(number, int) or number in exposures.get(key, {}):
+            key = object()  # no segment, or one given twice: it stands for itself
+        exposures.setdefault(key, {})[number] = scan
+    joined = []
+    for segments in exposures.values():
+        ordered = [segments[number] for number in sorted(segments)]
+        if len(ordered) == 1:
+            joined += ordered
+            continue
+        log.info("%s and %d more segments are one exposure", ordered[0].name, len(ordered) - 1)
+        checksum = hashlib.sha256("".join(scan.sha256 for scan in ordered).encode()).hexdigest()
+        source = _JoinedSource(tuple(scan.source for scan in ordered))
+        name = " + ".join(scan.name for scan in ordered)
+        joined.append(Scan(name, checksum, ordered[0].keywords, source))
+    return joined
+
+
+def _scan_fits(path: Path) -> Scan:
+    try:
+        size = path.stat().st_size
+        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            # A truncated file is an error below, with better words than the warning's.
+            warnings.simplefilter("ignore", AstropyUserWarning)
+            compressed = hdus._file.compression not in (None, "")
+            needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
+            planes = {hdu.name: hdu.shape for hdu in hdus[1:] if hdu.is_image}
+            n_images = sum(hdu.name == "SCI" for hdu in hdus)
+            headers = (hdus[0].header, hdus["SCI"].header if n_images else {})
+            keywords = {key: headers[0].get(key, headers[1].get(key)) for key in KEYWORDS}
+            slits = n_images > 1 or headers[0].get("DATAMODL") in _SLIT_MODELS
+            integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
+        with path.open("rb") as stream:
+            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+    except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+        raise InputError(
+            f"expected a FITS rate product, found {path}: {error}; check the path and the download"
+        ) from error
+    if needed > size and not compressed:
+        raise InputError(
+            f"expected {needed} bytes in {path}, found {size}: the file is truncated; "
+            "download it again"
+        )
+    if slits:
+        raise _refuse_slits(str(path))
+    if not {"SCI", "DQ"} <= set(planes):
+        raise InputError(
+            f"expected SCI and DQ images in {path}, found {', '.join(planes) or 'none'}; "
+            "give _rate or _rateints products"
+        )
+    if not integer:
+        raise InputError(
+            f"expected DQ as integers in {path}, found floating point; make the product again"
+        )
+    if planes["DQ"] != planes["SCI"]:
+        raise InputError(
+            f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
+            " make the product again"
+        )
+    return Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"]))
+
+
+def _scan_model(model: Any, *, spool: bool = False) -> Scan:
+    """Read one model; `spool` copies its arrays to temporary files."""
+    keywords = {key: _get(model, name) for key, name in KEYWORDS.items()}
+    name = str(keywords["FILENAME"] or "model in memory")
+    if type(model).__name__ in _SLIT_MODELS:
+        raise _refuse_slits(name)
+    arrays = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
+    if any(plane is None for plane in arrays.values()):
+        raise InputError(
+            f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
+            "give ImageModel or CubeModel"
+        )
+    arrays = {key: np.ascontiguousarray(plane) for key, plane in arrays.items()}
+    checksum = hashlib.sha256()
+    for plane in arrays.values():
+        checksum.update(plane)
+    source = _SpooledSource(arrays) if spool else _ArraySource(arrays)
+    return Scan(name, checksum.hexdigest(), keywords, source)
+
+
+def _refuse_slits(name: str) -> InputError:
+    return InputError(
+        f"expected one image of the detector in {name}, found cut-outs of slits; give the _rate "
+        "products of these exposures"
+    )
+
+
+def _get(model: Any, path: str) -> Any:
+    """Follow a dotted path through a data model; None where it ends."""
+    for part in path.split("."):
+        model = getattr(model, part, None)
+    return model
