@@ -91,8 +91,8 @@ def build_context(
     The rules are those that the installed crds ships as the start of each type (parkeys,
     substitutions), less the keywords that none of the files of a type has; those of MIRI for the
     masks of all instruments, so that READPATT tells the frames of NIRSpec apart; GENERIC stands
-    for every subarray in all of them. Every type without a file is N/A: a step that needs it must be
-    skipped or given an override. The environment is left as it was, but for the variables that
+    for every subarray in all of them. Every type without a file is N/A: a step that needs it must
+    be skipped or given an override. The environment is left as it was, but for the variables that
     the first import of crds itself sets. A file already in the cache keeps its name, so that
     several contexts can share one cache.
     """
