@@ -100,6 +100,16 @@ def _add_mask_at(commands: Any) -> None:
     when.add_argument(
         "--exposure", type=Path, metavar="FILE", help="take date and detector from this JWST file"
     )
+    at.add_argument(
+        "--depth",
+        choices=("SHALLOW", "MEDIUM", "DEEP"),
+        help="depth class of the exposure, for a history made with depth=auto",
+    )
+    at.add_argument(
+        "--readpatt",
+        metavar="PATTERN",
+        help="READPATT of the exposure, where there is more than one series of masks",
+    )
     _add_output_dir(at)
     at.set_defaults(run=_mask_at)
 
@@ -118,6 +128,12 @@ def _add_neutral_mask(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="mask whose REFERENCE_PIXEL and NON_SCIENCE pixels are kept",
+    )
+    neutral.add_argument(
+        "--readpatt",
+        metavar="PATTERN",
+        help="READPATT of the exposures; NRSIRS2 or NRSIRS2RAPID: with the interleaved reference "
+        "pixels of their ramps",
     )
     _add_output_dir(neutral)
     neutral.set_defaults(run=_neutral_mask)
@@ -178,7 +194,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _mask_at(options: argparse.Namespace) -> int:
-    from .refmodels import build_mask_at, name_mask, read_history, write_twins
+    from .refmodels import build_mask_at, read_history, write_twins
 
     history = read_history(options.history)
     date, detector = options.date, None
@@ -186,11 +202,17 @@ def _mask_at(options: argparse.Namespace) -> int:
         from .headers import read_start
 
         date, detector = read_start(options.exposure)
-    mask = build_mask_at(history, date, detector=detector)
-    ending = f"_{mask.meta.instrument.detector}_badpixhistory"
-    name = Path(name_mask(options.history.stem.removesuffix(ending), mask)).stem
+    ending = f"_{history.meta.instrument.detector}_badpixhistory"
+    mask = build_mask_at(
+        history,
+        date,
+        detector=detector,
+        depth=options.depth,
+        readpatt=options.readpatt,
+        name=options.history.stem.removesuffix(ending),
+    )
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return _report(write_twins(mask, options.output_dir / name))
+    return _report(write_twins(mask, options.output_dir / Path(mask.meta.filename).stem))
 
 
 def _neutral_mask(options: argparse.Namespace) -> int:
@@ -205,9 +227,10 @@ def _neutral_mask(options: argparse.Namespace) -> int:
                 f"expected a base mask of {options.detector}, found one of {own}; give --detector "
                 f"{own} or another mask"
             )
-    mask = build_neutral_mask(options.detector, base_dq=base)
+    mask = build_neutral_mask(options.detector, base_dq=base, readpatt=options.readpatt)
+    parts = ["neutral", options.detector, options.readpatt, "mask"]
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return _report(write_twins(mask, options.output_dir / f"neutral_{options.detector}_mask"))
+    return _report(write_twins(mask, options.output_dir / "_".join(filter(None, parts))))
 
 
 def _report(paths: Sequence[Path]) -> int:
