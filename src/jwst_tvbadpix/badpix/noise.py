@@ -19,6 +19,9 @@ _NOISE_QUANTILE, _NOISE_WIDTH = 0.80, 1.2816
 _PATTERN_QUANTILE, _PATTERN_WIDTH = 0.985, 2.4324
 # Spread of the two local models that noise alone explains, in sigma.
 _FREE_SPREAD = 3.0
+# Width of the tail over that of the core beyond which the tail is defects (in small samples they
+# are more than a per cent) and not pattern.
+_LARGEST_TAIL = 1.3
 _VARIANCE_FLOOR = 1e-8
 # Smallest share of the photon-noise line that a measured variance may have.
 _LOWEST_SHARE = 0.7
@@ -232,5 +235,7 @@ def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
     values = values[values > 0]
     if not values.size:
         return _MINIMUM_WIDTH
-    width = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
+    tail = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
+    core = np.quantile(values, _NOISE_QUANTILE) / _NOISE_WIDTH
+    width = min(tail, _LARGEST_TAIL * core)
     return max(float(np.hypot(width, np.median(err))), _MINIMUM_WIDTH)
