@@ -279,9 +279,11 @@ def _search(
     parts = []
 
     def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, Candidates]:
-        block.rate[~used] = np.nan
-        evidence = np.isfinite(block.rate[:, block.core])
-        found = select_candidates(block.rate, block.core, block.y, block.x, noise, axes)
+        rate = block.rate
+        if not used.all():
+            rate = np.where(used[:, None, None], rate, np.float32(np.nan))
+        evidence = np.isfinite(rate[:, block.core])
+        found = select_candidates(rate, block.core, block.y, block.x, noise, axes)
         return block.y + block.core.start - y0, evidence, block.hidden, found
 
     for first, evidence, hidden, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
