@@ -350,7 +350,9 @@ def test_looks_without_order_have_one_state(rate):
 def test_looks_without_evidence_are_counted(clean):
     empty = clean[:3].copy()
     empty[1:] = np.nan
-    with pytest.raises(EvidenceError, match=r"at least two .* found 1 \(no pixel with evidence\); give more"):
+    with pytest.raises(
+        EvidenceError, match=r"at least two .* found 1 \(no pixel with evidence\); give more"
+    ):
         find(empty, MJD[:3])
     with pytest.raises(EvidenceError, match="give usable exposures"):
         find(np.full_like(empty, np.nan), MJD[:3])

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
 from .candidates import (
+    CORNER_REACH,
     Candidates,
     compute_sigma,
     find_images,
@@ -183,7 +184,7 @@ def find_histories(
         Nothing in the exposures can be used, or fewer than two looks hold evidence.
     """
     settings = settings or Settings()
-    halo = compute_halo(settings.window_along, settings.window_across)
+    halo = compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))

@@ -144,7 +144,7 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     noise = NoiseModel(
         level,
         sigma,
-        width := _find_width(-mean[faint]),
+        width := _find_width(mean[faint]),
         _find_width(mean[bright] / np.maximum(np.abs(middle[bright]), width)),
         n_used,
     )
@@ -161,7 +161,7 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         noise = NoiseModel(
             level,
             _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
-            _find_width(-fit.offset[faint], fit.offset_err[faint]),
+            _find_width(fit.offset[faint], fit.offset_err[faint]),
             _find_width(fit.response[bright], fit.response_err[bright]),
             n_used,
         )
@@ -211,13 +211,12 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Width of the true values about zero from the positive ones: defects are on the other side.
+    """Width of the true values about zero, from the side where they reach less far.
 
-    An expectation-maximisation update: estimates that a prior has pulled to zero are too narrow
-    by just their posterior variance.
+    Dark current widens one side, lost response the other. An expectation-maximisation update:
+    estimates that a prior has pulled to zero are too narrow by just their posterior variance.
     """
-    values = values[values > 0]
-    if not values.size:
-        return _MINIMUM_WIDTH
-    width = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
-    return max(float(np.hypot(width, np.median(err))), _MINIMUM_WIDTH)
+    sides = [side[side > 0] for side in (values, -values)]
+    reach = min((np.quantile(s, _PATTERN_QUANTILE) for s in sides if s.size), default=0.0)
+    width = np.hypot(reach / _PATTERN_WIDTH, np.median(err)) if values.size else 0.0
+    return max(float(width), _MINIMUM_WIDTH)
