@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from arrays import assemble_histories
 from astropy.time import Time, TimeDelta
 
 from jwst_tvbadpix.badpix import (
@@ -10,11 +11,9 @@ from jwst_tvbadpix.badpix import (
     Candidates,
     DatedIntervals,
     Intervals,
-    PixelHistories,
     Settings,
 )
 from jwst_tvbadpix.badpix.histories import PixelStates
-from jwst_tvbadpix.badpix.noise import NoiseModel
 from jwst_tvbadpix.errors import DateError, DetectorError
 from jwst_tvbadpix.refmodels import (
     BaseMask,
@@ -389,21 +388,18 @@ def make_result():
     states = PixelStates(
         bad.astype(float), np.zeros((looks, n)), odds, zeros, zeros, zeros, zeros, zeros > 1, zeros
     )
-    noise = NoiseModel(np.ones((looks, 1)), np.ones((looks, 1)), 0.05, 0.01, np.full(looks, 48))
     n_evidence = np.full((6, 8), looks, np.int32)
     n_evidence[4, 5] = 0
     for (py, px), count in N_EVIDENCE.items():
         n_evidence[py - WINDOW[0], px - WINDOW[2]] = count
-    histories = PixelHistories(
+    histories = assemble_histories(
         candidates,
         states,
         bad,
-        noise,
-        n_evidence,
-        np.ones(LOOKS.size, int),
-        WINDOW,
-        LOOKS,
-        Settings(min_effect=2.5),
+        n_evidence=n_evidence,
+        window=WINDOW,
+        mid_mjd=LOOKS,
+        settings=Settings(min_effect=2.5),
     )
     intervals = Intervals(
         pixel=np.array([0, 1]),

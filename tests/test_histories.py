@@ -4,10 +4,13 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pytest
+from arrays import CORNER, find, flag_cube
 
-from jwst_tvbadpix.badpix import Settings, extract_intervals, find_histories
-from jwst_tvbadpix.badpix.find import _choose_strips, _largest_step
+from jwst_tvbadpix.badpix import Candidates, Settings, extract_intervals
+from jwst_tvbadpix.badpix.candidates import _largest_step
+from jwst_tvbadpix.badpix.find import _choose_strips
 from jwst_tvbadpix.badpix.histories import solve_states
+from jwst_tvbadpix.badpix.scores import compute_scores
 from jwst_tvbadpix.badpix.states import compute_transitions
 from jwst_tvbadpix.errors import EvidenceError
 
@@ -36,27 +39,29 @@ def draw(truth, amplitude=0.0, *, multiplicative=False, noise_factor=1.0, seed=2
 
 
 def solve(residual, local, variance, *, mjd=MJD, scale=1.0):
+    """Histories, and the looks that they flag at a score of 6: (states, bad)."""
     n = residual.shape[1]
-    return solve_states(
+    offset, response = np.full(n, SIGMA_OFFSET * scale), np.full(n, SIGMA_RESPONSE)
+    states = solve_states(
         residual,
         local,
         variance,
-        sigma_offset=np.full(n, SIGMA_OFFSET * scale),
-        sigma_response=np.full(n, SIGMA_RESPONSE),
+        sigma_offset=offset,
+        sigma_response=response,
         transitions=compute_transitions(
             mjd,
             start_bad=SETTINGS.start_bad,
             onset_per_year=SETTINGS.onset_per_year,
             recovery_per_year=SETTINGS.recovery_per_year,
         ),
+        llr_caps=SETTINGS.llr_cap,
+        min_effect=SETTINGS.min_effect,
+        min_noise_ratio=SETTINGS.min_noise_ratio,
     )
-
-
-def decide(states):
-    """Bad looks with the default thresholds."""
-    significant = np.abs(states.amplitude) > SETTINGS.min_significance * states.amplitude_err
-    significant |= states.variance_ratio > SETTINGS.min_noise_ratio**2
-    return (states.bad > 0.5) & significant & (states.log_odds > SETTINGS.min_log_odds)
+    place = np.arange(n, dtype=np.int16)
+    candidates = Candidates(place, place, residual, local, variance, offset, response)
+    score = compute_scores(candidates, states, SETTINGS.min_noise_ratio, neighbours=False)
+    return states, (states.bad > 0.5) & (score > 6)
 
 
 HISTORIES = {
@@ -73,8 +78,8 @@ HISTORIES = {
 @pytest.mark.parametrize("name", HISTORIES)
 def test_shift_is_recovered_with_the_right_looks(name, amplitude):
     truth = HISTORIES[name]
-    states = solve(*draw(truth, amplitude))
-    assert (decide(states) != truth[:, None]).mean() < 0.005
+    states, bad = solve(*draw(truth, amplitude))
+    assert (bad != truth[:, None]).mean() < 0.005
     additive = ~states.multiplicative
     found, error = states.amplitude[additive], states.amplitude_err[additive]
     # A bad level may drift by 7 % of itself, and err says so.
@@ -83,8 +88,8 @@ def test_shift_is_recovered_with_the_right_looks(name, amplitude):
 
 
 def test_static_low_response_is_told_from_dark_current():
-    states = solve(*draw(LOOK >= 0, -0.6, multiplicative=True))
-    assert decide(states).all()
+    states, bad = solve(*draw(LOOK >= 0, -0.6, multiplicative=True))
+    assert bad.all()
     assert states.multiplicative.mean() > 0.95
     lost = states.amplitude[states.multiplicative]
     # 30 looks of signal-to-noise 0.6 * 10 / 0.45.
@@ -94,19 +99,19 @@ def test_static_low_response_is_told_from_dark_current():
 @pytest.mark.parametrize("name", ["turn-on", "recovery"])
 def test_changing_response_is_recovered_with_the_right_looks(name):
     truth = HISTORIES[name]
-    states = solve(*draw(truth, -0.6, multiplicative=True))
-    assert (decide(states) != truth[:, None]).mean() < 0.005
+    _, bad = solve(*draw(truth, -0.6, multiplicative=True))
+    assert (bad != truth[:, None]).mean() < 0.005
 
 
 @pytest.mark.parametrize("name", ["turn-on", "recovery"])
 def test_changing_response_is_told_from_dark_current(name):
     """The background changes by more than a factor of two, by many sigma of the shift."""
-    states = solve(*draw(HISTORIES[name], -0.6, multiplicative=True))
+    states, _ = solve(*draw(HISTORIES[name], -0.6, multiplicative=True))
     assert states.multiplicative.mean() > 0.9
 
 
 def test_negative_offset_is_told_from_lost_response():
-    states = solve(*draw(HISTORIES["turn-on"], -5.0))
+    states, _ = solve(*draw(HISTORIES["turn-on"], -5.0))
     assert states.multiplicative.mean() < 0.1
 
 
@@ -114,7 +119,7 @@ def test_negative_offset_is_told_from_lost_response():
 def test_slow_telegraph_is_recovered_with_the_right_looks(amplitude):
     """Two levels with dwells of four looks, not one unstable level: so says its class."""
     truth = np.isin(LOOK // 4, (1, 3, 5))
-    found = decide(solve(*draw(truth, amplitude)))
+    found = solve(*draw(truth, amplitude))[1]
     assert found[truth].mean() > 0.99
     assert (found != truth[:, None]).mean() < 0.02
 
@@ -123,7 +128,7 @@ def test_slow_telegraph_is_recovered_with_the_right_looks(amplitude):
 def test_fast_telegraph_is_bad_whenever_it_is_high(amplitude):
     """Quiet looks in between may count as bad: such a pixel is not usable."""
     truth = np.random.default_rng(6).uniform(size=(N_LOOKS, N_PIXELS)) < 0.6
-    found = decide(solve(*draw(truth, amplitude)))
+    found = solve(*draw(truth, amplitude))[1]
     assert found.any(axis=0).all()
     assert found[truth].mean() > 0.9
 
@@ -131,15 +136,14 @@ def test_fast_telegraph_is_bad_whenever_it_is_high(amplitude):
 @pytest.mark.parametrize("amplitude", [5.0, 20.0, 50.0, 500.0])
 def test_pixel_that_switches_at_each_look_is_bad(amplitude):
     """No switch is too large to be believed when every other look shows it."""
-    found = decide(solve(*draw(LOOK % 2 == 1, amplitude)))
+    found = solve(*draw(LOOK % 2 == 1, amplitude))[1]
     assert found.any(axis=0).mean() > 0.95
 
 
 @pytest.mark.parametrize("name", ["static", "turn-on"])
 def test_noisy_pixel_is_recovered(name):
     truth = HISTORIES[name]
-    states = solve(*draw(truth, noise_factor=12.0))
-    found = decide(states)
+    states, found = solve(*draw(truth, noise_factor=12.0))
     assert found.any(axis=0).all()
     # The onset shows in the first look that is far out: one look in four is not.
     assert (found != truth[:, None]).mean() < 0.05
@@ -147,14 +151,13 @@ def test_noisy_pixel_is_recovered(name):
 
 
 def test_clean_pixels_are_good():
-    states = solve(*draw(LOOK < 0))
-    assert not decide(states).any()
+    assert not solve(*draw(LOOK < 0))[1].any()
 
 
 @pytest.mark.parametrize("look", [0, 12, N_LOOKS - 1])
 @pytest.mark.parametrize("amplitude", [3.0, 50.0, 1e4, -50.0])
 def test_one_cosmic_ray_never_flags(look, amplitude):
-    assert not decide(solve(*draw(look == LOOK, amplitude))).any()
+    assert not solve(*draw(look == LOOK, amplitude))[1].any()
 
 
 def test_looks_without_evidence_are_bridged():
@@ -164,8 +167,7 @@ def test_looks_without_evidence_are_bridged():
     gaps[[10, 11, 12, 13, 14]] = True
     for plane in (residual, local, variance):
         plane[gaps] = np.nan
-    states = solve(residual, local, variance)
-    found = decide(states)
+    states, found = solve(residual, local, variance)
     expected = np.broadcast_to(truth[:, None], found.shape)
     assert (found[~gaps] == expected[~gaps]).mean() > 0.995
     # Between two bad looks the pixel is bad, between two good ones good.
@@ -178,8 +180,8 @@ def test_order_of_pixels_does_not_matter():
     truth = np.random.default_rng(4).uniform(size=(N_LOOKS, N_PIXELS)) < 0.3
     planes = draw(np.sort(truth, axis=0), 5.0)
     order = np.random.default_rng(5).permutation(N_PIXELS)
-    one = solve(*planes)
-    two = solve(*(np.ascontiguousarray(p[:, order]) for p in planes))
+    one, _ = solve(*planes)
+    two, _ = solve(*(np.ascontiguousarray(p[:, order]) for p in planes))
     for f in fields(one):
         np.testing.assert_array_equal(getattr(two, f.name), getattr(one, f.name)[..., order])
 
@@ -187,11 +189,11 @@ def test_order_of_pixels_does_not_matter():
 @pytest.mark.parametrize("name", HISTORIES)
 def test_doubling_noise_and_signal_gives_the_same_states(name):
     residual, local, variance = draw(HISTORIES[name], 3.0)
-    one = solve(residual, local, variance)
-    two = solve(2 * residual, 2 * local, 4 * variance, scale=2.0)
+    one, bad = solve(residual, local, variance)
+    two, bad_twice = solve(2 * residual, 2 * local, 4 * variance, scale=2.0)
     np.testing.assert_allclose(two.bad, one.bad, atol=1e-6)
     np.testing.assert_allclose(two.log_odds, one.log_odds, rtol=1e-6)
-    np.testing.assert_array_equal(decide(two), decide(one))
+    np.testing.assert_array_equal(bad_twice, bad)
 
 
 def test_inputs_of_the_solver_are_not_edited():
@@ -204,7 +206,6 @@ def test_inputs_of_the_solver_are_not_edited():
 # -------------------------------------------------------------------------- find_histories
 
 SHAPE = (64, 72)
-CORNER = (100, 8)
 SIGMA = 0.3
 PLACES = {
     "static": (10, 10),
@@ -212,42 +213,6 @@ PLACES = {
     "recovery": (10, 50),
     "outburst": (30, 10),
 }
-
-
-@dataclass(frozen=True)
-class Block:
-    rate: np.ndarray
-    y: int
-    x: int
-    core: slice
-
-
-@dataclass(frozen=True)
-class ArrayStack:
-    """Looks in memory, somewhere in the frame."""
-
-    rate: np.ndarray
-    rows: int = 16
-
-    @property
-    def window(self):
-        (y, x), (ny, nx) = CORNER, self.rate.shape[1:]
-        return y, y + ny, x, x + nx
-
-    @property
-    def row_ranges(self):
-        return (self.window[:2],)
-
-    def read_rows(self, start, stop):
-        return self.rate[:, start - CORNER[0] : stop - CORNER[0]].copy()
-
-    def row_blocks(self, *, halo):
-        y0, y1 = self.window[:2]
-        for start in range(y0, y1, self.rows):
-            stop = min(y1, start + self.rows)
-            first, last = max(y0, start - halo), min(y1, stop + halo)
-            core = slice(start - first, stop - first)
-            yield Block(self.read_rows(first, last), first, self.window[2], core)
 
 
 @pytest.fixture(scope="module")
@@ -274,23 +239,11 @@ def rate(clean):
 
 @pytest.fixture(scope="module")
 def found(rate):
-    return find(rate)
-
-
-def find(rate, *, mjd=MJD, axes=None, rows=16, **kwargs):
-    axes = [2] * len(rate) if axes is None else axes
-    return find_histories(ArrayStack(rate, rows), mjd, axes, **kwargs)
-
-
-def bad_cube(histories, shape=SHAPE):
-    """Bad looks in the frame: bool (n_looks, ny, nx)."""
-    cube = np.zeros((len(histories.bad), *shape), bool)
-    cube[:, histories.candidates.y - CORNER[0], histories.candidates.x - CORNER[1]] = histories.bad
-    return cube
+    return find(rate, MJD, rows=16)
 
 
 def test_defects_are_found_where_and_when_they_are(found):
-    bad = bad_cube(found)
+    bad = flag_cube(found)
     for name, (y, x) in PLACES.items():
         assert (bad[:, y, x] != HISTORIES[name]).sum() <= 1, name
         bad[:, y, x] = False
@@ -319,7 +272,7 @@ def test_cluster_does_not_hide_itself(clean):
     """Sixteen neighbours fill nearly half of their windows, and must not count in them."""
     rate = clean.copy()
     rate[:, 40:44, 30:34] += 50 * SIGMA
-    histories = find(rate)
+    histories = find(rate, MJD)
     y, x = histories.candidates.y - CORNER[0], histories.candidates.x - CORNER[1]
     inside = (y >= 40) & (y < 44) & (x >= 30) & (x < 34)
     assert histories.bad[:, inside].sum() == 16 * N_LOOKS
@@ -334,13 +287,13 @@ def test_noise_is_measured(found):
 
 
 def test_null_data_give_few_flags(clean):
-    bad = bad_cube(find(clean))
+    bad = flag_cube(find(clean, MJD))
     assert bad.any(axis=0).sum() <= 2
 
 
 @pytest.mark.parametrize("rows", [8, 23, 64])
 def test_block_size_does_not_matter(rate, found, rows):
-    other = find(rate, rows=rows)
+    other = find(rate, MJD, rows=rows)
     np.testing.assert_array_equal(other.bad, found.bad)
     np.testing.assert_array_equal(other.n_evidence, found.n_evidence)
     for part in ("candidates", "states", "noise"):
@@ -353,8 +306,8 @@ def test_block_size_does_not_matter(rate, found, rows):
 def test_looks_that_did_not_read_the_pixel_are_bridged(rate):
     part = rate.copy()
     part[14:20, :, :40] = np.nan  # another subarray
-    histories = find(part)
-    bad = bad_cube(histories)
+    histories = find(part, MJD)
+    bad = flag_cube(histories)
     for name, (y, x) in PLACES.items():
         read = np.isfinite(part[:, y, x])
         assert (bad[read, y, x] != HISTORIES[name][read]).sum() <= 1, name
@@ -365,21 +318,21 @@ def test_looks_that_did_not_read_the_pixel_are_bridged(rate):
 
 def test_frames_scaled_by_two_give_the_same_states(rate, found):
     """The start values of the pattern do not scale, so the noise agrees to a few per cent."""
-    bad = bad_cube(find(2 * rate))
-    assert (bad != bad_cube(found)).sum() <= 2
+    bad = flag_cube(find(2 * rate, MJD))
+    assert (bad != flag_cube(found)).sum() <= 2
 
 
 def test_transposed_frames_give_the_same_states(rate, found):
     turned = np.ascontiguousarray(rate.transpose(0, 2, 1))
-    bad = bad_cube(find(turned, axes=[1] * N_LOOKS), shape=SHAPE[::-1])
-    differs = bad.transpose(0, 2, 1) != bad_cube(found)
+    bad = flag_cube(find(turned, MJD, axes=1))
+    differs = bad.transpose(0, 2, 1) != flag_cube(found)
     assert differs.sum() <= 2
 
 
 def test_a_bad_frame_changes_little(rate, found):
     spoiled = rate.copy()
     spoiled[20] += np.random.default_rng(1).normal(0, 100, SHAPE)
-    bad = bad_cube(find(spoiled))
+    bad = flag_cube(find(spoiled, MJD))
     for name, (y, x) in PLACES.items():
         wrong = bad[:, y, x] != HISTORIES[name]
         wrong[20] = False
@@ -389,25 +342,29 @@ def test_a_bad_frame_changes_little(rate, found):
 
 
 def test_looks_without_order_have_one_state(rate):
-    histories = find(rate, mjd=np.full(N_LOOKS, 60000.0))
+    histories = find(rate, np.full(N_LOOKS, 60000.0))
     assert (histories.bad == histories.bad[0]).all()
-    assert bad_cube(histories)[0, 10, 10]
+    assert flag_cube(histories)[0, 10, 10]
 
 
 def test_looks_without_evidence_are_counted(clean):
     empty = clean[:3].copy()
     empty[1:] = np.nan
-    with pytest.raises(EvidenceError, match=r"at least two .* found 1; give more"):
-        find(empty, mjd=MJD[:3])
+    with pytest.raises(
+        EvidenceError, match=r"at least two .* found 1 \(no pixel with evidence\); give more"
+    ):
+        find(empty, MJD[:3])
     with pytest.raises(EvidenceError, match="give usable exposures"):
-        find(np.full_like(empty, np.nan), mjd=MJD[:3])
+        find(np.full_like(empty, np.nan), MJD[:3])
 
 
 def test_settings_and_progress_are_heard(rate):
     calls = []
     histories = find(
         rate,
-        settings=replace(SETTINGS, min_significance=1e6, min_noise_ratio=1e6),
+        MJD,
+        rows=16,
+        settings=replace(SETTINGS, min_effect=1e6, min_noise_ratio=1e6),
         progress=lambda done, total: calls.append((done, total)),
     )
     assert not histories.bad.any()
@@ -425,9 +382,9 @@ def test_one_look_alone_enters_no_mask(n_looks, look):
     rate = rng.normal(20, 0.14, (n_looks, *SHAPE)).astype(np.float32)
     y, x = (places.ravel() for places in np.mgrid[5:60:6, 5:68:6])
     rate[look, y, x] += 10 ** rng.uniform(0, 3, y.size)
-    histories = find(rate, mjd=np.linspace(59800, 60800, n_looks))
+    histories = find(rate, np.linspace(59800, 60800, n_looks))
     pending = extract_intervals(histories).pending
-    assert bad_cube(histories)[:, y, x].sum() <= (pending.sum() if look == -1 else 0)
+    assert flag_cube(histories)[:, y, x].sum() <= (pending.sum() if look == -1 else 0)
     assert not (extract_intervals(histories).n_looks[~pending] == 1).any()
 
 
@@ -435,7 +392,7 @@ def test_steady_pixels_are_not_pending():
     rng = np.random.default_rng(3)
     rate = rng.normal(0.02, 0.02, (12, *SHAPE)).astype(np.float32)
     rate += rng.normal(0, 0.1, SHAPE).astype(np.float32)  # a fixed pattern, nothing happens
-    assert extract_intervals(find(rate, mjd=np.linspace(59800, 60800, 12))).pending.sum() <= 8
+    assert extract_intervals(find(rate, np.linspace(59800, 60800, 12))).pending.sum() <= 8
 
 
 def test_unread_looks_change_no_step():
@@ -471,6 +428,6 @@ def test_frames_without_noise_and_with_a_wide_source_are_taken():
     rate[2] += (500 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / 2 / 30**2)).astype(np.float32)
     rate[4] = 20
     rate[3:, 30, 10] += 6
-    bad = bad_cube(find(rate, mjd=np.linspace(59800, 60800, 6)))
+    bad = flag_cube(find(rate, np.linspace(59800, 60800, 6)))
     assert bad[3:, 30, 10].all()
     assert not bad[:3, 30, 10].any()

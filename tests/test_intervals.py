@@ -1,24 +1,24 @@
 """Intervals and their dates: each exposure gets the mask of its own state."""
 
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from arrays import CALIBRATION, assemble_histories
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jwst_tvbadpix.badpix.find import Candidates, PixelHistories, Settings
+from jwst_tvbadpix.badpix import Candidates, Settings
 from jwst_tvbadpix.badpix.histories import PixelStates
 from jwst_tvbadpix.badpix.intervals import CLASSES, extract_intervals
-from jwst_tvbadpix.badpix.noise import NoiseModel
 from jwst_tvbadpix.badpix.series import DATING, date_intervals, list_epochs, select_active
 
 SECOND = 1 / 86400
 SIGMA = 0.5
 
 
-def make_histories(bad, *, evidence=None, mjd=None, log_ratio=None, **levels):
+def make_histories(bad, *, evidence=None, mjd=None, log_ratio=None, histories=None, **levels):
     """Histories of pixels in one row; bad, evidence: bool (n_looks, n_pixels)."""
     bad = np.asarray(bad, bool)
     n_looks, n = bad.shape
@@ -50,17 +50,15 @@ def make_histories(bad, *, evidence=None, mjd=None, log_ratio=None, **levels):
         response=np.zeros(n),
         **values,
     )
-    noise = NoiseModel(np.zeros((n_looks, 1)), np.ones((n_looks, 1)), 0.1, 0.01, np.ones(n_looks))
-    return PixelHistories(
+    return assemble_histories(
         candidates,
         states,
         bad,
-        noise,
-        evidence.sum(axis=0),
-        evidence.sum(axis=1),
-        (5, 6, 0, n),
-        mjd,
-        Settings(),
+        n_evidence=evidence.sum(axis=0),
+        n_pixels=evidence.sum(axis=1),
+        window=(5, 6, 0, n),
+        mid_mjd=mjd,
+        **histories or {},
     )
 
 
@@ -175,12 +173,8 @@ def test_three_changes_make_a_telegraph(history, name):
 
 
 def test_number_of_changes_is_a_setting():
-    histories = make_histories(column("0011100")[0])
-    told = PixelHistories(
-        *(getattr(histories, f.name) for f in fields(histories)[:-1]),
-        Settings(telegraph_transitions=2),
-    )
-    assert extract_intervals(told).name.tolist() == ["TELEGRAPH"]
+    found = extract("0011100", histories={"settings": Settings(telegraph_transitions=2)})
+    assert found.name.tolist() == ["TELEGRAPH"]
 
 
 @pytest.mark.parametrize(
@@ -219,10 +213,26 @@ def test_odds_are_evidence_and_prices():
     onset = np.log(-np.expm1(-settings.onset_per_year * years))
     recovery = np.log(-np.expm1(-settings.recovery_per_year * years))
     assert found.log_odds[0] == pytest.approx(18 + onset + recovery, rel=1e-5)
-    always = extract("11111")
+    always = extract("111")
     assert always.log_odds[0] == pytest.approx(
-        45 + np.log(settings.start_bad / (1 - settings.start_bad)), rel=1e-5
+        27 + np.log(settings.start_bad / (1 - settings.start_bad)), rel=1e-5
     )
+
+
+def test_odds_are_calibrated():
+    """By the table of the calibration, whether the interval or its pixel has the lower score."""
+    table = replace(
+        CALIBRATION, score=np.array([0.0, 10.0]), log_odds=np.array([-4.0, 1.0]), slope=2.0
+    )
+    (own,) = extract("00110").log_odds
+    assert 0 < own < 10
+    for score, expected in ((50.0, -4 + own / 2), (own / 3, -4 + own / 6)):
+        histories = {"calibration": table, "score": np.array([score])}
+        assert extract("00110", histories=histories).log_odds[0] == pytest.approx(expected)
+    (long,) = extract("0011111110").log_odds
+    assert 10 < long < 30
+    (found,) = extract("0011111110", histories={"calibration": table}).log_odds
+    assert found == pytest.approx(1 + 2 * (long - 10), abs=1e-4)
 
 
 # ---------------------------------------------------------------------------------- dating

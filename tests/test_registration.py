@@ -26,7 +26,7 @@ SPEC_LINE = re.compile(r"(?P<name>\w+) = (?P<kind>\w+)\((?P<rest>.*)\)  # (?P<se
 def run(command, *arguments):
     """Run a console script of the environment the tests run in, without any CRDS set-up."""
     script = Path(sys.executable).with_name(command)
-    kept = {key: os.environ[key] for key in ("HOME", "PATH") if key in os.environ}
+    kept = {key: os.environ[key] for key in ("HOME", "PATH", "PYTHONPATH") if key in os.environ}
     return subprocess.run(
         [str(script), *arguments], env=kept, capture_output=True, text=True, check=False
     )

@@ -3,10 +3,11 @@
 import gc
 import os
 import types
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from arrays import CORNER, ArrayStack
 from matplotlib.figure import Figure
 
 from jwst_tvbadpix.badpix import (
@@ -23,44 +24,8 @@ from jwst_tvbadpix.report import plot_self_test
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
 
-SHAPE, N_LOOKS, CORNER, SIGMA = (256, 256), 16, (100, 8), 0.3
+SHAPE, N_LOOKS, SIGMA = (256, 256), 16, 0.3
 MJD = np.sort(np.random.default_rng(3).uniform(59800, 61200, N_LOOKS))
-
-
-@dataclass(frozen=True)
-class Block:
-    rate: np.ndarray
-    y: int
-    x: int
-    core: slice
-
-
-@dataclass(frozen=True)
-class ArrayStack:
-    """Looks in memory, somewhere in the frame, handed out as they are."""
-
-    rate: np.ndarray
-    rows: int = 64
-
-    @property
-    def window(self):
-        (y, x), (ny, nx) = CORNER, self.rate.shape[1:]
-        return y, y + ny, x, x + nx
-
-    @property
-    def row_ranges(self):
-        return (self.window[:2],)
-
-    def read_rows(self, start, stop):
-        return self.rate[:, start - CORNER[0] : stop - CORNER[0]]
-
-    def row_blocks(self, *, halo):
-        y0, y1 = self.window[:2]
-        for start in range(y0, y1, self.rows):
-            stop = min(y1, start + self.rows)
-            first, last = max(y0, start - halo), min(y1, stop + halo)
-            core = slice(start - first, stop - first)
-            yield Block(self.read_rows(first, last), first, self.window[2], core)
 
 
 def make_rate(n_looks=N_LOOKS, shape=SHAPE):

@@ -171,7 +171,7 @@ def by_dating(programme, made):
 def strun(*arguments, cwd, **env):
     """Run strun with HOME and PATH alone, and what is given."""
     script = Path(sys.executable).with_name("strun")
-    clean = {key: os.environ[key] for key in ("HOME", "PATH") if key in os.environ}
+    clean = {key: os.environ[key] for key in ("HOME", "PATH", "PYTHONPATH") if key in os.environ}
     return subprocess.run(
         [str(script), *map(str, arguments)],
         cwd=cwd,

@@ -13,6 +13,7 @@ from .regression import BackgroundFit, fit_background
 from .residuals import LocalResiduals, combine_axes, compute_residuals, subtract_medians
 
 __all__ = [
+    "CORNER_REACH",
     "Candidates",
     "compute_sigma",
     "find_images",
@@ -32,6 +33,8 @@ _MEDIAN_LOOKS = 15
 # taken for uncertainty. (A star of 1.3 pixel FWHM on its centre is 4 times its third-best
 # neighbour, a wider one less.)
 _STAR, _PEAK = 3.0, 3.0
+# Pixels over which a corner shows: rows that a block needs beyond those of its residuals.
+CORNER_REACH = 2
 _RING = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -198,9 +201,13 @@ def _measure_corners(level: np.ndarray) -> np.ndarray:
     """
     change = []
     for axis in (0, 1):
-        padded = np.pad(level, [(2, 2) if k == axis else (0, 0) for k in (0, 1)], mode="edge")
-        n = level.shape[axis]
-        before, after = padded.take(range(n), axis), padded.take(range(4, n + 4), axis)
+        reach, n = CORNER_REACH, level.shape[axis]
+        width = [(reach, reach) if k == axis else (0, 0) for k in (0, 1)]
+        padded = np.pad(level, width, mode="edge")
+        before, after = (
+            padded.take(range(n), axis),
+            padded.take(range(2 * reach, n + 2 * reach), axis),
+        )
         change.append(np.maximum(np.abs(level - before), np.abs(after - level)))
     return np.minimum(*change)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
 from .candidates import (
+    CORNER_REACH,
     Candidates,
     compute_sigma,
     find_images,
@@ -189,7 +190,7 @@ def find_histories(
         Nothing in the exposures can be used, or fewer than two looks hold evidence.
     """
     settings = settings or Settings()
-    halo = compute_halo(settings.window_along, settings.window_across)
+    halo = compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
@@ -289,9 +290,11 @@ def _search(
     parts = []
 
     def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, Candidates]:
-        block.rate[~used] = np.nan
-        evidence = np.isfinite(block.rate[:, block.core])
-        found = select_candidates(block.rate, block.core, block.y, block.x, noise, axes)
+        rate = block.rate
+        if not used.all():
+            rate = np.where(used[:, None, None], rate, np.float32(np.nan))
+        evidence = np.isfinite(rate[:, block.core])
+        found = select_candidates(rate, block.core, block.y, block.x, noise, axes)
         return block.y + block.core.start - y0, evidence, block.hidden, found
 
     for first, evidence, hidden, part in _map_in_threads(select, stack.row_blocks(halo=halo)):

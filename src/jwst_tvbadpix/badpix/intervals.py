@@ -146,7 +146,8 @@ def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray
     once = ~histories.bad.any(axis=0) & (against == 1) & (evidence.sum(axis=0) > 1)
     last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
     columns = np.arange(evidence.shape[1])
-    says_all = states.log_ratio[last, columns] >= histories.settings.llr_cap
+    caps = histories.settings.llr_cap * histories.usability.score
+    says_all = states.log_ratio[last, columns] >= caps[last]
     chosen = once & says_all
     pending[last[chosen], columns[chosen]] = True
     return pending

@@ -153,7 +153,7 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     # Widths of the mean residuals hold noise too: start values that are rather too large, since
     # a prior that is too narrow pulls its own estimate down.
     mean = bn.nanmedian(residual, axis=0)
-    width = _find_width(-mean[faint])
+    width = _find_width(mean[faint])
     bright = _find_bright(middle, width)
     noise = NoiseModel(level, sigma, width, _find_width(mean[bright] / middle[bright]), n_used)
     for _ in range(n_iterations):
@@ -169,7 +169,7 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         noise = NoiseModel(
             level,
             _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
-            _find_width(-fit.offset[faint], fit.offset_err[faint]),
+            _find_width(fit.offset[faint], fit.offset_err[faint]),
             _find_width(fit.response[bright], fit.response_err[bright]),
             n_used,
         )
@@ -227,15 +227,18 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Width of the true values about zero from the positive ones: defects are on the other side.
+    """Width of the true values about zero, from the side where they reach less far.
 
-    An expectation-maximisation update: estimates that a prior has pulled to zero are too narrow
-    by just their posterior variance.
+    Dark current widens one side, lost response the other. An expectation-maximisation update:
+    estimates that a prior has pulled to zero are too narrow by just their posterior variance.
     """
-    values = values[values > 0]
-    if not values.size:
-        return _MINIMUM_WIDTH
+    sides = [side[side > 0] for side in (values, -values)]
+    width = min((_reach(side) for side in sides if side.size), default=0.0)
+    return max(float(np.hypot(width, np.median(err) if values.size else 0.0)), _MINIMUM_WIDTH)
+
+
+def _reach(values: np.ndarray) -> float:
+    """Width of a half Gaussian by its tail, as far as the core supports it."""
     tail = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
     core = np.quantile(values, _NOISE_QUANTILE) / _NOISE_WIDTH
-    width = min(tail, _LARGEST_TAIL * core)
-    return max(float(np.hypot(width, np.median(err))), _MINIMUM_WIDTH)
+    return float(min(tail, _LARGEST_TAIL * core))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 __all__ = ["Calibration", "calibrate_scores", "shuffle_looks"]
 
@@ -10,6 +11,8 @@ __all__ = ["Calibration", "calibrate_scores", "shuffle_looks"]
 _TAIL = 80
 # Pixels per bin in which the density of scores is measured.
 _PIXELS_PER_BIN = 60
+# Largest share of false ones that a bin can support.
+_MOST_FALSE = 0.98
 # Scores in which the shifts to negative values, which few defects have, are all taken for false,
 # and the number of pixels that weighs as much as what is counted.
 _MIRROR, _PRIOR_PIXELS = (0.0, 6.0), 10.0
@@ -77,7 +80,8 @@ class _Tail:
         if not score.size:
             return cls(score, above, 0.0, 1.0)
         top = score[-_TAIL:]
-        scale = (top - top[0]).sum() / max(top.size - 1, 1)
+        # One unit of log-odds is worth one decoy: a single one says nothing of the width.
+        scale = (1 + (top - top[0]).sum()) / top.size
         return cls(score, above, float(top[0]), float(np.clip(scale, 0.2, 5.0)))
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
@@ -132,7 +136,7 @@ def calibrate_scores(
     quite the pixel's, noise along rows) shifts pixels up and down alike, while almost all defects
     shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The
     threshold is the lowest t >= 0 with E(t) <= fdr N(t). Odds are those of densities, (n - e) / e,
-    in bins of 60 candidates, made to increase.
+    in bins of 60 candidates, made to increase by isotonic regression.
 
     References
     ----------
@@ -185,8 +189,9 @@ def _measure_odds(ordered: np.ndarray, false: _Tail) -> tuple[np.ndarray, np.nda
     edges = np.unique(inside[np.arange(n_bins + 1) * (inside.size - 1) // n_bins])
     n = np.histogram(inside, edges)[0]
     e = np.maximum(false(edges[:-1]) - false(edges[1:]), 1e-3)
-    odds = np.log(np.maximum(n - e, 0.05 * n) / e)
-    return (edges[:-1] + edges[1:]) / 2, np.maximum.accumulate(odds)
+    # The decreasing share that fits best: a running extreme would follow the noise upwards.
+    share = np.minimum(isotonic_regression(e / n, weights=n, increasing=False).x, _MOST_FALSE)
+    return (edges[:-1] + edges[1:]) / 2, np.log((1 - share) / share)
 
 
 def shuffle_looks(
