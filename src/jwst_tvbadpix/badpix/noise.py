@@ -22,6 +22,8 @@ _FREE_SPREAD = 3.0
 # Width of the tail over that of the core beyond which the tail is defects (in small samples they
 # are more than a per cent) and not pattern.
 _LARGEST_TAIL = 1.3
+# The same for the width of one side over that of the other.
+_LARGEST_ASYMMETRY = 1.15
 _VARIANCE_FLOOR = 1e-8
 # Smallest share of the photon-noise line that a measured variance may have.
 _LOWEST_SHARE = 0.7
@@ -227,13 +229,14 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 
 def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Width of the true values about zero, from the side where they reach less far.
+    """Width of the true values about zero, from the wider side unless that holds defects.
 
     Dark current widens one side, lost response the other. An expectation-maximisation update:
     estimates that a prior has pulled to zero are too narrow by just their posterior variance.
     """
     sides = [side[side > 0] for side in (values, -values)]
-    width = min((_reach(side) for side in sides if side.size), default=0.0)
+    reach = sorted(_reach(side) for side in sides if side.size) or [0.0]
+    width = min(reach[-1], _LARGEST_ASYMMETRY * reach[0])
     return max(float(np.hypot(width, np.median(err) if values.size else 0.0)), _MINIMUM_WIDTH)
 
 
