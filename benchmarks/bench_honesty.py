@@ -130,15 +130,18 @@ def check_fdr(options: argparse.Namespace) -> None:
             arguments = [*options.arguments, f"--fdr={nominal}"]
             run = run_step(dataset.files, options.work / "fdr", arguments)
             found = run.read_found(truth.mjd) & truth.care
-            n_found, n_false = int(found.sum()), int((found & ~truth.state).sum())
-            recall = (found & truth.state).sum() / (truth.state & truth.care).sum()
-            share = n_false / n_found if n_found else np.nan
-            low, high = _FDR_RATIO
+            false = found & ~truth.state
+            n_found, n_false = int(found.sum()), int(false.sum())
+            n_right = n_found - n_false
             name = f"{dataset.name}, fdr {nominal:.2f}"
+            low, high = _FDR_RATIO
+            share = n_false / n_found if n_found else np.nan
             judge(f"{name}: achieved over nominal", share / nominal, low=low, high=high)
-            tell(f"{name}: false flags / found / expected by the log",
-                 f"{n_false} / {n_found} / {run.expected_false:.0f}")  # fmt: skip
-            tell(f"{name}: recall", float(recall))
+            tell("  false flags, of all found", f"{n_false} / {n_found}")
+            tell("  false flags expected by the log", run.expected_false)
+            tell("  of the false, on pixels that are bad at other looks",
+                 float(false[:, truth.state.any(axis=0)].sum()))  # fmt: skip
+            tell("  recall", n_right / float((truth.state & truth.care).sum()))
 
 
 def check_null(options: argparse.Namespace) -> None:
