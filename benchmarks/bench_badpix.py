@@ -8,10 +8,9 @@ of the series, each exposure with the one that CRDS would pick for it.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-from measuring import judge, list_exposures, make_data, run_step, tell, tell_load
+from measuring import import_score, judge, list_exposures, make_data, run_step, tell, tell_load
 
 # What must be reached: the name in the scores, the limit.
 _AT_LEAST = {"prec": 0.90, "rec": 0.82, "f1": 0.855, "onset_within1": 0.90}
@@ -39,9 +38,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the products go (default: DATA/out)")
     parser.add_argument("arguments", nargs="*", help="passed on to the step, after --")
     options = parser.parse_args()
-    sys.path.insert(0, str(options.bench))
-    import score
-
+    score = import_score(options.bench)
     tell_load()
     for seed in options.seed:
         print(f"seed {seed}")

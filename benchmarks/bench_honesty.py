@@ -13,7 +13,6 @@ memory   the peak with 20, 40 and 80 exposures
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
-from measuring import judge, list_exposures, make_data, run_step, tell, tell_load
+from measuring import import_score, judge, list_exposures, make_data, run_step, tell, tell_load
 
 from jwst_tvbadpix.badpix.series import select_counted
 from jwst_tvbadpix.demo import _find_haloes
@@ -29,7 +28,6 @@ from jwst_tvbadpix.detectors import get_detector
 from jwst_tvbadpix.refmodels import read_history
 from jwst_tvbadpix.simulate import draw_defects, read_truth, simulate_programme
 
-_CHECKS = ("fdr", "null", "shuffle", "order", "memory")
 _NOMINAL = (0.01, 0.05, 0.10)
 _FDR_RATIO = (0.5, 1.5)
 _MOST_NULL_FLAGS = 20.0
@@ -71,11 +69,9 @@ class Dataset:
     truth: Truth
 
 
-def read_truth_of_bench(data: Path, chosen: np.ndarray) -> Truth:
+def read_truth_of_bench(bench: Path, data: Path, chosen: np.ndarray) -> Truth:
     """Read the truth of some exposures of the shared benchmark."""
-    import score
-
-    whole = score.Truth(str(data))
+    whole = import_score(bench).Truth(str(data))
     return Truth(whole.mjd[chosen], whole.state[chosen], whole.care[chosen])
 
 
@@ -116,7 +112,7 @@ def list_datasets(options: argparse.Namespace, *, defects: bool) -> Iterator[Dat
     for seed in seeds:
         data = make_data(options.bench, seed, options.data, defects=defects)
         files, chosen = list_exposures(data, options.exposures)
-        yield Dataset(f"seed {seed}", files, read_truth_of_bench(data, chosen))
+        yield Dataset(f"seed {seed}", files, read_truth_of_bench(options.bench, data, chosen))
     folder = options.work / ("own" if defects else "own_null")
     files = simulate(folder, defects=defects)
     yield Dataset("own simulator", files, read_truth_of_own(folder, files))
@@ -209,12 +205,10 @@ def check_shuffle(options: argparse.Namespace) -> None:
     with the true date is told and not judged: the few pixels that still turn on once, say at the
     last two looks, do so because they were bad at few looks, that is, turned on late.
     """
-    import score
-
     rng = np.random.default_rng(options.seed[0])
     data = make_data(options.bench, options.seed[0], options.data)
     files, chosen = list_exposures(data, options.exposures)
-    truth = score.Truth(str(data))
+    truth = import_score(options.bench).Truth(str(data))
     mjd, state = truth.mjd[chosen], truth.state[chosen]
     turns_on = (truth.cls == _TURN_ON) & (state.sum(axis=0) >= 2) & ~state[0]
     ratio = np.where(state, truth.snr[chosen], np.nan)[:, turns_on]
@@ -322,6 +316,15 @@ def check_memory(options: argparse.Namespace) -> None:
         judge(name, peaks[k] / peaks[k - 1] - 1, high=_MOST_GROWTH)
 
 
+_CHECKS = {
+    "fdr": check_fdr,
+    "null": check_null,
+    "shuffle": check_shuffle,
+    "order": check_order,
+    "memory": check_memory,
+}
+
+
 def main() -> None:
     """Run the checks that are asked for."""
     parser = argparse.ArgumentParser(
@@ -332,15 +335,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="products and copies (3 GB)")
     parser.add_argument("--seed", type=int, nargs="+", default=[7831, 7832])
     parser.add_argument("--null-seed", type=int, default=99, help="seed without defects")
-    parser.add_argument("--check", nargs="+", choices=_CHECKS, default=_CHECKS)
+    parser.add_argument("--check", nargs="+", choices=_CHECKS, default=list(_CHECKS))
     parser.add_argument("--exposures", type=int, help="use only so many of the shared benchmark's")
     parser.add_argument("arguments", nargs="*", help="passed on to the step, after --")
     options = parser.parse_args()
-    sys.path.insert(0, str(options.bench))
     tell_load()
     for check in options.check:
         print(check)
-        globals()[f"check_{check}"](options)
+        _CHECKS[check](options)
 
 
 if __name__ == "__main__":

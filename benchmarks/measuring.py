@@ -1,5 +1,6 @@
 """What the benchmarks share: data with truth, runs of the step, numbers beside their limits."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from astropy.io import fits
@@ -114,6 +116,16 @@ def make_data(bench: Path, seed: int, folder: Path, *, defects: bool = True) -> 
     command = [sys.executable, "-c", source, "--seed", str(seed), "--out", str(data)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return data
+
+
+def import_score(bench: Path) -> ModuleType:
+    """Import ``score.py`` of the benchmark's folder."""
+    spec = importlib.util.spec_from_file_location("score", bench / "score.py")
+    if spec is None or spec.loader is None or not (bench / "score.py").is_file():
+        raise SystemExit(f"expected score.py in {bench}, found none; give the benchmark's folder")
+    score = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score)
+    return score
 
 
 def list_exposures(data: Path, n: int | None) -> tuple[list[Path], np.ndarray]:
