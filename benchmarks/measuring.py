@@ -98,13 +98,16 @@ def run_step(files: Sequence[Path], output: Path, arguments: Sequence[str]) -> R
     return Run(output, seconds, cpu_seconds, peak_gb, expected)
 
 
-def make_data(bench: Path, seed: int, folder: Path, *, defects: bool = True) -> Path:
+def make_data(
+    bench: Path, seed: int, folder: Path, *, defects: bool = True, n_exposures: int = 40
+) -> Path:
     """Generate the exposures of a seed where they are not there yet; folder of them.
 
     Without defects the generator is told, between its draws of the pixels and of the images, that
     none is ever bad: exposures are those of the seed in all else. It is read, not copied.
     """
-    data = folder / f"{'b' if defects else 'n'}{seed}"
+    suffix = "" if n_exposures == 40 else f"_{n_exposures}"
+    data = folder / f"{'b' if defects else 'n'}{seed}{suffix}"
     if (data / "truth.npz").is_file():
         return data
     source = (bench / "gen.py").read_text(encoding="utf-8")
@@ -114,6 +117,7 @@ def make_data(bench: Path, seed: int, folder: Path, *, defects: bool = True) -> 
             raise SystemExit(f"expected {before!r} once in {bench / 'gen.py'}; adapt make_data")
         source = source.replace(before, f"    state[:] = False\n{before}")
     command = [sys.executable, "-c", source, "--seed", str(seed), "--out", str(data)]
+    command += ["--nep", str(n_exposures)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return data
 
