@@ -177,8 +177,9 @@ def fail_to_save(model, path, *args, **kwargs):
     raise OSError("no space left on device")
 
 
-def test_a_failing_saver_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(MaskModel, "to_fits", fail_to_save)
+@pytest.mark.parametrize("writer", [(MaskModel, "to_asdf"), (fits.HDUList, "writeto")])
+def test_a_failing_saver_leaves_nothing(tmp_path, monkeypatch, writer):
+    monkeypatch.setattr(*writer, fail_to_save)
     with pytest.raises(ProductError, match="no space left") as caught:
         write_twins(make_mask(), tmp_path / "mask")
     assert isinstance(caught.value.__cause__, OSError)
@@ -195,27 +196,63 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def damage_fits_table(hdus):
+    hdus["DQ_DEF"].data["VALUE"] += 1
+
+
 @pytest.mark.parametrize(
-    ("method", "damage", "message"),
+    ("writer", "damage", "message"),
     [
-        ("to_fits", lambda model: model.dq.__setitem__((7, 7), 4), "DQ"),
-        ("to_asdf", lambda model: model.dq.__setitem__((7, 7), 4), "dq"),
-        ("to_fits", lambda model: setattr(model.meta, "useafter", DATES[2]), "USEAFTER"),
-        ("to_asdf", lambda model: setattr(model.meta.exposure, "readpatt", "FASTR1"), "readpatt"),
-        ("to_fits", lambda model: model.dq_def["VALUE"].__iadd__(1), "DQ_DEF"),
+        ((fits.HDUList, "writeto"), lambda hdus: hdus[1].data.__setitem__((7, 7), 4), "DQ"),
+        ((MaskModel, "to_asdf"), lambda model: model.dq.__setitem__((7, 7), 4), "dq"),
+        (
+            (fits.HDUList, "writeto"),
+            lambda hdus: hdus[0].header.set("USEAFTER", DATES[2]),
+            "USEAFTER",
+        ),
+        (
+            (MaskModel, "to_asdf"),
+            lambda model: setattr(model.meta.exposure, "readpatt", "FASTR1"),
+            "readpatt",
+        ),
+        ((fits.HDUList, "writeto"), damage_fits_table, "DQ_DEF"),
     ],
 )
-def test_what_reads_back_differently_is_not_left(tmp_path, monkeypatch, method, damage, message):
-    save = getattr(MaskModel, method)
+def test_what_reads_back_differently_is_not_left(tmp_path, monkeypatch, writer, damage, message):
+    save = getattr(*writer)
 
-    def save_damaged(model, *args, **kwargs):
-        damage(model)
-        return save(model, *args, **kwargs)
+    def save_damaged(given, *args, **kwargs):
+        damage(given)
+        return save(given, *args, **kwargs)
 
-    monkeypatch.setattr(MaskModel, method, save_damaged)
+    monkeypatch.setattr(*writer, save_damaged)
     with pytest.raises(ProductError, match=message):
         write_twins(make_mask(), tmp_path / "mask")
     assert list(tmp_path.iterdir()) == []
+
+
+def list_cards(header):
+    """Keyword -> (value, comment), the comment cards that only divide the header left out."""
+    return {
+        card.keyword: (card.value, card.comment)
+        for card in header.cards
+        if card.keyword not in ("", "HISTORY", "DATE", "FILENAME", "COMMENT")
+    }
+
+
+def test_fits_twin_equals_what_the_stock_writer_saves(tmp_path):
+    model = make_mask(filter_name="P750L", ngroups=(1, 50), description="d" * 150)
+    _, fits_path = write_twins(model, tmp_path / "mask")
+    stock = model.copy()
+    stock.dq_def = identity_dq_def()
+    stock.save(tmp_path / "stock.fits")
+    with fits.open(fits_path) as ours, fits.open(tmp_path / "stock.fits") as theirs:
+        assert [hdu.name for hdu in ours] == [hdu.name for hdu in theirs]
+        for one, two in zip(ours, theirs, strict=True):
+            assert list_cards(one.header) == list_cards(two.header)
+            assert one.data is two.data is None or (one.data == two.data).all()
+        assert list(ours[0].header["HISTORY"]) == list(theirs[0].header["HISTORY"])
+        np.testing.assert_array_equal(ours["DQ"].data, model.dq)
 
 
 def test_a_failed_rename_restores_the_older_files(tmp_path, monkeypatch):

@@ -11,25 +11,39 @@ import pytest
 from astropy.time import Time
 from stdatamodels.jwst import datamodels
 
+from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.detectors import get_detector
 from jwst_tvbadpix.errors import DateError, DetectorError, EvidenceError, InputError
 from jwst_tvbadpix.simulate import (
     KINDS,
+    MODES,
     CoronagraphWindows,
+    CosmicRays,
     DarkPedestal,
     Defects,
+    DriftingPedestal,
     ExposureSpec,
     FieldStars,
     PersistenceStreak,
     PixelPattern,
+    Region,
+    RenderContext,
     Scene,
+    ShutterTraces,
     SkyField,
+    SlicedChannel,
     SlitStrip,
+    SourceField,
     SourceTrace,
+    UndispersedSky,
     build_lrs_scene,
     compute_true_rate,
     draw_defects,
     draw_specs,
+    find_region,
+    make_defects,
+    make_imaging_setup,
+    make_nircam_setup,
     read_truth,
     render_ramps,
     render_rate,
@@ -65,7 +79,7 @@ def quiet_scene():
     return Scene().add(CoronagraphWindows(), DarkPedestal())
 
 
-def make_defects(**columns):
+def one_defect(**columns):
     """One TURN_ON pixel of 50 DN/s at the middle of the slitless subarray, unless told."""
     n = len(columns.get("y", [700]))
     values = {
@@ -169,6 +183,85 @@ def test_pattern_belongs_to_the_detector():
     assert not np.array_equal(response, PixelPattern(seed=3).response(full))
 
 
+def context_of(detector, element="", region=None, **kwargs):
+    region = region or find_region("FULL", detector=detector)
+    return RenderContext(region, detector=detector, element=element, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "detector", "element"),
+    [
+        (UndispersedSky(20.0, field=(361.0, 1023.0, 8.0, 1020.0)), "MIRIMAGE", "F770W"),
+        (SourceField(1, 2.3, 3000, 1.0), "NRCALONG", "F444W"),
+        (SlicedChannel(518, 1022, 17, 0.6), "MIRIFUSHORT", "LONG"),
+        (DriftingPedestal(), "MIRIFULONG", "SHORT"),
+        (ShutterTraces(1, n_slitlets=200), "NRS2", "PRISM"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else value,
+)
+def test_other_layers_are_cut_from_the_full_frame_too(layer, detector, element):
+    window = Region("FULL", 650, 900, 200, 130)
+    settings = {"seed": 3, "field": 2, "dither": (12.4, -7.7)}
+    full = layer.render(context_of(detector, element, **settings))
+    part = layer.render(context_of(detector, element, window, **settings))
+    assert full.dtype == np.float32
+    assert part.any()
+    np.testing.assert_allclose(part, full[window.slices], atol=1e-4)
+
+
+def test_sources_follow_the_dither_and_the_field():
+    stars = SourceField(1, 2.45, 200, 100.0, galaxies=0)
+    here = stars.render(context_of("MIRIMAGE", field=1))
+    moved = stars.render(context_of("MIRIMAGE", field=1, dither=(20.0, -30.0)))
+    assert here.max() > 20
+    np.testing.assert_allclose(moved[120:900, 120:900], here[100:880, 150:930], atol=0.05)
+    other = stars.render(context_of("MIRIMAGE", field=2))
+    assert np.corrcoef(here.ravel(), other.ravel())[0, 1] < 0.1
+
+
+def test_stars_have_the_width_and_the_flux_they_are_given():
+    # All sources of one flux: (uniform draw)^(-1 / slope) is 1 within 1 %.
+    fwhm, flux = 2.45, 1000.0
+    image = SourceField(1, fwhm, 5, flux, slope=1000.0, galaxies=0).render(context_of("MIRIMAGE"))
+    y, x = np.unravel_index(image.argmax(), image.shape)
+    stamp = image[y - 70 : y + 71, x - 70 : x + 71]
+    assert stamp.sum() == pytest.approx(flux, rel=0.05)
+    # The area above half of the maximum, seen on whole pixels.
+    assert np.sqrt(4 / np.pi * (stamp > stamp.max() / 2).sum()) == pytest.approx(fwhm, abs=0.5)
+
+
+def test_slices_are_bent_and_leave_gaps_and_the_bands_differ():
+    channel = SlicedChannel(10, 501, 21, 0.3, fringe_depth=0.0)
+    short, long = (channel.render(context_of("MIRIFUSHORT", band)) for band in ("SHORT", "LONG"))
+    assert (short[512] < 0.01).sum() > 500  # right of the channel
+    lit = short[512, 20:490] > 0.15
+    assert (np.diff(lit.astype(int)) == 1).sum() == pytest.approx(21, abs=1)
+    assert 0.6 < lit.mean() < 0.95
+    assert not np.array_equal(lit, short[10, 20:490] > 0.05)
+    assert not np.array_equal(short, long)
+    fringes = SlicedChannel(10, 501, 21, 0.3).render(context_of("MIRIFUSHORT", "SHORT"))
+    ratio = fringes[short > 0.1] / short[short > 0.1]
+    assert ratio.std() == pytest.approx(0.08 / np.sqrt(2), rel=0.1)
+    no_light = get_detector("MIRIFUSHORT").pedestal
+    assert not (short > 0.01)[no_light[0] : no_light[1], no_light[2] : no_light[3]].any()
+
+
+def test_pedestal_drifts_from_exposure_to_exposure():
+    levels = [
+        float(DriftingPedestal().render(context_of("MIRIFULONG", seed=seed))[500, 490])
+        for seed in range(200)
+    ]
+    assert np.std(levels) == pytest.approx(0.05, rel=0.2)
+
+
+def test_traces_run_along_x_on_a_dark_frame():
+    image = ShutterTraces(1).render(context_of("NRS1", "G395M", field=1))
+    assert 0.02 < (image > 0.01).mean() < 0.3
+    y = image[:, 1000].argmax()
+    assert (image[y, 800:1200] > 0.2 * image[y, 1000]).mean() > 0.8
+    assert not (image > 0.001)[:, :300].any()
+
+
 # --------------------------------------------------------------------------------- defects
 
 
@@ -213,7 +306,7 @@ def test_kinds_behave_as_named(population):
     ],
 )
 def test_state_flips_at_each_switch(mjd, expected):
-    defects = make_defects(
+    defects = one_defect(
         y=np.array([10, 11, 12]),
         x=np.array([20, 21, 22]),
         initially_bad=np.array([False, True, True]),
@@ -236,8 +329,32 @@ def test_population_sizes_can_be_given():
     assert some.seed == 1
 
 
+def test_defects_can_be_put_at_given_places_and_dates():
+    made = make_defects(
+        "NRCALONG",
+        np.array([2000, 10, 1000]),
+        np.array([5, 2040, 1000]),
+        amplitude=np.array([1.0, 2.0, 3.0]),
+        onset_mjd=np.array([-np.inf, 60500.0, 60100.0]),
+        recovery_mjd=np.array([np.inf, np.inf, 60200.0]),
+    )
+    assert made.kind.tolist() == ["STATIC_HOT", "TURN_ON", "RECOVER"]
+    assert made.amplitude.tolist() == [1, 2, 3]
+    for mjd, expected in ((60000, [1, 0, 0]), (60150, [1, 0, 1]), (60300, [1, 0, 0])):
+        assert made.state(mjd).tolist() == [bool(one) for one in expected]
+    assert made.state(60500).tolist() == [True, True, False]
+    early = make_defects("NRS1", [7], [8], amplitude=1.0, recovery_mjd=60000.0)
+    assert (early.state(59999).item(), early.state(60001).item()) == (True, False)
+    with pytest.raises(EvidenceError, match="once"):
+        make_defects("NRS1", [7, 7], [8, 8], amplitude=1.0)
+    with pytest.raises(EvidenceError, match="2048 x 2048"):
+        make_defects("NRS1", [2048], [8], amplitude=1.0)
+    with pytest.raises(DateError, match="after"):
+        make_defects("NRS1", [7], [8], amplitude=1.0, onset_mjd=2.0, recovery_mjd=1.0)
+
+
 def test_truth_survives_a_round_trip(tmp_path, population):
-    for defects in (population, make_defects(switch_mjd=np.empty((1, 0)))):
+    for defects in (population, one_defect(switch_mjd=np.empty((1, 0)))):
         back = read_truth(write_truth(tmp_path / "truth.ecsv", defects))
         for name in ("y", "x", "kind", "amplitude", "response", "noise_factor"):
             values = getattr(defects, name)
@@ -270,7 +387,15 @@ def test_wrong_requests_are_named(tmp_path):
     with pytest.raises(EvidenceError, match="groups"):
         render_rate(spec_of(ngroups=3), Scene())
     with pytest.raises(DetectorError, match="mode"):
-        simulate_programme(tmp_path, mode="imaging")
+        simulate_programme(tmp_path, mode="wfss")
+    with pytest.raises(DetectorError, match="NRS1, NRS2"):
+        simulate_programme(tmp_path, mode="nirspec", detector="NRCALONG")
+    with pytest.raises(DetectorError, match="frame time"):
+        make_imaging_setup(find_region("MASKLYOT"))
+    with pytest.raises(DetectorError, match="leave it out"):
+        ExposureSpec(START, "SLITLESSPRISM", setup=make_imaging_setup())
+    with pytest.raises(DetectorError, match="not simulated"):
+        write_references(tmp_path, detector="GUIDER1")
     with pytest.raises(EvidenceError, match="n_exposures"):
         simulate_programme(tmp_path, n_exposures=0)
     with pytest.raises(DateError, match="ISO"):
@@ -283,7 +408,7 @@ def test_wrong_requests_are_named(tmp_path):
 
 
 def test_same_seed_same_arrays():
-    scene, defects = build_lrs_scene(seed=1), make_defects()
+    scene, defects = build_lrs_scene(seed=1), one_defect()
     spec = spec_of(nints=3, failed=True)
     one, other = (render_rate(spec, scene, defects) for _ in range(2))
     assert one.rate.tobytes() == other.rate.tobytes()
@@ -306,7 +431,7 @@ def test_noise_is_what_err_says():
 
 
 def test_reference_pixels_are_flagged_and_nothing_else():
-    result = render_rate(spec_of(), build_lrs_scene(seed=1), make_defects())
+    result = render_rate(spec_of(), build_lrs_scene(seed=1), one_defect())
     assert (result.dq[:, :REFERENCE] == (2**31 | 1)).all()
     assert not result.dq[:, REFERENCE:].any()
     assert np.isnan(result.rate[:, :REFERENCE]).all()
@@ -314,12 +439,12 @@ def test_reference_pixels_are_flagged_and_nothing_else():
 
 
 def test_saturated_pixel_is_flagged():
-    defects = make_defects(amplitude=np.float32([3e5]), initially_bad=np.array([True]))
+    defects = one_defect(amplitude=np.float32([3e5]), initially_bad=np.array([True]))
     result = render_rate(spec_of(nints=2), quiet_scene(), defects)
     assert result.dq[700 - 528, 40] == 2 | 1
     assert np.isnan(result.rate[700 - 528, 40])
     # One that saturates on the way is measured with fewer groups, hence larger errors.
-    defects = make_defects(amplitude=np.float32([1e4]), initially_bad=np.array([True]))
+    defects = one_defect(amplitude=np.float32([1e4]), initially_bad=np.array([True]))
     result = render_rate(spec_of(nints=2), quiet_scene(), defects)
     assert result.dq[700 - 528, 40] == 0
     assert result.var_rnoise[700 - 528, 40] > 2 * np.median(result.var_rnoise[:, REFERENCE:])
@@ -338,7 +463,7 @@ def test_injected_amplitude_is_recovered():
     rng = np.random.default_rng(1)
     n = 200
     pixel = rng.choice(416 * 64, n, replace=False)
-    defects = make_defects(
+    defects = one_defect(
         y=528 + pixel // 64,
         x=6 + pixel % 64,
         amplitude=rng.uniform(2, 30, n).astype(np.float32),
@@ -354,7 +479,7 @@ def test_injected_amplitude_is_recovered():
 
 
 def test_low_response_takes_light_but_not_dark():
-    defects = make_defects(amplitude=np.float32([0]), response=np.float32([0.25]))
+    defects = one_defect(amplitude=np.float32([0]), response=np.float32([0.25]))
     scene = quiet_scene()
     before = compute_true_rate(spec_of(60499.0), scene, defects)[700 - 528, 40]
     after = compute_true_rate(spec_of(60501.0), scene, defects)[700 - 528, 40]
@@ -363,7 +488,7 @@ def test_low_response_takes_light_but_not_dark():
 
 
 def test_crosstalk_moves_counts_and_loses_none():
-    defects = make_defects(initially_bad=np.array([True]), amplitude=np.float32([1000]))
+    defects = one_defect(initially_bad=np.array([True]), amplitude=np.float32([1000]))
     rate = compute_true_rate(spec_of(), Scene(crosstalk=0.01), defects)
     assert rate[172, 40] == pytest.approx(960)
     assert rate[171, 40] == rate[173, 40] == rate[172, 39] == pytest.approx(10)
@@ -371,16 +496,65 @@ def test_crosstalk_moves_counts_and_loses_none():
 
 
 def test_cosmic_rays_hit_few_pixels():
-    spec, scene = spec_of(subarray="FULL", ngroups=120), Scene(cosmic_rays=True)
+    spec, scene = spec_of(subarray="FULL", ngroups=120), Scene(cosmic_rays=CosmicRays())
     excess = render_rate(spec, scene).rate - render_rate(spec, Scene()).rate
     share = np.mean(np.abs(excess[:, REFERENCE:-REFERENCE]) > 0.3)
     assert 0 < share < 0.01
 
 
+def test_cosmic_rays_come_at_the_rate_they_are_given():
+    spec = spec_of(subarray="FULL", ngroups=120)
+    quiet = render_rate(spec, Scene()).rate
+    hit = []
+    for rate in (10.0, 40.0):
+        rays = CosmicRays(hits_per_s=rate, showers_per_s=0.0)
+        excess = render_rate(spec, Scene(cosmic_rays=rays)).rate - quiet
+        hit.append((np.nan_to_num(excess) > 0.01).sum())
+        # Some 2 pixels for each of the hits that survive.
+        expected = 2 * rate * rays.residual_share * spec.exposure_s
+        assert hit[-1] == pytest.approx(expected, rel=0.3)
+    showers = CosmicRays(hits_per_s=0.0, showers_per_s=0.05, shower_dn=1000.0)
+    excess = render_rate(spec, Scene(cosmic_rays=showers)).rate - quiet
+    assert (np.nan_to_num(excess) > 0.01).sum() > 1000
+
+
+@pytest.mark.parametrize(("detector", "axis"), [("MIRIMAGE", 1), ("NRCALONG", 1), ("NRS1", 0)])
+def test_stripes_run_along_the_fast_axis(detector, axis):
+    mode = {"MIRIMAGE": "imaging", "NRCALONG": "nircam", "NRS1": "nirspec"}[detector]
+    spec = draw_specs(mode=mode, n_exposures=2, start_mjd=START, end_mjd=END, seed=1)[1]
+    rate = render_rate(spec, Scene()).rate[4:-4, 4:-4]
+    assert rate.mean(axis=axis).std() > 2 * rate.mean(axis=1 - axis).std()
+
+
+@pytest.mark.parametrize("detector", ["NRCALONG", "NRS1", "MIRIFULONG"])
+def test_noise_of_each_instrument_is_what_err_says(detector):
+    dn_per_s = 5.0
+    mode = next(name for name, facts in MODES.items() if detector in facts.detectors)
+    spec = draw_specs(
+        mode=mode, detector=detector, n_exposures=1, start_mjd=START, end_mjd=END, seed=1
+    )[0]
+    result = render_rate(spec, Scene().add(DarkPedestal(dn_per_s)))
+    pull = (result.rate - dn_per_s) / result.err
+    assert np.nanstd(pull) == pytest.approx(1, abs=0.03)
+    n_fit = spec.ngroups - spec.setup.electronics.groups_lost
+    seconds = (n_fit - 1) * spec.group_time_s * spec.nints
+    poisson = dn_per_s / (spec.setup.electronics.gain_e_per_dn * seconds)
+    assert np.nanmedian(result.var_poisson) == pytest.approx(poisson, rel=0.02)
+
+
+def test_frame_times_are_those_of_the_documentation():
+    full = make_nircam_setup("NRCALONG", "MEDIUM8")
+    assert full.frame_time_s == pytest.approx(10.73677, abs=1e-5)
+    assert full.group_time_s == pytest.approx(107.3677, abs=1e-4)
+    small = make_nircam_setup("NRCALONG", "SHALLOW4", Region("SUB64P", 100, 100, 64, 64))
+    # 49.4 ms with overheads in the documentation's text; its formula gives 50.2.
+    assert small.frame_time_s == pytest.approx(0.0494, rel=0.02)
+
+
 def test_slope_of_a_ramp_is_the_rate():
     spec = spec_of(60501.0, ngroups=40, nints=2)
     scene = Scene(pattern=PixelPattern(seed=1)).add(CoronagraphWindows(), DarkPedestal())
-    defects = make_defects()
+    defects = one_defect()
     ramps = render_ramps(spec, scene, defects)
     assert ramps.shape == (2, 40, 416, 72)
     assert ramps.dtype == np.uint16
@@ -426,6 +600,82 @@ def test_headers_are_complete(tmp_path, subarray):
         assert meta.cal_step.ramp_fit == "COMPLETE"
         assert meta.bunit_data == "DN/s"
         assert model.dq.dtype == np.uint32
+
+
+HEADERS = {
+    ("imaging", "MIRIMAGE"): ("MIR_IMAGE", {"filter": "F770W"}, "FASTR1"),
+    ("mrs", "MIRIFULONG"): ("MIR_MRS", {"band": "SHORT", "channel": "34"}, "FASTR1"),
+    ("nirspec", "NRS2"): ("NRS_MSASPEC", {"grating": "G395M", "filter": "F290LP"}, "NRSIRS2"),
+    ("nircam", "NRCALONG"): (
+        "NRC_IMAGE",
+        {"filter": "F444W", "pupil": "CLEAR", "channel": "LONG", "module": "A"},
+        "MEDIUM8",
+    ),
+    ("nircam", "NRCB3"): (
+        "NRC_IMAGE",
+        {"filter": "F200W", "pupil": "CLEAR", "channel": "SHORT", "module": "B"},
+        "MEDIUM8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mode", "detector"), HEADERS)
+def test_headers_of_each_mode(tmp_path, mode, detector):
+    exp_type, optics, readpatt = HEADERS[mode, detector]
+    spec = draw_specs(
+        mode=mode, detector=detector, n_exposures=1, start_mjd=START, end_mjd=END, seed=1
+    )[0]
+    path = write_rate(tmp_path, spec, Scene())
+    assert path.name.endswith(f"_{detector.lower()}_rate.fits")
+    facts = get_detector(detector)
+    with datamodels.open(path) as model:
+        meta = model.meta
+        assert (meta.instrument.name, meta.instrument.detector) == (facts.instrument, detector)
+        assert (meta.exposure.type, meta.exposure.readpatt) == (exp_type, readpatt)
+        assert {name: getattr(meta.instrument, name) for name in optics} == optics
+        assert meta.wcsinfo.dispersion_direction is None  # before assign_wcs
+        assert (meta.subarray.fastaxis, meta.subarray.slowaxis) == (facts.fastaxis, facts.slowaxis)
+        assert meta.subarray.name == "FULL"
+        assert model.shape == facts.shape
+        assert meta.exposure.group_time == pytest.approx(
+            meta.exposure.frame_time * (meta.exposure.nframes + meta.exposure.groupgap)
+        )
+        assert np.isnan(model.data[facts.reference_pixels()]).all()
+
+
+def test_modes_vary_as_observations_do():
+    drawn = {
+        mode: draw_specs(mode=mode, n_exposures=6, start_mjd=START, end_mjd=END, seed=1)
+        for mode in MODES
+    }
+    assert {spec.setup.element for spec in drawn["mrs"]} == {"SHORT", "MEDIUM", "LONG"}
+    assert {"IRS2" in spec.setup.readpatt for spec in drawn["nirspec"]} == {True, False}
+    assert {spec.setup.element for spec in drawn["nirspec"]} == {"PRISM", "G235M", "G395M"}
+    for mode in ("imaging", "nircam"):
+        assert len({spec.field for spec in drawn[mode]}) == 3
+        assert len({spec.dither for spec in drawn[mode]}) == 6
+    # IRS2 reads no subarrays.
+    slits = Region("ALLSLITS", 870, 0, 256, 2048)
+    cut = draw_specs(
+        mode="nirspec", region=slits, n_exposures=6, start_mjd=START, end_mjd=END, seed=1
+    )
+    assert {spec.setup.exp_type for spec in cut} == {"NRS_FIXEDSLIT"}
+    assert not any("IRS2" in spec.setup.readpatt for spec in cut)
+    with pytest.raises(DetectorError, match="IRS2"):
+        render_ramps(drawn["nirspec"][0], Scene())
+
+
+def test_command_line_knows_every_mode_and_no_other(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["simulate", "--help"])
+    text = capsys.readouterr().out
+    assert "{" + ",".join(MODES) + "}" in text.replace("\n", "").replace(" ", "")
+    command = ["simulate", str(tmp_path / "d"), "--mode", "mrs", "--detector", "MIRIFULONG"]
+    assert main([*command, "--exposures", "2"]) == 0
+    path = capsys.readouterr().out.splitlines()[-1]
+    assert path.endswith("jw09002-simulated_mirifulong-mrs_asn.json")
+    assert main(["simulate", str(tmp_path), "--mode", "mrs", "--detector", "NRS1"]) == 1
+    assert "MIRIFUSHORT, MIRIFULONG" in capsys.readouterr().err
 
 
 def test_rateints_and_rate_agree(tmp_path):
@@ -477,10 +727,10 @@ def test_programme_does_not_depend_on_the_order(programme):
 def test_modes_do_not_share_file_names():
     names = {
         spec.filename("rate")
-        for mode in ("slit", "slitless")
+        for mode in MODES
         for spec in draw_specs(mode=mode, n_exposures=400, start_mjd=START, end_mjd=END, seed=1)
     }
-    assert len(names) == 800
+    assert len(names) == 400 * len(MODES)
 
 
 def write_stub_crds(folder):
@@ -547,7 +797,7 @@ def test_detector1_measures_the_simulated_rate(tmp_path):
     assert sorted(references) == ["gain", "readnoise", "saturation"]
     mask = write_neutral_mask(tmp_path / "mask.fits")
     spec, scene = spec_of(60501.0, ngroups=20, nints=2), build_lrs_scene(seed=1)
-    defects = make_defects(amplitude=np.float32([400]))
+    defects = one_defect(amplitude=np.float32([400]))
     ramp = write_ramp(tmp_path, spec, scene, defects)
     files = [str(references[name][0]) for name in ("gain", "readnoise", "saturation")]
     subprocess.run(

@@ -58,14 +58,18 @@ def _add_demo(commands: Any) -> None:
 
 def _add_simulate(commands: Any) -> None:
     simulate = commands.add_parser(
-        "simulate", help="write simulated LRS rate files, their association and the truth"
+        "simulate", help="write simulated rate files, their association and the truth"
     )
     simulate.add_argument("output_dir", type=Path, metavar="DIR", help="where to write")
     simulate.add_argument(
         "--mode",
-        choices=("slit", "slitless"),
+        choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam"),
         default="slit",
-        help="full frame or SLITLESSPRISM (default: %(default)s)",
+        help="MIRI LRS through the slit or slitless, MIRI imaging or MRS, NIRSpec, NIRCam "
+        "(default: %(default)s)",
+    )
+    simulate.add_argument(
+        "--detector", metavar="NAME", help="where the mode has several (default: its first)"
     )
     simulate.add_argument(
         "--exposures", type=int, default=12, metavar="N", help="how many (default: %(default)s)"
@@ -96,6 +100,16 @@ def _add_mask_at(commands: Any) -> None:
     when.add_argument(
         "--exposure", type=Path, metavar="FILE", help="take date and detector from this JWST file"
     )
+    at.add_argument(
+        "--depth",
+        choices=("SHALLOW", "MEDIUM", "DEEP"),
+        help="depth class of the exposure, for a history made with depth=auto",
+    )
+    at.add_argument(
+        "--readpatt",
+        metavar="PATTERN",
+        help="READPATT of the exposure, where there is more than one series of masks",
+    )
     _add_output_dir(at)
     at.set_defaults(run=_mask_at)
 
@@ -114,6 +128,12 @@ def _add_neutral_mask(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="mask whose REFERENCE_PIXEL and NON_SCIENCE pixels are kept",
+    )
+    neutral.add_argument(
+        "--readpatt",
+        metavar="PATTERN",
+        help="READPATT of the exposures; NRSIRS2 or NRSIRS2RAPID: with the interleaved reference "
+        "pixels of their ramps",
     )
     _add_output_dir(neutral)
     neutral.set_defaults(run=_neutral_mask)
@@ -160,6 +180,7 @@ def _simulate(options: argparse.Namespace) -> int:
     programme = simulate_programme(
         options.output_dir,
         mode=options.mode,
+        detector=options.detector,
         n_exposures=options.exposures,
         seed=options.seed,
         ramp_dates=options.ramp_date,
@@ -173,7 +194,7 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _mask_at(options: argparse.Namespace) -> int:
-    from .refmodels import build_mask_at, name_mask, read_history, write_twins
+    from .refmodels import build_mask_at, read_history, write_twins
 
     history = read_history(options.history)
     date, detector = options.date, None
@@ -181,11 +202,17 @@ def _mask_at(options: argparse.Namespace) -> int:
         from .headers import read_start
 
         date, detector = read_start(options.exposure)
-    mask = build_mask_at(history, date, detector=detector)
-    ending = f"_{mask.meta.instrument.detector}_badpixhistory"
-    name = Path(name_mask(options.history.stem.removesuffix(ending), mask)).stem
+    ending = f"_{history.meta.instrument.detector}_badpixhistory"
+    mask = build_mask_at(
+        history,
+        date,
+        detector=detector,
+        depth=options.depth,
+        readpatt=options.readpatt,
+        name=options.history.stem.removesuffix(ending),
+    )
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return _report(write_twins(mask, options.output_dir / name))
+    return _report(write_twins(mask, options.output_dir / Path(mask.meta.filename).stem))
 
 
 def _neutral_mask(options: argparse.Namespace) -> int:
@@ -200,9 +227,10 @@ def _neutral_mask(options: argparse.Namespace) -> int:
                 f"expected a base mask of {options.detector}, found one of {own}; give --detector "
                 f"{own} or another mask"
             )
-    mask = build_neutral_mask(options.detector, base_dq=base)
+    mask = build_neutral_mask(options.detector, base_dq=base, readpatt=options.readpatt)
+    parts = ["neutral", options.detector, options.readpatt, "mask"]
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return _report(write_twins(mask, options.output_dir / f"neutral_{options.detector}_mask"))
+    return _report(write_twins(mask, options.output_dir / "_".join(filter(None, parts))))
 
 
 def _report(paths: Sequence[Path]) -> int:

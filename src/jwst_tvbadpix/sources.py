@@ -44,12 +44,40 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _FitsSource:
+    """Planes of a FITS file; where they lie is kept, so that its headers are parsed only once."""
+
     path: Path
     shape: tuple[int, ...]
+    # Of SCI and DQ where they are stored plainly: position in the file, stored type, zero point.
+    places: tuple[tuple[int, str, int], ...] | None
 
     def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        with fits.open(self.path, memmap=False) as hdus:
-            return hdus["SCI"].section[..., rows, :], hdus["DQ"].section[..., rows, :]
+        if self.places is None:
+            with fits.open(self.path, memmap=False) as hdus:
+                return hdus["SCI"].section[..., rows, :], hdus["DQ"].section[..., rows, :]
+        science, quality = (self._read_plane(rows, *place) for place in self.places)
+        return science, quality
+
+    def _read_plane(self, rows: slice, offset: int, stored: str, zero: int) -> np.ndarray:
+        plane = np.memmap(self.path, stored, "r", offset, self.shape)[..., rows, :]
+        native = plane.astype(plane.dtype.newbyteorder("="))
+        # An unsigned number is stored as a signed one, its highest bit flipped.
+        return native.view(native.dtype.str.replace("i", "u")) ^ zero if zero else native
+
+
+def _find_planes(hdus: fits.HDUList) -> tuple[tuple[int, str, int], ...] | None:
+    """Find where SCI and DQ lie; None where astropy has more to do than to read them."""
+    places = []
+    for name in ("SCI", "DQ"):
+        header, bits = hdus[name].header, abs(hdus[name].header["BITPIX"])
+        zero = header.get("BZERO", 0)
+        kind = "f" if header["BITPIX"] < 0 else "i"
+        plain = zero == 0 or (kind == "i" and bits > 8 and zero == 2 ** (bits - 1))
+        plain &= not isinstance(hdus[name], fits.CompImageHDU)
+        if not plain or header.get("BSCALE", 1) != 1 or "BLANK" in header:
+            return None
+        places.append((hdus[name].fileinfo()["datLoc"], f">{kind}{bits // 8}", int(zero)))
+    return tuple(places)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +269,8 @@ def _scan_fits(path: Path) -> Scan:
             keywords = {key: headers[0].get(key, headers[1].get(key)) for key in KEYWORDS}
             slits = n_images > 1 or headers[0].get("DATAMODL") in _SLIT_MODELS
             integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
+            plain = {"SCI", "DQ"} <= set(planes) and not compressed
+            places = _find_planes(hdus) if plain else None
         with path.open("rb") as stream:
             checksum = hashlib.file_digest(stream, "sha256").hexdigest()
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
@@ -268,7 +298,7 @@ def _scan_fits(path: Path) -> Scan:
             f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
             " make the product again"
         )
-    return Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"]))
+    return Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"], places))
 
 
 def _scan_model(model: Any, *, spool: bool = False) -> Scan:

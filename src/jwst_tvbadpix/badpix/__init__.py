@@ -1,6 +1,7 @@
 """Numerics of bad pixels: arrays in, frozen results out."""
 
 from .candidates import Candidates
+from .depths import DEPTHS, DepthClass, group_depths
 from .find import PixelHistories, Settings, find_histories
 from .intervals import CLASSES, Intervals, extract_intervals
 from .selftest import SelfTest, pool_histories, run_self_test
@@ -13,21 +14,29 @@ from .series import (
     select_counted,
     select_masked,
 )
+from .spans import MaskSpan, choose_starts, cost_starts, plan_masks
 from .states import stretch_time
 
 __all__ = [
     "CLASSES",
     "DATING",
+    "DEPTHS",
     "Candidates",
     "DatedIntervals",
+    "DepthClass",
     "Intervals",
+    "MaskSpan",
     "PixelHistories",
     "SelfTest",
     "Settings",
+    "choose_starts",
+    "cost_starts",
     "date_intervals",
     "extract_intervals",
     "find_histories",
+    "group_depths",
     "list_epochs",
+    "plan_masks",
     "pool_histories",
     "run_self_test",
     "select_active",

@@ -7,10 +7,10 @@ from typing import Any
 import bottleneck as bn
 import numpy as np
 
-from .noise import NoiseModel, compute_variance
+from .noise import NoiseModel, compute_excess, compute_variance
 from .odds import shuffle_looks
 from .regression import BackgroundFit, fit_background
-from .residuals import LocalResiduals, compute_residuals
+from .residuals import LocalResiduals, combine_axes, compute_residuals, subtract_medians
 
 __all__ = [
     "CORNER_REACH",
@@ -23,10 +23,12 @@ __all__ = [
 ]
 
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
-# one step in time, offset over its error, second largest |z|, median z against the pattern.
-_STEP, _OFFSET, _SECOND, _MEDIAN = 12.0, 3.3, 4.5, 4.0
+# one step in time, offset and response over their errors, second largest |z|.
+_STEP, _OFFSET, _RESPONSE, _SECOND = 12.0, 3.3, 4.0, 4.5
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
+# Looks from which medians in time are taken that need no more than a rough value.
+_MEDIAN_LOOKS = 15
 # In images a pixel above this many sigma may be a star: what its neighbours show, times this, is
 # taken for uncertainty. (A star of 1.3 pixel FWHM on its centre is 4 times its third-best
 # neighbour, a wider one less.)
@@ -83,6 +85,7 @@ class _Pixels:
             self.variance,
             sigma_offset=self.sigma_offset,
             sigma_response=self.sigma_response,
+            n_iterations=2,
         )
 
     def take(self, chosen: np.ndarray, y: np.ndarray, x: np.ndarray) -> Candidates:
@@ -117,17 +120,19 @@ def _weigh(
     disagree more than usual, or where an image shows a star, the variance is larger.
     """
     stars = _measure_stars(noise, found, images, outcast)
-    steep = _measure_corners(np.nan_to_num(bn.nanmedian(found.local, axis=0)))[core]
+    some = _choose_some(len(found.local))
+    middle = np.nan_to_num(bn.nanmedian(found.local[some], axis=0))
+    steep = _measure_corners(middle)[core]
+    middle = np.abs(middle[core])
     planes = (getattr(found, f.name)[:, core] for f in fields(found))
     found = LocalResiduals(*map(np.ascontiguousarray, planes))
     variance = compute_variance(noise, found.local)
     sigma = np.sqrt(variance + noise.pattern(found.local))
-    usual = bn.nanmedian(found.spread, axis=0)
-    structure = np.maximum(usual, 2 * steep) - 2 * bn.nanmedian(sigma, axis=0)
+    usual = np.maximum(bn.nanmedian(found.spread[some], axis=0), 2 * steep)
+    structure = usual - 2 * bn.nanmedian(sigma[some], axis=0)
     structure = np.maximum(np.nan_to_num(structure), 0)
-    variance = compute_variance(noise, found.local, found.spread, structure)
+    variance += compute_excess(sigma, found.spread, structure)
     variance[images] += stars[:, core]
-    middle = np.abs(np.nan_to_num(bn.nanmedian(found.local, axis=0)))
     relative = structure / np.maximum(np.maximum(middle, structure), 1e-6)
     return _Pixels(
         found.residual,
@@ -136,6 +141,11 @@ def _weigh(
         np.hypot(noise.sigma_offset, 0.25 * structure).astype(np.float32),
         np.hypot(noise.sigma_response, 0.5 * relative).astype(np.float32),
     )
+
+
+def _choose_some(n_looks: int) -> np.ndarray:
+    """Choose looks, spread in time, whose median does for the median of all."""
+    return np.unique(np.linspace(0, n_looks - 1, _MEDIAN_LOOKS).astype(int))
 
 
 def _measure_stars(
@@ -169,15 +179,17 @@ def _choose_looks(noise: NoiseModel, looks: np.ndarray) -> NoiseModel:
     return replace(noise, level=noise.level[looks], sigma=noise.sigma[looks])
 
 
-def _find_outcasts(z: np.ndarray) -> np.ndarray:
+def _find_outcasts(z: np.ndarray, looks: np.ndarray, n_looks: int) -> np.ndarray:
     """Mark pixels that stand out in most looks of a third of the time: bool (n_looks, ny, nx).
 
-    A cluster that turned bad is one in its own time; stars move on.
+    A cluster that turned bad is one in its own time; stars move on. The values `z` are those of
+    some looks, in order.
     """
-    outcast = np.zeros(z.shape, bool)
-    edges = np.linspace(0, len(z), 4 if len(z) >= 9 else 2).astype(int)
+    outcast = np.zeros((n_looks, *z.shape[1:]), bool)
+    edges = np.linspace(0, n_looks, 4 if n_looks >= 9 else 2).astype(int)
     for first, last in pairwise(edges):
-        outcast[first:last] = np.abs(bn.nanmedian(z[first:last], axis=0)) > _EXCLUDE
+        own = (looks >= first) & (looks < last)
+        outcast[first:last] = np.abs(bn.nanmedian(z[own], axis=0)) > _EXCLUDE
     return outcast
 
 
@@ -218,12 +230,18 @@ def select_candidates(
         Dispersion axes and windows, for `compute_residuals`.
     """
     images = find_images(axes)
-    rough = compute_residuals(rate, np.zeros(rate.shape[1:], bool), **axes)
-    sigma = compute_sigma(noise, rough)
-    z = rough.residual / sigma
+    some = _choose_some(len(rate))
+    rough = compute_residuals(
+        rate[some],
+        np.zeros(rate.shape[1:], bool),
+        **{**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in some]},
+    )
+    z = rough.residual / compute_sigma(_choose_looks(noise, some), rough)
     outcast = np.abs(bn.nanmedian(z, axis=0)) > _EXCLUDE
-    found = compute_residuals(rate, outcast, sigma=sigma, **axes)
-    pixels = _weigh(noise, found, images, core, _find_outcasts(z) if images.size else None)
+    medians = subtract_medians(rate, outcast, **axes)
+    found = combine_axes(medians, compute_sigma(noise, combine_axes(medians)))
+    for_a_time = _find_outcasts(z, some, len(rate)) if images.size else None
+    pixels = _weigh(noise, found, images, core, for_a_time)
     chosen = _choose(pixels)
     rows, columns = np.nonzero(chosen)
     return pixels.take(chosen, rows + y + core.start, columns + x)
@@ -298,12 +316,12 @@ def make_decoys(
 def _choose(pixels: _Pixels) -> np.ndarray:
     """Apply the quick tests: bool, shape of a plane."""
     fit = pixels.fit()
-    pattern = pixels.sigma_offset**2 + (pixels.sigma_response * pixels.local) ** 2
     chosen = _largest_step(fit.standardised, np.isfinite(pixels.residual)) > _STEP
     chosen |= np.abs(fit.offset) > _OFFSET * fit.free_err(pixels.sigma_offset, fit.offset_err)
-    chosen |= _second_largest(np.abs(fit.standardised)) > _SECOND
-    median = bn.nanmedian(pixels.residual / np.sqrt(pixels.variance + pattern), axis=0)
-    return chosen | (np.abs(median) > _MEDIAN)
+    chosen |= np.abs(fit.response) > _RESPONSE * fit.free_err(
+        pixels.sigma_response, fit.response_err
+    )
+    return chosen | (_second_largest(np.abs(fit.standardised)) > _SECOND)
 
 
 def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:

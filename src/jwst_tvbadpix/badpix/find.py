@@ -22,7 +22,13 @@ from .candidates import (
 from .histories import PixelStates, join_states, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
-from .residuals import LocalResiduals, compute_halo, compute_residuals
+from .residuals import (
+    AxisResiduals,
+    LocalResiduals,
+    combine_axes,
+    compute_halo,
+    subtract_medians,
+)
 from .scores import compute_scores, find_pending
 from .states import Transitions, compute_transitions
 from .usability import Usability, assess_looks
@@ -247,13 +253,17 @@ def _measure(
     stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
 ) -> tuple[NoiseModel, LocalResiduals, Usability]:
     """Measure noise and pattern on the strips, and what each look is worth."""
-    noise = fit_noise(_sample(stack, strips, halo, axes, None))
-    sample = _sample(stack, strips, halo, axes, noise)
+    medians = _sample(stack, strips, halo, axes)
+    rough = combine_axes(medians)
+    sample = combine_axes(medians, compute_sigma(fit_noise(rough), rough))
+    noise = fit_noise(sample)
     usability = assess_looks(sample, noise)
     if not usability.used.any():
         raise EvidenceError(f"expected usable exposures, found none{_tell(usability)}; give others")
-    sample.residual[~usability.used] = np.nan
-    return fit_noise(sample), sample, usability
+    if not usability.used.all():
+        sample.residual[~usability.used] = np.nan
+        noise = fit_noise(sample)
+    return noise, sample, usability
 
 
 def _tell(usability: Usability) -> str:
@@ -395,28 +405,21 @@ def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
 
 
 def _sample(
-    stack: _Stack,
-    strips: Sequence[tuple[int, int]],
-    halo: int,
-    axes: dict[str, Any],
-    noise: NoiseModel | None,
-) -> LocalResiduals:
-    """Compute the residuals of sample strips, halo removed."""
+    stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
+) -> AxisResiduals:
+    """Subtract the medians from sample strips, halo removed."""
     y0, y1 = stack.window[:2]
 
     def compute(strip: tuple[int, int]) -> list[np.ndarray]:
         start, stop = strip
         first = max(y0, start - halo)
         rate = stack.read_rows(first, min(y1, stop + halo))
-        bad = np.zeros(rate.shape[1:], bool)
-        residuals = compute_residuals(rate, bad, **axes)
-        if noise is not None:
-            residuals = compute_residuals(rate, bad, sigma=compute_sigma(noise, residuals), **axes)
+        medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **axes)
         core = slice(start - first, stop - first)
-        return [getattr(residuals, f.name)[:, core] for f in fields(residuals)]
+        return [getattr(medians, f.name)[:, core] for f in fields(medians)]
 
     parts = zip(*_map_in_threads(compute, strips), strict=True)
-    return LocalResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
+    return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
 def _solve(

@@ -1,6 +1,6 @@
 """Noise of each look as a function of the local level, and the fixed pattern beneath it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import bottleneck as bn
 import numpy as np
@@ -10,7 +10,7 @@ from ..errors import EvidenceError
 from .regression import fit_background
 from .residuals import LocalResiduals
 
-__all__ = ["NoiseModel", "compute_variance", "fit_noise"]
+__all__ = ["NoiseModel", "compute_excess", "compute_variance", "fit_noise"]
 
 # Quantiles of |x| and their value for a unit Gaussian. High enough that the core of a peaked
 # distribution does not pass for its width, low enough that defects and sources (a few per cent)
@@ -24,6 +24,9 @@ _VARIANCE_FLOOR = 1e-8
 _LOWEST_SHARE = 0.7
 # Fewest pixels a level bin may have for its quantile to be good to a few per cent.
 _PIXELS_PER_BIN = 200
+# Level over the width of the offsets from which a response shows, and the width of responses taken
+# where too few pixels are so bright: a per cent or two is what flats of all detectors have.
+_LIT, _TYPICAL_RESPONSE = 20.0, 0.02
 # A pattern narrower than this (DN/s, or relative) cannot be told from rounding of float32 rates.
 _MINIMUM_WIDTH = 1e-4
 
@@ -84,10 +87,17 @@ def compute_variance(
         out[...] = np.interp(value, level, sigma * sigma)
     np.maximum(variance, np.float32(_VARIANCE_FLOOR), out=variance)
     if spread is not None:
-        usual = expected_spread + _FREE_SPREAD * np.sqrt(variance + noise.pattern(local))
-        excess = np.maximum(spread - usual, 0)
-        variance += excess * excess
+        sigma = np.sqrt(variance + noise.pattern(local))
+        variance += compute_excess(sigma, spread, expected_spread)
     return variance
+
+
+def compute_excess(
+    sigma: np.ndarray, spread: np.ndarray, expected_spread: np.ndarray | float
+) -> np.ndarray:
+    """Variance of local models that disagree by more than expected and three sigma [(DN/s)^2]."""
+    excess = np.maximum(spread - expected_spread - _FREE_SPREAD * sigma, 0)
+    return np.asarray(excess * excess)
 
 
 def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int = 3) -> NoiseModel:
@@ -136,18 +146,13 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     level = tabulate(local, 0.5)
     sigma = _lift(level, tabulate(np.abs(residual), _NOISE_QUANTILE) / _NOISE_WIDTH)
     middle = bn.nanmedian(local, axis=0)
-    bright = middle > np.nanquantile(middle, 0.7)
     faint = middle < np.nanquantile(middle, 0.2)
     # Widths of the mean residuals hold noise too: start values that are rather too large, since
     # a prior that is too narrow pulls its own estimate down.
     mean = bn.nanmedian(residual, axis=0)
-    noise = NoiseModel(
-        level,
-        sigma,
-        width := _find_width(mean[faint]),
-        _find_width(mean[bright] / np.maximum(np.abs(middle[bright]), width)),
-        n_used,
-    )
+    width = _find_width(mean[faint])
+    bright = _find_bright(middle, width)
+    noise = NoiseModel(level, sigma, width, _find_width(mean[bright] / middle[bright]), n_used)
     for _ in range(n_iterations):
         variance = compute_variance(noise, local)
         fit = fit_background(
@@ -165,7 +170,15 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
             _find_width(fit.response[bright], fit.response_err[bright]),
             n_used,
         )
+    if bright.sum() < _PIXELS_PER_BIN:
+        return replace(noise, sigma_response=_TYPICAL_RESPONSE)
     return noise
+
+
+def _find_bright(middle: np.ndarray, width: float) -> np.ndarray:
+    """Mark the brightest third of the pixels, as far as they show their response at all."""
+    with np.errstate(invalid="ignore"):
+        return (middle > _LIT * width) & (middle > np.nanquantile(middle, 0.7))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,14 @@ import numpy as np
 
 from ..robust import compute_running_median
 
-__all__ = ["LocalResiduals", "compute_halo", "compute_residuals"]
+__all__ = [
+    "AxisResiduals",
+    "LocalResiduals",
+    "combine_axes",
+    "compute_halo",
+    "compute_residuals",
+    "subtract_medians",
+]
 
 # Two local models that differ by this many sigma count half as much as if they agreed.
 _AGREEMENT = 3.0
@@ -30,6 +37,21 @@ class LocalResiduals:
     residual: np.ndarray
     local: np.ndarray
     spread: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class AxisResiduals:
+    """Count rates, and what the running medians along y and along x leave of them [DN/s].
+
+    Attributes
+    ----------
+    rate, along_y, along_x : ndarray of float32, shape (n_looks, ny, nx)
+        NaN where there is no evidence.
+    """
+
+    rate: np.ndarray
+    along_y: np.ndarray
+    along_x: np.ndarray
 
 
 def compute_halo(window_along: int, window_across: int) -> int:
@@ -76,6 +98,25 @@ def compute_residuals(
     ``r = a + (b - a) / 2 / (1 + (|a - b| / 3 sigma)^4)``, ``M = rate - r``,
     ``spread = |a - b|``.
     """
+    medians = subtract_medians(
+        rate,
+        bad,
+        dispersion_axes=dispersion_axes,
+        window_along=window_along,
+        window_across=window_across,
+    )
+    return combine_axes(medians, sigma)
+
+
+def subtract_medians(
+    rate: np.ndarray,
+    bad: np.ndarray,
+    *,
+    dispersion_axes: Sequence[int | None],
+    window_along: int = 11,
+    window_across: int = 9,
+) -> AxisResiduals:
+    """Subtract the running medians along each axis; parameters as in `compute_residuals`."""
     neighbours = np.where(bad, np.float32(np.nan), rate)
     along_y = np.empty_like(rate)
     along_x = np.empty_like(rate)
@@ -93,6 +134,12 @@ def compute_residuals(
     np.subtract(rate, along_x, out=along_x)
     np.copyto(along_y, along_x, where=np.isnan(along_y))
     np.copyto(along_x, along_y, where=np.isnan(along_x))
+    return AxisResiduals(rate, along_y, along_x)
+
+
+def combine_axes(medians: AxisResiduals, sigma: np.ndarray | None = None) -> LocalResiduals:
+    """Combine the residuals of both axes into one, see `compute_residuals`."""
+    along_y, along_x = medians.along_y, medians.along_x
     spread = np.abs(along_y - along_x)
     swap = np.abs(along_y) > np.abs(along_x)
     residual = np.where(swap, along_x, along_y)
@@ -101,4 +148,4 @@ def compute_residuals(
         ratio = spread / (_AGREEMENT * sigma)
         np.multiply(ratio, ratio, out=ratio)
         residual += (larger - residual) * (np.float32(0.5) / (1 + ratio * ratio))
-    return LocalResiduals(residual, rate - residual, spread)
+    return LocalResiduals(residual, medians.rate - residual, spread)

@@ -1,4 +1,4 @@
-"""Results of the bad-pixel search as products: the history, and from it the mask of any date."""
+"""The result of the bad-pixel search as a product: the history."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,37 +8,13 @@ from typing import Any
 
 import numpy as np
 from astropy.time import Time
-from stdatamodels.jwst.datamodels import MaskModel
 
-from ..badpix import (
-    DatedIntervals,
-    Intervals,
-    PixelHistories,
-    SelfTest,
-    list_epochs,
-    pool_histories,
-    select_counted,
-    select_masked,
-)
-from ..detectors import get_detector
-from ..errors import DateError, DetectorError
+from ..badpix import DatedIntervals, Intervals, PixelHistories, SelfTest, pool_histories
 from ..events import Events
 from .dq import dq_value
 from .history import BadPixHistoryModel, build_history, pack_residuals
-from .mask import build_mask
 
-__all__ = [
-    "BASE_POLICIES",
-    "BaseMask",
-    "build_badpix_history",
-    "build_mask_at",
-    "build_mask_series",
-    "compose_dq",
-    "describe_self_test",
-    "format_useafter",
-    "list_useafter",
-    "name_mask",
-]
+__all__ = ["BASE_POLICIES", "KEPT", "BaseMask", "build_badpix_history", "describe_self_test"]
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +22,10 @@ BASE_POLICIES = ("arbitrate", "union", "replace")
 # Looks with evidence that a base-mask pixel needs before the data may release it.
 _RELEASE_LOOKS = 3
 # Flags of a base mask that no exposure can overrule.
-_KEPT = ("REFERENCE_PIXEL", "NON_SCIENCE")
+KEPT = ("REFERENCE_PIXEL", "NON_SCIENCE")
 _PACKAGES = ("jwst-tvbadpix", "jwst", "stdatamodels", "numpy", "scipy", "Bottleneck", "astropy")
 # JWST was launched on this day; exposures before it come from ground tests.
 _LAUNCH_MJD = 59573.0
-_LISTED_INPUTS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +47,6 @@ class BaseMask:
     sha256: str
     dq: np.ndarray
     policy: str = "arbitrate"
-
-
-def format_useafter(mjd: float) -> str:
-    """Write a date as USEAFTER has it: YYYY-MM-DDThh:mm:ss (UTC)."""
-    # Half a second is added because MJD in float64 may lie a microsecond below the full second.
-    return Time(mjd + 0.5 / 86400, format="mjd", scale="utc").isot[:19]
 
 
 def build_badpix_history(
@@ -140,6 +109,11 @@ def build_badpix_history(
             **settings,
             "first_useafter": first_useafter,
             "base_policy": base.policy if base else None,
+            "threshold": histories.calibration.threshold,
+            "flags": histories.calibration.n_flags,
+            "expected_false": histories.calibration.expected_false,
+            "n_decoys": histories.calibration.n_decoys,
+            "decoy_excess": histories.calibration.excess,
             "sigma_offset": histories.noise.sigma_offset,
             "sigma_response": histories.noise.sigma_response,
         },
@@ -195,7 +169,7 @@ def _list_released(
     if base is None or base.policy != "arbitrate":
         return {}
     y0, y1, x0, x1 = histories.window
-    kept = np.uint32(dq_value(*_KEPT))
+    kept = np.uint32(dq_value(*KEPT))
     flagged = (base.dq != 0) & (base.dq & kept == 0)
     evidence = np.zeros(base.dq.shape, np.int32)
     evidence[y0:y1, x0:x1] = histories.n_evidence
@@ -263,146 +237,3 @@ def describe_self_test(history: BadPixHistoryModel) -> list[str]:
         purity = f"{own[0]['purity']:.2f}+-{own[0]['purity_err']:.2f}"
         lines.append(f"Self-test {name}: completeness {shares}; purity {purity}")
     return lines
-
-
-def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
-    """Compose the mask of a date.
-
-    Parameters
-    ----------
-    history : BadPixHistoryModel
-    mjd : float
-        Date [MJD, UTC].
-
-    Returns
-    -------
-    ndarray of uint32, shape of the full frame
-        Standard DQ bits. TELEGRAPH pixels are bad at every date, PENDING ones at none.
-    """
-    rows = history.intervals.instance
-    names = np.asarray(rows["class"])
-    active = select_masked(rows, mjd)
-    dq = _compose_base(history, select_counted(rows) | (rows["state"] == 0))
-    for name in np.unique(names[active]):
-        chosen = active & (names == name)
-        dq[rows["y"][chosen], rows["x"][chosen]] |= np.uint32(dq_value("DO_NOT_USE", str(name)))
-    return dq
-
-
-def _compose_base(history: BadPixHistoryModel, judged: np.ndarray) -> np.ndarray:
-    """Keep of the base mask what the rows `judged` and the policy leave of it."""
-    detector = get_detector(history.meta.instrument.detector)
-    base = history.base.instance
-    dq = np.zeros(detector.shape, np.uint32)
-    dq[base["y"], base["x"]] = base["dq"]
-    policy = history.settings.instance["base_policy"]
-    drop = np.full(dq.shape, policy == "replace")
-    if policy == "arbitrate":
-        rows = history.intervals.instance
-        drop[rows["y"][judged], rows["x"][judged]] = True
-    drop &= (dq & np.uint32(dq_value(*_KEPT))) == 0
-    dq[drop] = 0
-    dq[detector.reference_pixels()] |= np.uint32(dq_value("REFERENCE_PIXEL"))
-    return dq
-
-
-def list_useafter(history: BadPixHistoryModel) -> list[str]:
-    """List the USEAFTER dates at which the mask changes, the first included."""
-    rows = history.intervals.instance
-    counts = select_counted(rows)
-    counts &= np.asarray(rows["class"]) != "TELEGRAPH"
-    first = history.settings.instance["first_useafter"]
-    dates = [format_useafter(t) for t in list_epochs(rows["start_mjd"], rows["end_mjd"], counts)]
-    return [first, *(date for date in dates if date > first)]
-
-
-def build_mask_at(
-    history: BadPixHistoryModel, date: str, *, detector: str | None = None
-) -> MaskModel:
-    """Build the mask that is valid at a date.
-
-    Parameters
-    ----------
-    history : BadPixHistoryModel
-    date : str
-        ISO date, with or without time (UTC).
-    detector : str, optional
-        DETECTOR of the exposure that the mask is for.
-
-    Returns
-    -------
-    MaskModel
-        Of the epoch that holds the date: the same as that epoch's file of the series.
-
-    Raises
-    ------
-    DateError
-        The date is unreadable or lies before the first epoch.
-    DetectorError
-        The history is of another detector.
-    """
-    own = history.meta.instrument.detector
-    if detector not in (None, own):
-        raise DetectorError(
-            f"expected a history of {detector}, found one of {own}; give the history of the "
-            "exposure's detector"
-        )
-    try:
-        wanted = Time(date, scale="utc").isot[:19]
-    except ValueError as error:
-        raise DateError(
-            f"expected a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC), found {date!r}; "
-            "rewrite it"
-        ) from error
-    epochs = list_useafter(history)
-    if wanted < epochs[0]:
-        raise DateError(
-            f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
-        )
-    return _build_epoch(history, max(epoch for epoch in epochs if epoch <= wanted), len(epochs))
-
-
-def name_mask(stem: str, mask: MaskModel) -> str:
-    """Name the ASDF file of a mask: what it is specific to, and its USEAFTER."""
-    filter_name = str(mask.meta.instrument.filter)
-    part = "" if filter_name == "N/A" else f"_{filter_name}"
-    stamp = str(mask.meta.useafter).replace("-", "").replace(":", "")
-    return f"{stem}_{mask.meta.instrument.detector}{part}_mask_{stamp}.asdf"
-
-
-def build_mask_series(history: BadPixHistoryModel) -> list[MaskModel]:
-    """Build one mask per epoch, in order of USEAFTER."""
-    epochs = list_useafter(history)
-    return [_build_epoch(history, epoch, len(epochs)) for epoch in epochs]
-
-
-def _build_epoch(history: BadPixHistoryModel, useafter: str, n_epochs: int) -> MaskModel:
-    """Build the mask that begins at `useafter`, named by it."""
-    detector = history.meta.instrument.detector
-    dq = compose_dq(history, Time(useafter, scale="utc").mjd + 0.25 / 86400)
-    bad = int(((dq & np.uint32(dq_value("DO_NOT_USE"))) != 0).sum())
-    exposures = history.exposures.instance
-    names = [
-        name.encode("ascii", "backslashreplace").decode()  # FITS headers hold nothing else
-        for name, used in zip(exposures["filename"], exposures["used"], strict=True)
-        if used
-    ]
-    shown = names[:_LISTED_INPUTS]
-    settings = history.settings.instance
-    mask_filter = settings["mask_filter"]
-    software = history.versions.instance["jwst-tvbadpix"]
-    return build_mask(
-        dq,
-        detector=detector,
-        useafter=useafter,
-        description=f"Time-variable bad-pixel mask of {detector}, one of {n_epochs} epochs",
-        history=[
-            f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
-            f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
-            "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
-            *history.warnings,
-            *describe_self_test(history),
-        ],
-        pedigree=history.meta.pedigree,
-        filter_name=None if mask_filter == "N/A" else mask_filter,
-    )

@@ -18,6 +18,7 @@ from .. import __version__
 from ..detectors import Detector, get_detector
 from ..errors import DateError, DetectorError, InputError, ProductError
 from .dq import dq_value
+from .irs2 import IRS2_READPATTS, interleave_irs2, strip_irs2
 
 __all__ = [
     "AUTHOR",
@@ -81,16 +82,18 @@ def build_mask(
     author : str
         Who answers for it.
     filter_name : str, optional
-        FILTER that the mask is for, such as ``"P750L"``. None: any filter.
+        FILTER that the mask is for, such as ``"P750L"`` or ``"F560W|F770W"``. None: any filter.
     readpatt : str, optional
-        READPATT that it is for. None: any.
+        READPATT that it is for, in the same form. None: any. A mask for ``IRS2_READPATTS`` is
+        made in the frame with interleaved reference pixels.
     ngroups : tuple of int, optional
         Lowest NGROUPS that it is for, and the first above them. None: any.
 
     Returns
     -------
     MaskModel
-        With a copy of `dq`, SUBARRAY GENERIC and the keywords that CRDS selects by.
+        With a copy of `dq`, SUBARRAY GENERIC and the keywords that CRDS selects by. Several
+        filters or patterns are in P_FILTER or P_READPA, the first of them in the keyword itself.
 
     Raises
     ------
@@ -110,7 +113,8 @@ def build_mask(
     preferred to one for any filter where both exist. ``ANY`` matches as widely but counts as a
     match: three of them win over a P750L series, and one beside it is an error in certify.
     ``BETWEEN a b`` matches a <= NGROUPS < b and is preferred to N/A. N/A, BETWEEN and named
-    values certify with 0 errors and 0 warnings, alone and together.
+    values certify with 0 errors and 0 warnings, alone and together. P_FILTER, which the schema of
+    masks does not have, is read by crds from FITS and, as meta.instrument.p_filter, from ASDF.
     """
     facts = get_detector(detector)
     dq = np.asarray(dq)
@@ -123,14 +127,23 @@ def build_mask(
         raise ProductError("expected at least one history entry, found none; CRDS requires one")
     if ngroups is not None and not 0 < ngroups[0] < ngroups[1]:
         raise ProductError(f"expected ngroups as (lowest, first above), found {ngroups}; swap them")
-    model = MaskModel(dq=dq.copy(), strict_validation=True)
+    filters, patterns = _split(filter_name), _split(readpatt)
+    _require_one_kind(filters, patterns)
+    irs2 = patterns[0] in IRS2_READPATTS and facts.irs2_shape is not None
+    framed = interleave_irs2(dq, facts) if irs2 else dq.copy()
+    model = MaskModel(dq=framed, strict_validation=True)
     meta = model.meta
     try:
         meta.reftype, meta.author, meta.pedigree = "MASK", author, pedigree
         meta.description, meta.useafter = description, useafter
         meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
-        meta.instrument.filter = filter_name or "N/A"
-        meta.exposure.readpatt = readpatt or "N/A"
+        for name in reversed(filters):  # all, so that the schema sees each of them
+            meta.instrument.filter = name
+        meta.exposure.readpatt = patterns[0]
+        if len(filters) > 1:
+            meta.instrument.p_filter = "|".join([*filters, ""])
+        if len(patterns) > 1:
+            meta.exposure.p_readpatt = "|".join([*patterns, ""])
         meta.exposure.ngroups = "BETWEEN {} {}".format(*ngroups) if ngroups else "N/A"
         subarray = meta.subarray
         subarray.name, subarray.xstart, subarray.ystart = "GENERIC", 1, 1
@@ -151,6 +164,7 @@ def build_neutral_mask(
     *,
     base_dq: np.ndarray | None = None,
     useafter: str = "2021-12-25T00:00:00",
+    readpatt: str | None = None,
 ) -> MaskModel:
     """Build a mask with which Detector1 fits the pixels that the standard mask hides.
 
@@ -161,6 +175,7 @@ def build_neutral_mask(
     base_dq : uint32 (ny, nx), optional
         The standard mask in standard bits. Without it only the reference pixels are known.
     useafter : str
+    readpatt : str, optional
         As `build_mask`.
 
     Returns
@@ -201,17 +216,37 @@ def build_neutral_mask(
             + ", so that slopes are fitted to every other pixel."
         ],
         pedigree="GROUND",
+        readpatt=readpatt,
     )
 
 
 def check_filter(name: str) -> None:
-    """Require a FILTER that JWST has, or N/A; raise ProductError otherwise."""
-    try:
-        MaskModel(strict_validation=True).meta.instrument.filter = name
-    except asdf.ValidationError as error:
-        raise ProductError(
-            f"expected a FILTER of JWST, such as P750L, or N/A, found {name!r}; correct it"
-        ) from error
+    """Require one FILTER of JWST, several joined by |, or N/A; raise ProductError otherwise."""
+    filters = _split(name)
+    _require_one_kind(filters)
+    for part in filters:
+        try:
+            MaskModel(strict_validation=True).meta.instrument.filter = part
+        except asdf.ValidationError as error:
+            raise ProductError(
+                "expected a FILTER of JWST, such as P750L, several as F560W|F770W, or N/A, found "
+                f"{part!r} in {name!r}; correct it"
+            ) from error
+
+
+def _split(names: str | None) -> list[str]:
+    """Split ``A|B`` or ``A|B|`` into names; None is N/A."""
+    return (names or "N/A").removesuffix("|").split("|")
+
+
+def _require_one_kind(*lists: Sequence[str]) -> None:
+    """Refuse lists in which a name is twice, or beside one that stands for all."""
+    for names in lists:
+        if len(names) > 1 and (len(set(names)) < len(names) or {"N/A", "ANY"} & set(names)):
+            raise ProductError(
+                f"expected different names joined by |, and neither N/A nor ANY among them, found "
+                f"{'|'.join(names)!r}; correct the list"
+            )
 
 
 def check_useafter(useafter: str) -> None:
@@ -256,7 +291,7 @@ def read_mask_dq(path: str | Path) -> tuple[np.ndarray, str]:
     Returns
     -------
     dq : uint32 (ny, nx)
-        Flags in standard bits.
+        Flags in standard bits, of the detector alone where the mask has the IRS2 frame.
     detector : str
         DETECTOR keyword.
 
@@ -286,6 +321,8 @@ def read_mask_dq(path: str | Path) -> tuple[np.ndarray, str]:
         ) from error
     try:
         facts = get_detector(detector)
+        if decoded.shape == facts.irs2_shape:
+            decoded = strip_irs2(decoded, facts)
         _require_full_frame(decoded, facts)
     except DetectorError as error:
         raise DetectorError(

@@ -4,14 +4,17 @@ import logging
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asdf
 import numpy as np
+from asdf.schema import load_schema
 from astropy.io import fits
 from stdatamodels import schema as walker
 from stdatamodels.jwst.datamodels import JwstDataModel
@@ -24,6 +27,10 @@ __all__ = ["rename_all", "write_asdf", "write_twins"]
 log = logging.getLogger(__name__)
 
 _REQUIRED = ("description", "reftype", "author", "pedigree", "useafter", "instrument.name")
+
+# FILTER keyword for several filters: CRDS selects by it, the schema of masks does not have it.
+_P_FILTER = "meta.instrument.p_filter"
+_P_FILTER_SCHEMA = "http://stsci.edu/schemas/jwst_datamodel/keyword_pfilter.schema"
 
 # Entries of a tree that asdf itself fills in.
 _ASDF_OWN = ("history", "asdf_library")
@@ -53,22 +60,24 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
 
     Notes
     -----
-    Both files are written under temporary names beside their final ones, re-opened with asdf,
-    astropy and stdatamodels, compared with the arrays and all metadata of the model, and renamed
-    only when both agree. With SOURCE_DATE_EPOCH set, equal models give equal bytes.
+    Both files are written under temporary names beside their final ones, read back with asdf or
+    astropy and as the stock steps open them, compared with the arrays and all metadata of the
+    model, and renamed only when both agree. With SOURCE_DATE_EPOCH set, equal models give equal
+    bytes. The model is validated once, strictly: what is compared equal to it needs no second
+    validation.
     """
     stem = Path(path_without_suffix)
     asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
-    made = _creation_time()
-    asdf_model, fits_model = (_prepare(model, path, made) for path in (asdf_path, fits_path))
-    _require_fits_text(fits_model, fits_path)
+    prepared, wanted = _prepare(model, asdf_path, _creation_time())
+    _require_fits_text(wanted, fits_path)
     with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
-        _save(asdf_model, asdf_temporary)
-        _save(fits_model, fits_temporary)
-        _compare_asdf(asdf_model, asdf_temporary)
-        _compare_fits(fits_model, fits_temporary)
-        _compare_opened(asdf_model, asdf_temporary)
-        _compare_opened(fits_model, fits_temporary)
+        _save_asdf(prepared, asdf_temporary)
+        _compare_asdf(wanted, asdf_temporary, type(model))
+        for tree in (prepared._instance, wanted):
+            tree["meta"]["filename"] = fits_path.name
+        homes = _list_fits_homes(prepared)
+        _save_fits(prepared._instance, homes, fits_temporary)
+        _compare_fits(wanted, homes, fits_temporary, type(model))
     log.debug("Wrote %s and its FITS twin", asdf_path)
     return asdf_path, fits_path
 
@@ -96,10 +105,10 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
-    intended = _prepare(model, path, _creation_time())
+    prepared, wanted = _prepare(model, path, _creation_time())
     with _published(path) as (temporary,):
-        _save(intended, temporary)
-        _compare_asdf(intended, temporary)
+        _save_asdf(prepared, temporary)
+        _compare_asdf(wanted, temporary, type(model))
     log.debug("Wrote %s", path)
     return path
 
@@ -118,9 +127,17 @@ def _creation_time() -> datetime:
         ) from error
 
 
-def _prepare(model: JwstDataModel, final: Path, made: datetime) -> JwstDataModel:
-    """Copy a model as it shall be on disk, and validate it strictly."""
+def _prepare(
+    model: JwstDataModel, final: Path, made: datetime
+) -> tuple[JwstDataModel, dict[str, Any]]:
+    """Copy a model as it shall be on disk, validate it strictly; a copy of its tree, too.
+
+    The writers edit the model that they are given; the tree stays what was meant.
+    """
     prepared = model.copy()
+    if _P_FILTER in _metadata(model._instance):
+        extra = load_schema(_P_FILTER_SCHEMA)
+        prepared._schema = walker.merge_property_trees({"allOf": [prepared._schema, extra]})
     prepared._strict_validation = prepared._validate_arrays = True
     # The table would be decoded as bytes from ASDF, where every flag is then lost.
     prepared._instance.pop("dq_def", None)
@@ -137,7 +154,7 @@ def _prepare(model: JwstDataModel, final: Path, made: datetime) -> JwstDataModel
             f"expected a model that follows the schema of {type(model).__name__} for "
             f"{final.name}, found: {error}; correct the array or the metadata"
         ) from error
-    return prepared
+    return prepared, deepcopy(prepared._instance)
 
 
 def _history(tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -156,10 +173,10 @@ def _require_metadata(model: JwstDataModel, final: Path) -> None:
         )
 
 
-def _require_fits_text(model: JwstDataModel, final: Path) -> None:
+def _require_fits_text(tree: dict[str, Any], final: Path) -> None:
     """Refuse text that a FITS header cannot hold."""
-    texts = {key: v for key, v in _metadata(model._instance).items() if isinstance(v, str)}
-    for number, entry in enumerate(_history(model._instance)):
+    texts = {key: v for key, v in _metadata(tree).items() if isinstance(v, str)}
+    for number, entry in enumerate(_history(tree)):
         texts[f"history entry {number + 1}"] = str(entry["description"])
     for key, text in texts.items():
         if not (text.isascii() and text.isprintable()):
@@ -245,18 +262,56 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
             backup.unlink(missing_ok=True)
 
 
-def _save(prepared: JwstDataModel, path: Path) -> None:
-    """Save with the stock writers, keeping the name and date already in the model."""
-    # A copy, because the FITS writer shifts unsigned columns of the arrays that it is given.
-    model = prepared.copy()
-    # on_save would put the temporary name and the present time into the metadata.
+def _save_asdf(model: JwstDataModel, path: Path) -> None:
+    """Save with the stock writer, keeping the name and date already in the model."""
+    # It was validated; on_save would put the temporary name and the present time into it.
+    object.__setattr__(model, "validate", lambda: None)
     object.__setattr__(model, "on_save", lambda path=None: None)
-    options: dict[str, Any] = {}
-    if path.suffix == ".asdf":
-        options["all_array_compression"] = "zlib"
-    elif model.hasattr("dq"):
-        model.dq_def = identity_dq_def()
-    model.save(str(path), **options)
+    model.to_asdf(str(path), all_array_compression="zlib")
+
+
+class _Home(NamedTuple):
+    """Where an entry of a model belongs in FITS; an array has no keyword."""
+
+    hdu: str
+    keyword: str | None
+    title: str
+
+
+def _list_fits_homes(model: JwstDataModel) -> dict[str, _Home]:
+    """Find where the schema puts each entry in FITS: dotted path -> home."""
+    homes: dict[str, _Home] = {}
+
+    def visit(node: dict[str, Any], path: list[str], *_: Any) -> None:
+        if "fits_keyword" in node or "fits_hdu" in node:
+            homes[".".join(map(str, path))] = _Home(
+                node.get("fits_hdu", "PRIMARY"), node.get("fits_keyword"), node.get("title", "")
+            )
+
+    walker.walk_schema(model._schema, visit)
+    return homes
+
+
+def _save_fits(tree: dict[str, Any], homes: dict[str, _Home], path: Path) -> None:
+    """Save as the stock writer does, less the ASDF extension that it makes and discards."""
+    arrays, metadata = _arrays(tree), _metadata(tree)
+    hdus: dict[str, Any] = {"PRIMARY": fits.PrimaryHDU()}
+    for key, home in homes.items():
+        if home.keyword is None and key in arrays:
+            kind = fits.BinTableHDU if arrays[key].dtype.names else fits.ImageHDU
+            hdus[home.hdu] = kind(arrays[key], name=home.hdu, ver=1)
+    if "dq" in arrays:
+        hdus["DQ_DEF"] = fits.BinTableHDU(identity_dq_def(), name="DQ_DEF", ver=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Card is too long")
+        for key, home in homes.items():
+            if home.keyword is not None and key in metadata:
+                if home.hdu not in hdus:
+                    hdus[home.hdu] = fits.ImageHDU(name=home.hdu, ver=1)
+                hdus[home.hdu].header[home.keyword] = (metadata[key], home.title)
+        for entry in _history(tree):
+            hdus["PRIMARY"].header["HISTORY"] = entry["description"]
+        fits.HDUList(list(hdus.values())).writeto(path)
 
 
 def _same_array(expected: np.ndarray, found: np.ndarray) -> bool:
@@ -298,60 +353,48 @@ def _compare_trees(where: str, expected: dict[str, Any], found: dict[str, Any]) 
             _require_same(where, key, value, read[key], same)  # type: ignore[arg-type]
 
 
-def _compare_asdf(intended: JwstDataModel, path: Path) -> None:
-    """Compare an ASDF file, read with asdf alone, with the model it was made from."""
-    with asdf.open(path, memmap=False, lazy_load=False) as file:
-        _compare_trees(intended.meta.filename, intended._instance, dict(file.tree))
-        descriptions = [entry["description"] for entry in _history(dict(file.tree))]
-    wanted = [entry["description"] for entry in _history(intended._instance)]
-    _require_same(intended.meta.filename, "the history", wanted, descriptions, _same_scalar)
+def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel]) -> None:
+    """Compare an ASDF file, read with asdf alone and as steps do, with the tree it came from."""
+    name = wanted["meta"]["filename"]
+    with _unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
+        _compare_trees(name, wanted, dict(file.tree))
+        found = [entry["description"] for entry in _history(dict(file.tree))]
+        entries = [entry["description"] for entry in _history(wanted)]
+        _require_same(name, "the history", entries, found, _same_scalar)
+        _compare_opened(wanted, kind(file, validate_on_assignment=False))
 
 
-def _fits_homes(model: JwstDataModel) -> dict[str, tuple[str, str | None]]:
-    """Find where the schema puts each entry in FITS: dotted path -> (HDU, keyword or None)."""
-    homes: dict[str, tuple[str, str | None]] = {}
-
-    def visit(node: dict[str, Any], path: list[str], *_: Any) -> None:
-        if "fits_keyword" in node:
-            homes[".".join(map(str, path))] = (
-                node.get("fits_hdu", "PRIMARY"),
-                node["fits_keyword"],
-            )
-        elif "fits_hdu" in node:
-            homes[".".join(map(str, path))] = (node["fits_hdu"], None)
-
-    walker.walk_schema(model._schema, visit)
-    return homes
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Read without asdf's validation, for what is compared with a validated model anyway."""
+    with asdf.config_context() as config:
+        config.validate_on_read = False
+        yield
 
 
-def _compare_fits(intended: JwstDataModel, path: Path) -> None:
-    """Compare a FITS file, read with astropy alone, with the model it was made from."""
-    homes = _fits_homes(intended)
-    metadata, arrays = _metadata(intended._instance), _arrays(intended._instance)
+def _compare_fits(
+    wanted: dict[str, Any], homes: dict[str, _Home], path: Path, kind: type[JwstDataModel]
+) -> None:
+    """Compare a FITS file, read with astropy alone and as steps do, with the tree it came from."""
+    name, metadata, arrays = wanted["meta"]["filename"], _metadata(wanted), _arrays(wanted)
     with fits.open(path, memmap=False) as hdus:
-        for key, (hdu, keyword) in homes.items():
+        for key, (hdu, keyword, _) in homes.items():
             if keyword is not None and key in metadata:
-                found = hdus[hdu].header.get(keyword)
-                _require_same(
-                    intended.meta.filename, f"{keyword} ({key})", metadata[key], found, _same_scalar
-                )
+                value = hdus[hdu].header.get(keyword)
+                _require_same(name, f"{keyword} ({key})", metadata[key], value, _same_scalar)
             elif keyword is None and key in arrays:
-                found = np.asarray(hdus[hdu].data)
-                _require_same(
-                    intended.meta.filename, f"{hdu} ({key})", arrays[key], found, _same_array
-                )
+                array = np.asarray(hdus[hdu].data)
+                _require_same(name, f"{hdu} ({key})", arrays[key], array, _same_array)
         if "dq" in arrays:
             table = hdus["DQ_DEF"].data
-            pairs = dict(zip(table["NAME"], table["VALUE"].tolist(), strict=True))
-            wanted = {row["NAME"].decode(): int(row["VALUE"]) for row in identity_dq_def()}
-            _require_same(intended.meta.filename, "DQ_DEF", wanted, pairs, _same_scalar)
+            found = dict(zip(table["NAME"], table["VALUE"].tolist(), strict=True))
+            pairs = {row["NAME"].decode(): int(row["VALUE"]) for row in identity_dq_def()}
+            _require_same(name, "DQ_DEF", pairs, found, _same_scalar)
+        _compare_opened(wanted, kind(hdus, validate_on_assignment=False))
 
 
-def _compare_opened(intended: JwstDataModel, path: Path) -> None:
-    """Compare a file, opened as the steps open it, with the model it was made from."""
-    with type(intended)(str(path), strict_validation=True) as opened:
-        found = _arrays(opened._instance)
-    for key, value in _arrays(intended._instance).items():
-        _require_same(
-            intended.meta.filename, f"{key} opened by stdatamodels", value, found[key], _same_array
-        )
+def _compare_opened(wanted: dict[str, Any], opened: JwstDataModel) -> None:
+    """Compare the arrays, as stdatamodels decodes them for the steps, with what was meant."""
+    name, found = wanted["meta"]["filename"], _arrays(opened._instance)
+    for key, value in _arrays(wanted).items():
+        _require_same(name, f"{key} opened by stdatamodels", value, found[key], _same_array)

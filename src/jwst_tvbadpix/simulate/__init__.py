@@ -1,7 +1,8 @@
-"""Simulated LRS exposures with bad pixels that come and go, and the truth about them."""
+"""Simulated exposures with bad pixels that come and go, and the truth about them."""
 
-from .defects import KINDS, Defects, draw_defects, read_truth, write_truth
-from .electronics import Region, find_region
+from .cosmic_rays import CosmicRays
+from .defects import KINDS, Defects, draw_defects, make_defects, read_truth, write_truth
+from .electronics import Electronics, Region, find_region, get_electronics
 from .exposures import (
     ExposureSpec,
     Rate,
@@ -10,32 +11,55 @@ from .exposures import (
     render_rate,
     render_rateints,
 )
-from .layers import (
+from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
+from .layers_imaging import (
+    ImagePersistence,
+    SourceField,
+    UndispersedSky,
+    build_imaging_scene,
+    build_nircam_scene,
+)
+from .layers_lrs import (
     CoronagraphWindows,
-    DarkPedestal,
     FieldStars,
-    Layer,
     PersistenceStreak,
-    PixelPattern,
-    RenderContext,
-    Scene,
     SkyField,
     SlitStrip,
     SourceTrace,
     build_lrs_scene,
 )
+from .layers_mrs import DriftingPedestal, SlicedChannel, build_mrs_scene
+from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
+from .modes import MODES, Mode, build_scene
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
+from .setups import (
+    Aperture,
+    Setup,
+    make_imaging_setup,
+    make_lrs_setup,
+    make_mrs_setup,
+    make_nircam_setup,
+    make_nirspec_setup,
+)
 from .writers import write_ramp, write_rate, write_rateints
 
 __all__ = [
     "KINDS",
+    "MODES",
+    "Aperture",
     "CoronagraphWindows",
+    "CosmicRays",
     "DarkPedestal",
     "Defects",
+    "DriftingPedestal",
+    "Electronics",
     "ExposureSpec",
     "FieldStars",
+    "FixedSlits",
+    "ImagePersistence",
     "Layer",
+    "Mode",
     "PersistenceStreak",
     "PixelPattern",
     "Programme",
@@ -43,14 +67,31 @@ __all__ = [
     "Region",
     "RenderContext",
     "Scene",
+    "Setup",
+    "ShutterTraces",
     "SkyField",
+    "SlicedChannel",
     "SlitStrip",
+    "SourceField",
     "SourceTrace",
+    "UndispersedSky",
+    "build_imaging_scene",
     "build_lrs_scene",
+    "build_mrs_scene",
+    "build_nircam_scene",
+    "build_nirspec_scene",
+    "build_scene",
     "compute_true_rate",
     "draw_defects",
     "draw_specs",
     "find_region",
+    "get_electronics",
+    "make_defects",
+    "make_imaging_setup",
+    "make_lrs_setup",
+    "make_mrs_setup",
+    "make_nircam_setup",
+    "make_nirspec_setup",
     "read_truth",
     "render_ramps",
     "render_rate",

@@ -9,9 +9,9 @@ from astropy.table import Table
 
 from ..detectors import Detector, get_detector
 from ..errors import DateError, EvidenceError, InputError
-from .electronics import find_region
+from .electronics import Region, find_region
 
-__all__ = ["KINDS", "Defects", "draw_defects", "read_truth", "write_truth"]
+__all__ = ["KINDS", "Defects", "draw_defects", "make_defects", "read_truth", "write_truth"]
 
 KINDS = ("STATIC_HOT", "STATIC_WARM", "STATIC_LOW", "TURN_ON", "RECOVER", "TELEGRAPH")
 
@@ -122,12 +122,13 @@ _COLUMNS = (
 
 def draw_defects(
     detector: str | Detector,
-    region: str,
+    region: str | Region,
     *,
     start_mjd: float,
     end_mjd: float,
     seed: int,
     density: float = 1.0,
+    amplitude: float = 1.0,
     n_static_hot: int | None = None,
     n_static_warm: int | None = None,
     n_static_low: int | None = None,
@@ -141,14 +142,16 @@ def draw_defects(
     ----------
     detector : str or Detector
         Detector or its DETECTOR keyword.
-    region : str
-        SUBARRAY within which they lie; positions are full-frame all the same.
+    region : str or Region
+        Subarray within which they lie; positions are full-frame all the same.
     start_mjd, end_mjd : float
         Time over which pixels change [MJD].
     seed : int
         Seed of the draw.
     density : float
         Factor on the default populations.
+    amplitude : float
+        Factor on the default amplitudes, which suit MIRI LRS.
     n_static_hot, n_static_warm, n_static_low, n_turn_on, n_recover, n_telegraph : int or None
         Size of each class; None = the default density times the pixels of the region.
 
@@ -171,7 +174,7 @@ def draw_defects(
         raise DateError(
             f"end_mjd must be after start_mjd = {start_mjd}, found {end_mjd}; give a later end"
         )
-    area = find_region(region, detector=facts)
+    area = region if isinstance(region, Region) else find_region(region, detector=facts)
     given = (n_static_hot, n_static_warm, n_static_low, n_turn_on, n_recover, n_telegraph)
     free = np.zeros(facts.shape, bool)
     free[area.slices] = True
@@ -183,7 +186,8 @@ def draw_defects(
     ]
     if sum(counts) > candidates.size:
         raise EvidenceError(
-            f"{region} has {candidates.size} pixels, found {sum(counts)} defects; ask for fewer"
+            f"{area.subarray} has {candidates.size} pixels, found {sum(counts)} defects; "
+            "ask for fewer"
         )
     rng = np.random.default_rng([seed, 1])
     where = rng.choice(candidates, sum(counts), replace=False)
@@ -191,8 +195,79 @@ def draw_defects(
     for kind, pixels in zip(KINDS, np.split(where, np.cumsum(counts)[:-1]), strict=True):
         pixels.sort()
         drawn = _draw_kind(kind, pixels.size, start_mjd, end_mjd, rng)
+        drawn["amplitude"] *= np.float32(amplitude)
         parts.append({"pixel": pixels, "kind": np.full(pixels.size, kind, "U11"), **drawn})
     return _join_parts(parts, facts, seed)
+
+
+def make_defects(
+    detector: str,
+    y: np.ndarray,
+    x: np.ndarray,
+    *,
+    amplitude: np.ndarray | float,
+    onset_mjd: np.ndarray | float = -np.inf,
+    recovery_mjd: np.ndarray | float = np.inf,
+) -> Defects:
+    """Make hot pixels at given places and dates.
+
+    Parameters
+    ----------
+    detector : str
+        DETECTOR keyword.
+    y, x : ndarray of int, shape (n,)
+        Full-frame position, 0-based.
+    amplitude : ndarray of float, shape (n,), or float
+        Counts added while bad [DN/s].
+    onset_mjd, recovery_mjd : ndarray of float, shape (n,), or float
+        When they turn bad and good again [MJD]; -inf = bad since ever, +inf = never good again.
+
+    Returns
+    -------
+    Defects
+        Of the kinds STATIC_HOT, TURN_ON and RECOVER, in the order given.
+
+    Raises
+    ------
+    DateError
+        When a recovery does not come after its onset.
+    DetectorError
+        When the detector is unknown.
+    EvidenceError
+        When a position lies outside of the detector, or is given twice.
+    """
+    ny, nx = get_detector(detector).shape
+    y, x = np.asarray(y, np.int16), np.asarray(x, np.int16)
+    onset, recovery, strength = (
+        np.broadcast_to(values, y.shape).astype(float)
+        for values in (onset_mjd, recovery_mjd, amplitude)
+    )
+    if ((y < 0) | (y >= ny) | (x < 0) | (x >= nx)).any():
+        raise EvidenceError(
+            f"positions must lie within {ny} x {nx} pixels of {detector}, found rows to "
+            f"{y.max()} and columns to {x.max()}; leave the others out"
+        )
+    if len(np.unique(y.astype(int) * nx + x)) < y.size:
+        raise EvidenceError("each position must be given once, found one twice; remove one")
+    if (recovery <= onset).any():
+        raise DateError(
+            "recovery_mjd must be after onset_mjd, found one that is not; give a later date"
+        )
+    always = onset == -np.inf
+    kind = np.where(np.isfinite(recovery), "RECOVER", np.where(always, "STATIC_HOT", "TURN_ON"))
+    late = np.stack([onset, recovery], axis=1)
+    early = np.stack([recovery, np.full(y.shape, np.inf)], axis=1)
+    return Defects(
+        y=y,
+        x=x,
+        kind=kind.astype("U11"),
+        amplitude=strength.astype(np.float32),
+        response=np.ones(y.shape, np.float32),
+        noise_factor=np.ones(y.shape, np.float32),
+        initially_bad=always,
+        switch_mjd=np.where(always[:, None], early, late),
+        detector=detector,
+    )
 
 
 def _join_parts(parts: list[dict[str, np.ndarray]], facts: Detector, seed: int) -> Defects:

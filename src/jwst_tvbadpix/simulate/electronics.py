@@ -1,4 +1,4 @@
-"""Assumed electronics of MIRIMAGE in FASTR1: gain, noise, times, subarrays.
+"""Assumed electronics of each instrument: gain, noise, levels; regions of a detector.
 
 Every number is an assumption of the simulation, not a calibration; the source is beside it.
 """
@@ -11,32 +11,75 @@ from ..detectors import Detector, get_detector
 from ..errors import DetectorError, EvidenceError
 
 __all__ = [
-    "FRAME_TIME_S",
-    "GAIN_E_PER_DN",
-    "GROUPS_LOST",
     "MAX_DN",
-    "PEDESTAL_DN",
-    "READ_NOISE_DN",
-    "SATURATION_DN",
+    "Electronics",
     "Region",
     "compute_variances",
     "find_region",
+    "get_electronics",
 ]
 
-# [e/DN] third-party simulators of MIRI; the MIRI documentation page says about 4.
-GAIN_E_PER_DN = 3.1
-# [DN] of one read: MIRI Detector Performance page, "about 6 DN".
-READ_NOISE_DN = 6.0
-# [DN] usual first-read level of MIRI ramps; assumed equal for reference pixels.
-PEDESTAL_DN = 9000.0
-# [DN] where the simulated saturation reference cuts; 210 000 e full well less the pedestal.
-SATURATION_DN = 57000.0
 # [DN] ceiling of the 16-bit converter.
 MAX_DN = 65535
-# Groups the pipeline leaves out of a MIRI fit: the first (rscd) and the last (lastframe).
-GROUPS_LOST = 2
-# [s] per frame in FASTR1: MIRI documentation pages for the full frame and the LRS TSO mode.
-FRAME_TIME_S = {"FULL": 2.77504, "SLITLESSPRISM": 0.15904}
+
+
+@dataclass(frozen=True, slots=True)
+class Electronics:
+    """How a detector turns electrons into numbers.
+
+    Attributes
+    ----------
+    gain_e_per_dn : float
+        Gain [e/DN].
+    read_noise_dn : float
+        Noise of one group [DN].
+    pedestal_dn : float
+        Level of the first read, assumed equal for reference pixels [DN].
+    saturation_dn : float
+        Level at which the saturation reference cuts [DN].
+    groups_lost : int
+        Groups the pipeline leaves out of a fit.
+    row_noise : float
+        Noise common to a line along the fast axis (1/f), relative to `read_noise_dn`.
+    """
+
+    gain_e_per_dn: float
+    read_noise_dn: float
+    pedestal_dn: float
+    saturation_dn: float
+    groups_lost: int
+    row_noise: float
+
+
+# Gain: third-party simulators of MIRI (its documentation page says about 4). Read noise: MIRI
+# Detector Performance page, "about 6 DN". Pedestal: usual first read of MIRI ramps. Saturation:
+# 210 000 e full well less the pedestal. Lost: the first group (rscd) and the last (lastframe).
+_MIRI = Electronics(3.1, 6.0, 9000.0, 57000.0, 2, 0.1)
+# Of the order of the NIRCam detector documentation (about 2 e/DN, 10 e a read); assumptions.
+_NIRCAM_SHORT = Electronics(2.05, 5.5, 12000.0, 58000.0, 0, 0.3)
+_NIRCAM_LONG = Electronics(1.82, 5.2, 12000.0, 58000.0, 0, 0.3)
+# Near-unity gain (in-flight detector paper of NIRSpec); the rest assumed as for NIRCam.
+_NIRSPEC = Electronics(1.0, 8.0, 12000.0, 60000.0, 0, 0.3)
+
+
+def get_electronics(detector: str) -> Electronics:
+    """Look up the electronics of a detector.
+
+    Raises
+    ------
+    DetectorError
+        When the detector is unknown, or its instrument is not simulated.
+    """
+    instrument = get_detector(detector).instrument
+    if instrument == "NIRCAM":
+        return _NIRCAM_LONG if detector.endswith("LONG") else _NIRCAM_SHORT
+    known = {"MIRI": _MIRI, "NIRSPEC": _NIRSPEC}
+    if instrument not in known:
+        raise DetectorError(
+            f"detector must belong to MIRI, NIRSPEC or NIRCAM, found {detector} of {instrument}; "
+            "its exposures are not simulated"
+        )
+    return known[instrument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +137,7 @@ def find_region(subarray: str, *, detector: str | Detector = "MIRIMAGE") -> Regi
 
 
 def compute_variances(
-    rate: np.ndarray, *, ngroups: int, group_time_s: float
+    rate: np.ndarray, *, ngroups: int, group_time_s: float, electronics: Electronics
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Compute the variances that a slope fit to one integration has.
 
@@ -103,9 +146,11 @@ def compute_variances(
     rate : ndarray of float, any shape
         Count rate [DN/s].
     ngroups : int
-        Groups read out; ``GROUPS_LOST`` of them take no part.
+        Groups read out; ``electronics.groups_lost`` of them take no part.
     group_time_s : float
         Time between groups [s].
+    electronics : Electronics
+        Of the detector.
 
     Returns
     -------
@@ -124,27 +169,31 @@ def compute_variances(
     With n groups in the fit, ``rate / (gain (n-1) t)`` and ``12 sigma^2 / ((n^3 - n) t^2)``; a
     pixel that saturates on the way has a smaller n of its own.
     """
-    n_fit = ngroups - GROUPS_LOST
+    n_fit = ngroups - electronics.groups_lost
     if n_fit < 2:
         raise EvidenceError(
-            f"a slope needs at least {GROUPS_LOST + 2} groups, found {ngroups}; raise ngroups"
+            f"a slope needs at least {electronics.groups_lost + 2} groups, found {ngroups}; "
+            "raise ngroups"
         )
+    gain, noise = electronics.gain_e_per_dn, electronics.read_noise_dn
     light = np.maximum(rate, 0).astype(np.float32)
     # One pixel in thousands saturates: the common n is a scalar, the few are patched.
-    var_poisson = light / np.float32(GAIN_E_PER_DN * (n_fit - 1) * group_time_s)
-    var_rnoise = np.full(light.shape, _read_variance(n_fit, group_time_s), np.float32)
-    limit = (SATURATION_DN - PEDESTAL_DN) / group_time_s
+    var_poisson = light / np.float32(gain * (n_fit - 1) * group_time_s)
+    var_rnoise = np.full(light.shape, _read_variance(n_fit, group_time_s, noise), np.float32)
+    limit = (electronics.saturation_dn - electronics.pedestal_dn) / group_time_s
     steep = light * ngroups > limit
     saturated = np.zeros(light.shape, bool)
     if steep.any():
         n_good = np.clip(np.floor(limit / light[steep]) - 1, 0, n_fit)
         saturated[steep] = n_good < 2
         n_good = np.maximum(n_good, 2)
-        var_poisson[steep] = light[steep] / (GAIN_E_PER_DN * (n_good - 1) * group_time_s)
-        var_rnoise[steep] = _read_variance(n_good, group_time_s)
+        var_poisson[steep] = light[steep] / (gain * (n_good - 1) * group_time_s)
+        var_rnoise[steep] = _read_variance(n_good, group_time_s, noise)
     return var_poisson, var_rnoise, saturated
 
 
-def _read_variance(n: float | np.ndarray, group_time_s: float) -> float | np.ndarray:
+def _read_variance(
+    n: float | np.ndarray, group_time_s: float, noise_dn: float
+) -> float | np.ndarray:
     """Variance of a straight-line slope through n reads [(DN/s)^2]."""
-    return 12 * READ_NOISE_DN**2 / ((n**3 - n) * group_time_s**2)
+    return 12 * noise_dn**2 / ((n**3 - n) * group_time_s**2)

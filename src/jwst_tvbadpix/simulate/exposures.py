@@ -8,18 +8,11 @@ import numpy as np
 
 from ..detectors import get_detector
 from ..errors import DetectorError, EvidenceError
+from .cosmic_rays import draw_hits, draw_residuals
 from .defects import Defects
-from .electronics import (
-    FRAME_TIME_S,
-    GAIN_E_PER_DN,
-    MAX_DN,
-    PEDESTAL_DN,
-    READ_NOISE_DN,
-    Region,
-    compute_variances,
-    find_region,
-)
+from .electronics import MAX_DN, Region, compute_variances
 from .layers import RenderContext, Scene
+from .setups import LRS_SLIT, Setup, make_lrs_setup
 
 __all__ = [
     "ExposureSpec",
@@ -35,24 +28,8 @@ _DO_NOT_USE = 1
 _SATURATED = 2
 _REFERENCE_PIXEL = 2**31
 
-# Cosmic rays [1/s on the full frame]: about 5 per cm^2 and s behind the shielding (JWST
-# documentation of the radiation environment) on 6.5 cm^2.
-_HITS_PER_S = 33.0
-# Share of hits that survive jump detection, and pixels each affects; assumptions.
-_RESIDUAL_SHARE = 0.01
-_TRACK_PIXELS = 4
-# Counts a hit leaves [DN]: median and standard deviation [dex]; a surviving one leaves less.
-_HIT_DN = (1200.0, 0.40)
-_RESIDUAL_DN = (150.0, 0.40)
-# Showers [1/s on the full frame], their counts [DN] and radius [pixel]; assumptions.
-_SHOWERS_PER_S = 1 / 500
-_SHOWER_DN = 60.0
-_SHOWER_RADIUS = (10.0, 35.0)
-# Read noise common to a row, relative to the read noise of a pixel; assumption.
-_ROW_NOISE = 0.1
 # Pixel-to-pixel scatter of the pedestal [DN]; assumption.
 _PEDESTAL_RMS = 150.0
-_EXP_TYPE = {"FULL": "MIR_LRS-FIXEDSLIT", "SLITLESSPRISM": "MIR_LRS-SLITLESS"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +41,7 @@ class ExposureSpec:
     mjd : float
         Start of the exposure [MJD, UTC].
     subarray : str
-        'FULL' (slit) or 'SLITLESSPRISM' (slitless).
+        SUBARRAY keyword; without a setup 'FULL' (LRS slit) or 'SLITLESSPRISM' (LRS slitless).
     ngroups, nints : int
         Groups per integration and integrations.
     failed : bool
@@ -77,10 +54,16 @@ class ExposureSpec:
         Programme number, five digits.
     observation, exposure : int
         Numbers within the programme and the visit.
+    field : int
+        Part of the sky that is seen, where the scene has fields.
+    dither : tuple of float
+        How far (y, x) the sky lies from its nominal place on the detector [pixel].
+    setup : Setup
+        How the instrument is set; LRS unless given.
     """
 
     mjd: float
-    subarray: str = "FULL"
+    subarray: str = ""
     ngroups: int = 36
     nints: int = 1
     failed: bool = False
@@ -90,13 +73,20 @@ class ExposureSpec:
     program: str = "07831"
     observation: int = 1
     exposure: int = 1
+    field: int = 0
+    dither: tuple[float, float] = (0.0, 0.0)
+    setup: Setup = LRS_SLIT
 
     def __post_init__(self) -> None:
-        if self.subarray not in FRAME_TIME_S:
-            raise DetectorError(
-                f"subarray must be one of {', '.join(FRAME_TIME_S)}, found {self.subarray!r}; "
-                "only LRS slit and slitless exposures are simulated"
-            )
+        own = self.setup.region.subarray
+        if self.subarray not in ("", own):
+            if self.setup is not LRS_SLIT:
+                raise DetectorError(
+                    f"subarray must be that of the setup, {own}, found {self.subarray!r}; "
+                    "leave it out"
+                )
+            object.__setattr__(self, "setup", make_lrs_setup(self.subarray))
+        object.__setattr__(self, "subarray", self.setup.region.subarray)
         if self.nints < 1 or self.ngroups < 1:
             raise EvidenceError(
                 f"ngroups and nints must be at least 1, found {self.ngroups} and {self.nints}; "
@@ -106,17 +96,12 @@ class ExposureSpec:
     @property
     def region(self) -> Region:
         """Part of the detector that is read."""
-        return find_region(self.subarray)
-
-    @property
-    def exp_type(self) -> str:
-        """EXP_TYPE keyword."""
-        return _EXP_TYPE[self.subarray]
+        return self.setup.region
 
     @property
     def group_time_s(self) -> float:
         """Time between groups [s]."""
-        return FRAME_TIME_S[self.subarray]
+        return self.setup.group_time_s
 
     @property
     def exposure_s(self) -> float:
@@ -126,7 +111,8 @@ class ExposureSpec:
     @property
     def end_mjd(self) -> float:
         """End of the exposure [MJD, UTC]: one frame is lost to the reset of each integration."""
-        return self.mjd + self.group_time_s * (self.ngroups + 1) * self.nints / 86400
+        reset = self.setup.frame_time_s / self.group_time_s
+        return self.mjd + self.group_time_s * (self.ngroups + reset) * self.nints / 86400
 
     @property
     def mid_mjd(self) -> float:
@@ -136,12 +122,23 @@ class ExposureSpec:
     @property
     def context(self) -> RenderContext:
         """What the layers of a scene need to know."""
-        return RenderContext(self.region, self.zodi, self.thermal, self.failed, self.seed)
+        return RenderContext(
+            self.region,
+            detector=self.setup.detector,
+            zodi=self.zodi,
+            thermal=self.thermal,
+            failed=self.failed,
+            seed=self.seed,
+            field=self.field,
+            dither=self.dither,
+            element=self.setup.element,
+        )
 
     def filename(self, suffix: str) -> str:
         """Name of the file in the archive: 'rate', 'rateints', 'uncal'."""
         visit = f"jw{self.program}{self.observation:03d}001"
-        return f"{visit}_02101_{self.exposure:05d}_mirimage_{suffix}.fits"
+        detector = self.setup.detector.lower()
+        return f"{visit}_02101_{self.exposure:05d}_{detector}_{suffix}.fits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +177,10 @@ def compute_true_rate(
         light[y, x] *= defects.response[chosen]
         dark[y, x] += defects.amplitude[chosen]
     rate = light + dark
-    rate[_find_reference(spec, scene)] = 0
+    rate[_find_reference(spec)] = 0
     if scene.crosstalk:
         rate = _blur(rate, scene.crosstalk)
-        rate[_find_reference(spec, scene)] = 0
+        rate[_find_reference(spec)] = 0
     return rate
 
 
@@ -216,18 +213,32 @@ def render_rateints(
     if defects is not None:
         y, x, chosen = _find_bad(spec, defects)
         noise_factor[y, x] = defects.noise_factor[chosen]
-    reference = _find_reference(spec, scene)
-    measure = partial(compute_variances, ngroups=spec.ngroups, group_time_s=spec.group_time_s)
+    reference = _find_reference(spec)
+    electronics = spec.setup.electronics
+    measure = partial(
+        compute_variances,
+        ngroups=spec.ngroups,
+        group_time_s=spec.group_time_s,
+        electronics=electronics,
+    )
+    ny, nx = true.shape
+    lines = (ny, 1) if abs(get_detector(spec.setup.detector).fastaxis) == 1 else (1, nx)
     for k in range(spec.nints):
         rate = true.copy()
         if scene.cosmic_rays:
-            rate += _draw_residuals(spec, k)
+            rate += draw_residuals(
+                spec.context.generator("cosmic rays", k),
+                spec.region.shape,
+                scene.cosmic_rays,
+                area_share=_area_share(spec),
+                integration_s=spec.group_time_s * spec.ngroups,
+            )
         var_poisson, var_rnoise, saturated = measure(rate)
         rng = spec.context.generator("noise", k)
         sigma = np.sqrt(var_poisson + var_rnoise) * noise_factor
         rate += sigma * rng.standard_normal(rate.shape, np.float32)
-        row_sigma = np.sqrt(var_rnoise.min()) * _ROW_NOISE
-        rate += row_sigma * rng.standard_normal((rate.shape[0], 1), np.float32)
+        row_sigma = np.sqrt(var_rnoise.min()) * electronics.row_noise
+        rate += row_sigma * rng.standard_normal(lines, np.float32)
         # The pipeline knows the rate it measured, not the true one.
         var_poisson = measure(rate)[0]
         yield _flag(rate, var_poisson, var_rnoise, saturated, reference)
@@ -265,36 +276,50 @@ def render_ramps(spec: ExposureSpec, scene: Scene, defects: Defects | None = Non
     ndarray of uint16, shape (nints, ngroups, ny, nx)
         Reads [DN]: pedestal, light with photon noise, cosmic-ray jumps, read noise.
         Reference pixels hold pedestal and read noise only.
+
+    Raises
+    ------
+    DetectorError
+        When the read-out is IRS2, whose interleaved reference pixels are not simulated.
     """
+    if "IRS2" in spec.setup.readpatt:
+        raise DetectorError(
+            f"ramps must not be IRS2, found READPATT {spec.setup.readpatt}; choose NRSRAPID or NRS"
+        )
+    electronics = spec.setup.electronics
+    gain = electronics.gain_e_per_dn
     true = np.maximum(compute_true_rate(spec, scene, defects), 0)
-    reference = _find_reference(spec, scene)
-    read_noise = np.full(true.shape, READ_NOISE_DN, np.float32)
+    reference = _find_reference(spec)
+    read_noise = np.full(true.shape, electronics.read_noise_dn, np.float32)
     if defects is not None:
         y, x, chosen = _find_bad(spec, defects)
         read_noise[y, x] *= defects.noise_factor[chosen]
-    electrons = true * np.float32(spec.group_time_s * GAIN_E_PER_DN)
+    electrons = true * np.float32(spec.group_time_s * gain)
     seed = scene.pattern.seed if scene.pattern else 0
-    pedestal = _draw_pedestal(spec, scene, seed)
+    pedestal = _draw_pedestal(spec, seed)
     ramps = np.empty((spec.nints, spec.ngroups, *true.shape), np.uint16)
     for k in range(spec.nints):
         rng = spec.context.generator("ramp", k)
         level = pedestal.copy()
         for g in range(spec.ngroups):
-            level += rng.poisson(electrons).astype(np.float32) / np.float32(GAIN_E_PER_DN)
+            level += rng.poisson(electrons).astype(np.float32) / np.float32(gain)
             if scene.cosmic_rays:
-                hits = _draw_hits(spec, rng, _HITS_PER_S * spec.group_time_s, *_HIT_DN)
+                mean_hits = scene.cosmic_rays.hits_per_s * spec.group_time_s * _area_share(spec)
+                hits = draw_hits(
+                    rng, spec.region.shape, mean_hits=mean_hits, counts_dn=scene.cosmic_rays.hit_dn
+                )
                 level += np.where(reference, 0, hits)
             read = level + read_noise * rng.standard_normal(true.shape, np.float32)
             ramps[k, g] = np.clip(np.rint(read), 0, MAX_DN)
     return ramps
 
 
-def _draw_pedestal(spec: ExposureSpec, scene: Scene, seed: int) -> np.ndarray:
+def _draw_pedestal(spec: ExposureSpec, seed: int) -> np.ndarray:
     """Pedestal of each pixel of the region [DN], fixed for the detector."""
     rng = np.random.default_rng([seed, 3])
-    shape = find_region("FULL", detector=scene.detector).shape
+    shape = get_detector(spec.setup.detector).shape
     noise = rng.standard_normal(shape, np.float32)[spec.region.slices]
-    return PEDESTAL_DN + np.float32(_PEDESTAL_RMS) * noise
+    return spec.setup.electronics.pedestal_dn + np.float32(_PEDESTAL_RMS) * noise
 
 
 def _find_bad(spec: ExposureSpec, defects: Defects) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -307,9 +332,9 @@ def _find_bad(spec: ExposureSpec, defects: Defects) -> tuple[np.ndarray, np.ndar
     return y[chosen], x[chosen], chosen
 
 
-def _find_reference(spec: ExposureSpec, scene: Scene) -> np.ndarray:
+def _find_reference(spec: ExposureSpec) -> np.ndarray:
     """Mark the reference pixels within the region: bool (ny, nx)."""
-    return get_detector(scene.detector).reference_pixels()[spec.region.slices]
+    return get_detector(spec.setup.detector).reference_pixels()[spec.region.slices]
 
 
 def _blur(image: np.ndarray, share: float) -> np.ndarray:
@@ -340,43 +365,7 @@ def _flag(
     return Rate(rate, np.sqrt(var_poisson + var_rnoise), var_poisson, var_rnoise, dq)
 
 
-def _area_share(region: Region) -> float:
+def _area_share(spec: ExposureSpec) -> float:
     """Area of the region relative to the full frame."""
-    full = find_region("FULL")
-    return region.ny * region.nx / (full.ny * full.nx)
-
-
-def _draw_hits(
-    spec: ExposureSpec, rng: np.random.Generator, mean_hits: float, median: float, dex: float
-) -> np.ndarray:
-    """Draw tracks of cosmic rays: float32 (ny, nx) [DN]; ``mean_hits`` is for the full frame."""
-    region = spec.region
-    n_hits = rng.poisson(mean_hits * _area_share(region))
-    length = np.minimum(rng.geometric(0.5, n_hits), _TRACK_PIXELS)
-    angle = rng.uniform(0, np.pi, n_hits)
-    counts = median * 10 ** rng.normal(0, dex, n_hits)
-    step = np.arange(_TRACK_PIXELS)[:, None]
-    y = np.rint(rng.uniform(0, region.ny, n_hits) + step * np.sin(angle)).astype(int)
-    x = np.rint(rng.uniform(0, region.nx, n_hits) + step * np.cos(angle)).astype(int)
-    share = rng.uniform(0.4, 1.0, (_TRACK_PIXELS, n_hits))
-    inside = (step < length) & (y >= 0) & (y < region.ny) & (x >= 0) & (x < region.nx)
-    pixel = np.where(inside, y * region.nx + x, 0).ravel()
-    weight = np.where(inside, counts * share, 0).ravel()
-    image = np.bincount(pixel, weight, region.ny * region.nx)
-    return image.reshape(region.shape).astype(np.float32)
-
-
-def _draw_residuals(spec: ExposureSpec, integration: int) -> np.ndarray:
-    """Draw what cosmic rays and showers leave in the slope of one integration: (ny, nx) [DN/s]."""
-    rng = spec.context.generator("cosmic rays", integration)
-    integration_s = spec.group_time_s * spec.ngroups
-    n_hits = _HITS_PER_S * _RESIDUAL_SHARE * integration_s
-    image = _draw_hits(spec, rng, n_hits, *_RESIDUAL_DN)
-    region = spec.region
-    y, x = np.arange(region.ny)[:, None], np.arange(region.nx)[None, :]
-    for _ in range(rng.poisson(_SHOWERS_PER_S * integration_s * _area_share(region))):
-        radius = rng.uniform(*_SHOWER_RADIUS)
-        column = np.exp(-0.5 * ((x - rng.uniform(0, region.nx)) / radius) ** 2)
-        row = np.exp(-0.5 * ((y - rng.uniform(0, region.ny)) / radius) ** 2)
-        image += (rng.exponential(_SHOWER_DN) * row * column).astype(np.float32)
-    return image / np.float32(integration_s)
+    ny, nx = get_detector(spec.setup.detector).shape
+    return spec.region.ny * spec.region.nx / (ny * nx)

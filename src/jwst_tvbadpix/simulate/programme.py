@@ -8,35 +8,23 @@ from pathlib import Path
 import numpy as np
 from astropy.time import Time
 
-from ..errors import DateError, DetectorError, EvidenceError
+from ..errors import DateError, EvidenceError
 from .defects import Defects, draw_defects, write_truth
+from .electronics import Region
 from .exposures import ExposureSpec
-from .layers import build_lrs_scene
+from .modes import build_scene, choose_detector, get_mode
 from .writers import write_ramp, write_rate
 
 __all__ = ["Programme", "draw_specs", "simulate_programme"]
 
-_SUBARRAY = {"slit": "FULL", "slitless": "SLITLESSPRISM"}
-# Depths (ngroups, nints) that occur, with their share; assumptions.
-_DEPTHS = {
-    "slit": (((20, 1), 0.2), ((36, 1), 0.2), ((60, 1), 0.2), ((60, 2), 0.2), ((120, 2), 0.2)),
-    "slitless": (((60, 10), 0.4), ((125, 10), 0.3), ((250, 10), 0.3)),
-}
-# The slitless subarray has 3 % of the pixels: at the density of the detector most kinds would
-# be absent from it.
-_DENSITY = {"slit": 1.0, "slitless": 4.0}
-# One visit in six is followed by another within two days; a quarter of pointings failed.
+# One visit in six is followed by another within two days.
 _PAIR_SHARE = 1 / 6
-_FAILED_SHARE = 0.25
+# Exposures of one field, one after the other and dithered, where the mode has fields.
+_PER_FIELD = 2
 # Annual change of the zodiacal light, its scatter between pointings, and its limits.
 _ZODI = (0.20, 0.10, 0.55, 1.6)
 # Scatter of the warm background, and its growth per year.
 _THERMAL = (0.03, 0.02)
-# Depth of the ramps (ngroups, nints): enough for a slope, small enough for a disk.
-_RAMP_DEPTH = {"slit": (12, 1), "slitless": (30, 2)}
-# Observation numbers: rates from the first, ramps from the second; each mode has its own, so that
-# files of both modes can lie in one folder.
-_FIRST_OBSERVATION = {"slit": (1, 401), "slitless": (501, 901)}
 _MOST_EXPOSURES = 400
 
 
@@ -68,21 +56,28 @@ class Programme:
 
 
 def draw_specs(
-    *, mode: str = "slit", n_exposures: int, start_mjd: float, end_mjd: float, seed: int
+    *,
+    mode: str = "slit",
+    detector: str | None = None,
+    region: Region | None = None,
+    n_exposures: int,
+    start_mjd: float,
+    end_mjd: float,
+    seed: int,
 ) -> tuple[ExposureSpec, ...]:
     """Draw when and how deep the exposures are: irregular dates, some pairs, some failed.
+
+    Parameters are those of `simulate_programme`, dates in MJD.
 
     Raises
     ------
     DetectorError
-        When the mode is unknown.
+        When the mode is unknown, or cannot use the detector or region.
     EvidenceError
         When no exposure, or more than 400, are asked for.
     """
-    if mode not in _SUBARRAY:
-        raise DetectorError(
-            f"mode must be one of {', '.join(_SUBARRAY)}, found {mode!r}; choose one of them"
-        )
+    facts = get_mode(mode)
+    setups = facts.list_setups(choose_detector(mode, detector), region)
     if not 1 <= n_exposures <= _MOST_EXPOSURES:
         raise EvidenceError(
             f"n_exposures must be 1 to {_MOST_EXPOSURES}, found {n_exposures}; change it"
@@ -92,8 +87,8 @@ def draw_specs(
     alone = rng.uniform(start_mjd, end_mjd - 2, n_exposures - n_pairs)
     second = rng.choice(alone, n_pairs, replace=False) + rng.uniform(0.1, 1.9, n_pairs)
     mjd = np.sort(np.concatenate([alone, second]))
-    failed = rng.permutation(n_exposures) < round(_FAILED_SHARE * n_exposures)
-    depths, shares = zip(*_DEPTHS[mode], strict=True)
+    failed = rng.permutation(n_exposures) < round(facts.failed_share * n_exposures)
+    depths, shares = zip(*facts.depths, strict=True)
     depth = rng.choice(len(depths), n_exposures, p=shares)
     annual, scatter, low, high = _ZODI
     phase = rng.uniform(0, 2 * np.pi)
@@ -101,17 +96,21 @@ def draw_specs(
     zodi = np.clip(zodi + rng.normal(0, scatter, n_exposures), low, high)
     warm = 1 + rng.normal(0, _THERMAL[0], n_exposures)
     warm += _THERMAL[1] * (mjd - start_mjd) / 365.25
+    dither = rng.uniform(-facts.dither, facts.dither, (n_exposures, 2))
     return tuple(
         ExposureSpec(
             mjd=float(mjd[k]),
-            subarray=_SUBARRAY[mode],
+            setup=setups[k % len(setups)],
             ngroups=depths[depth[k]][0],
             nints=depths[depth[k]][1],
             failed=bool(failed[k]),
             seed=seed * 1000 + k,
             zodi=float(zodi[k]),
             thermal=float(warm[k]),
-            observation=_FIRST_OBSERVATION[mode][0] + k,
+            program=facts.program,
+            observation=facts.first_observation[0] + k,
+            field=1 + k // _PER_FIELD if facts.dither else 0,
+            dither=(float(dither[k, 0]), float(dither[k, 1])),
         )
         for k in range(n_exposures)
     )
@@ -121,6 +120,8 @@ def simulate_programme(
     folder: str | Path,
     *,
     mode: str = "slit",
+    detector: str | None = None,
+    region: Region | None = None,
     n_exposures: int = 12,
     start: str = "2022-07-01",
     end: str = "2026-06-30",
@@ -129,14 +130,20 @@ def simulate_programme(
     defects: Defects | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Programme:
-    """Simulate blank-sky and failed LRS exposures over years.
+    """Simulate the exposures of a detector over years.
 
     Parameters
     ----------
     folder : str or Path
         Where to write; made when absent.
     mode : str
-        'slit' (full frame) or 'slitless' (SLITLESSPRISM).
+        LRS blank sky and failed pointings in 'slit' (full frame) or 'slitless' (SLITLESSPRISM),
+        dithered fields in 'imaging' (MIRI F770W) and 'nircam' (F444W, F200W), background in
+        'mrs', slitlets in 'nirspec'.
+    detector : str or None
+        DETECTOR, where the mode has several; None = the first of the mode.
+    region : Region or None
+        What is read; None = what is usual in the mode.
     n_exposures : int
         Number of ``_rate`` files.
     start, end : str
@@ -146,7 +153,7 @@ def simulate_programme(
     ramp_dates : sequence of str
         ISO dates at which to write an ``_uncal`` file too.
     defects : Defects or None
-        Bad pixels; None = drawn, at four times the usual density where slitless.
+        Bad pixels; None = drawn, at density and amplitude of the mode.
     progress : callable or None
         Called as ``progress(done, total)`` after each file.
 
@@ -160,7 +167,7 @@ def simulate_programme(
     DateError
         When a date cannot be read or the end is not after the start.
     DetectorError
-        When the mode is unknown.
+        When the mode is unknown, or cannot use the detector or region.
     EvidenceError
         When no exposure, or more than 400, are asked for.
     """
@@ -169,22 +176,30 @@ def simulate_programme(
         raise DateError(
             f"end must be more than 2 days after start, found {start} and {end}; give a later end"
         )
+    detector = choose_detector(mode, detector)
     specs = draw_specs(
-        mode=mode, n_exposures=n_exposures, start_mjd=start_mjd, end_mjd=end_mjd, seed=seed
+        mode=mode,
+        detector=detector,
+        region=region,
+        n_exposures=n_exposures,
+        start_mjd=start_mjd,
+        end_mjd=end_mjd,
+        seed=seed,
     )
     if defects is None:
         defects = draw_defects(
-            "MIRIMAGE",
-            _SUBARRAY[mode],
+            detector,
+            specs[0].region,
             start_mjd=start_mjd,
             end_mjd=end_mjd,
             seed=seed,
-            density=_DENSITY[mode],
+            density=get_mode(mode).density,
+            amplitude=get_mode(mode).amplitude,
         )
-    ramp_specs = tuple(_make_ramp_spec(mode, mjd, seed, k) for k, mjd in enumerate(ramp_mjd))
+    ramp_specs = _make_ramp_specs(mode, specs, ramp_mjd, seed)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scene = build_lrs_scene(seed=seed)
+    scene = build_scene(mode, detector=detector, seed=seed)
     paths: list[Path] = []
     jobs = [(write_rate, s) for s in specs] + [(write_ramp, s) for s in ramp_specs]
     for write, spec in jobs:
@@ -195,7 +210,7 @@ def simulate_programme(
     return Programme(
         rates=rates,
         ramps=tuple(paths[len(specs) :]),
-        association=_write_association(folder, mode, specs[0].program, rates),
+        association=_write_association(folder, mode, specs[0], rates),
         truth=write_truth(folder / "truth.ecsv", defects),
         specs=specs,
         ramp_specs=ramp_specs,
@@ -213,22 +228,32 @@ def _read_dates(dates: Sequence[str]) -> list[float]:
         ) from error
 
 
-def _make_ramp_spec(mode: str, mjd: float, seed: int, k: int) -> ExposureSpec:
-    """Ramp number k, apart from the rates in seed and observation number."""
-    ngroups, nints = _RAMP_DEPTH[mode]
-    return ExposureSpec(
-        mjd=mjd,
-        subarray=_SUBARRAY[mode],
-        ngroups=ngroups,
-        nints=nints,
-        seed=seed * 1000 + _MOST_EXPOSURES + k,
-        observation=_FIRST_OBSERVATION[mode][1] + k,
+def _make_ramp_specs(
+    mode: str, specs: Sequence[ExposureSpec], ramp_mjd: Sequence[float], seed: int
+) -> tuple[ExposureSpec, ...]:
+    """Ramps set like the exposures, apart from these in seed and observation number."""
+    facts = get_mode(mode)
+    ngroups, nints = facts.ramp_depth
+    return tuple(
+        ExposureSpec(
+            mjd=mjd,
+            ngroups=ngroups,
+            nints=nints,
+            seed=seed * 1000 + _MOST_EXPOSURES + k,
+            program=facts.program,
+            observation=facts.first_observation[1] + k,
+            field=specs[k % len(specs)].field,
+            setup=specs[k % len(specs)].setup,
+        )
+        for k, mjd in enumerate(ramp_mjd)
     )
 
 
-def _write_association(folder: Path, mode: str, program: str, rates: Sequence[Path]) -> Path:
+def _write_association(folder: Path, mode: str, first: ExposureSpec, rates: Sequence[Path]) -> Path:
     """Write a Level-3 association of the rates beside them."""
-    name = f"jw{program}-simulated_miri_p750l-{mode}"
+    program, detector = first.program, first.setup.detector
+    kind = "miri_p750l" if mode.startswith("slit") else detector.lower()
+    name = f"jw{program}-simulated_{kind}-{mode}"
     content = {
         "asn_type": "badpix",
         "asn_rule": "DMSLevel3bBase",

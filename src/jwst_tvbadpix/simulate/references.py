@@ -1,4 +1,4 @@
-"""The reference files without which calwebb_detector1 does not run, for simulated MIRI ramps."""
+"""The reference files without which calwebb_detector1 does not run, for simulated ramps."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from stdatamodels.jwst.datamodels import (
 )
 
 from ..detectors import get_detector
-from .electronics import GAIN_E_PER_DN, READ_NOISE_DN, SATURATION_DN
+from .electronics import get_electronics
 
 __all__ = ["write_references"]
 
@@ -38,18 +38,20 @@ def write_references(folder: str | Path, *, detector: str = "MIRIMAGE") -> dict[
     Raises
     ------
     DetectorError
-        When the detector is unknown.
+        When the detector is unknown, or its instrument is not simulated.
     """
-    facts = get_detector(detector)
+    facts, electronics = get_detector(detector), get_electronics(detector)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    gain = GainModel(data=np.full(facts.shape, GAIN_E_PER_DN, np.float32))
+    gain = GainModel(data=np.full(facts.shape, electronics.gain_e_per_dn, np.float32))
     gain.meta.bunit = "electrons/DN"
     # The pipeline takes the read noise of a difference of two reads.
-    noise = ReadnoiseModel(data=np.full(facts.shape, READ_NOISE_DN * np.sqrt(2), np.float32))
+    noise_dn = electronics.read_noise_dn * np.sqrt(2)
+    noise = ReadnoiseModel(data=np.full(facts.shape, noise_dn, np.float32))
     noise.meta.bunit_data = "DN"
     saturation = SaturationModel(
-        data=np.full(facts.shape, SATURATION_DN, np.float32), dq=np.zeros(facts.shape, np.uint32)
+        data=np.full(facts.shape, electronics.saturation_dn, np.float32),
+        dq=np.zeros(facts.shape, np.uint32),
     )
     saturation.meta.bunit_data = "DN"
     models = {"gain": gain, "readnoise": noise, "saturation": saturation}
@@ -65,7 +67,7 @@ def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Pa
     meta.reftype = reftype.upper()
     meta.author = "jwst_tvbadpix"
     meta.pedigree = "SIMULATION"
-    meta.description = f"Uniform {reftype} of simulated MIRI exposures"
+    meta.description = f"Uniform {reftype} of simulated {facts.instrument} exposures"
     meta.useafter = _USEAFTER
     meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
     if reftype == "gain":

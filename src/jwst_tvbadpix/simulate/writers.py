@@ -6,22 +6,26 @@ import numpy as np
 from astropy.time import Time
 from stdatamodels.jwst.datamodels import CubeModel, ImageModel, JwstDataModel, Level1bModel
 
+from ..detectors import get_detector
 from .defects import Defects
 from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
 from .layers import Scene
 
 __all__ = ["write_ramp", "write_rate", "write_rateints"]
 
-# Reference points of the apertures [arcsec] and their names: SIAF.
-_APERTURES = {
-    "FULL": ("MIRIM_SLIT", -414.27, -400.68),
-    "SLITLESSPRISM": ("MIRIM_SLITLESSPRISM", -378.83, -344.94),
-}
-# Angle of V3 to the ideal y axis [deg] and pixel scale [arcsec]: SIAF of MIRIM.
-_V3_ANGLE = 4.83
-_SCALE = 0.11
 # Blank sky near the ecliptic pole [deg]; any direction would do.
 _POINTING = (270.0, 66.56)
+# Declination between fields [deg]; any would do.
+_FIELD_STEP = 0.1
+_TITLES = {
+    "MIR_LRS-FIXEDSLIT": "Simulated MIRI LRS blank sky",
+    "MIR_LRS-SLITLESS": "Simulated MIRI LRS blank sky",
+    "MIR_IMAGE": "Simulated MIRI imaging of star fields",
+    "MIR_MRS": "Simulated MIRI MRS background",
+    "NRS_MSASPEC": "Simulated NIRSpec MSA spectroscopy",
+    "NRS_FIXEDSLIT": "Simulated NIRSpec fixed-slit spectroscopy",
+    "NRC_IMAGE": "Simulated NIRCam imaging of star fields",
+}
 _STEPS_DONE = ("saturation", "lastframe", "refpix", "jump", "ramp_fit")
 
 
@@ -105,8 +109,10 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     """Fill what, where in the programme, and with which instrument."""
     meta = model.meta
     meta.telescope, meta.origin = "JWST", "SIMULATION"
-    meta.instrument.name, meta.instrument.detector = "MIRI", "MIRIMAGE"
-    meta.instrument.filter, meta.instrument.ccc_state = "P750L", "OPEN"
+    facts = get_detector(spec.setup.detector)
+    meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
+    for name, value in spec.setup.optics:
+        setattr(meta.instrument, name, value)
     start, end = (Time(mjd, format="mjd") for mjd in (spec.mjd, spec.end_mjd))
     observation = meta.observation
     observation.date, observation.time = start.isot.split("T")
@@ -119,11 +125,12 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     visit = f"{spec.program}{spec.observation:03d}001"
     observation.visit_id = visit
     observation.observation_id = f"V{visit}P0000000002101"
-    meta.program.category, meta.program.title = "CAL", "Simulated MIRI LRS blank sky"
+    meta.program.category, meta.program.title = "CAL", _TITLES[spec.setup.exp_type]
     meta.visit.type = "PRIME_TARGETED_FIXED"
-    meta.visit.tsovisit = spec.subarray == "SLITLESSPRISM"
+    meta.visit.tsovisit = spec.setup.exp_type == "MIR_LRS-SLITLESS"
     meta.visit.status = "UNSUCCESSFUL" if spec.failed else "SUCCESSFUL"
-    name = "FAILED-POINTING" if spec.failed else "BLANK-SKY"
+    field = "BLANK-SKY" if spec.field == 0 else f"FIELD-{spec.field}"
+    name = "FAILED-POINTING" if spec.failed else field
     meta.target.catalog_name = meta.target.proposer_name = name
     meta.target.type = "FIXED"
     meta.target.ra, meta.target.dec = _POINTING
@@ -132,14 +139,14 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
 
 def _fill_exposure(model: JwstDataModel, spec: ExposureSpec) -> None:
     """Fill times, readout and subarray."""
-    exposure = model.meta.exposure
-    exposure.type, exposure.readpatt = spec.exp_type, "FASTR1"
+    exposure, setup = model.meta.exposure, spec.setup
+    exposure.type, exposure.readpatt = setup.exp_type, setup.readpatt
     exposure.ngroups, exposure.nints = spec.ngroups, spec.nints
-    exposure.nframes, exposure.groupgap, exposure.nsamples = 1, 0, 1
+    exposure.nframes, exposure.groupgap, exposure.nsamples = setup.nframes, setup.groupgap, 1
     exposure.nresets_at_start, exposure.nresets_between_ints = 1, 1
-    exposure.drop_frames1, exposure.frame_divisor = 0, 1
+    exposure.drop_frames1, exposure.frame_divisor = 0, setup.nframes
     exposure.integration_start, exposure.integration_end = 1, spec.nints
-    exposure.frame_time = exposure.group_time = spec.group_time_s
+    exposure.frame_time, exposure.group_time = setup.frame_time_s, setup.group_time_s
     exposure.sample_time = 10.0
     exposure.integration_time = spec.group_time_s * spec.ngroups
     exposure.exposure_time = exposure.effective_exposure_time = spec.exposure_s
@@ -154,30 +161,33 @@ def _fill_exposure(model: JwstDataModel, spec: ExposureSpec) -> None:
     subarray.name = spec.subarray
     subarray.xstart, subarray.ystart = region.x_start + 1, region.y_start + 1
     subarray.xsize, subarray.ysize = region.nx, region.ny
-    subarray.fastaxis, subarray.slowaxis = 1, 2
+    facts = get_detector(setup.detector)
+    subarray.fastaxis, subarray.slowaxis = facts.fastaxis, facts.slowaxis
 
 
 def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     """Fill aperture and coordinates; the position angle turns with the date, as on the sky."""
-    name, v2, v3 = _APERTURES[spec.subarray]
+    aperture = spec.setup.aperture
     meta, wcs = model.meta, model.meta.wcsinfo
     ra, dec = _POINTING
+    dec -= _FIELD_STEP * spec.field
     roll = (spec.mjd / 365.25 * 360) % 360
-    meta.aperture.name = name
-    wcs.dispersion_direction = 2
-    wcs.v2_ref, wcs.v3_ref, wcs.v3yangle, wcs.vparity = v2, v3, _V3_ANGLE, -1
+    meta.aperture.name = aperture.name
+    wcs.dispersion_direction = spec.setup.dispersion_axis
+    wcs.v2_ref, wcs.v3_ref = aperture.v2, aperture.v3
+    wcs.v3yangle, wcs.vparity = aperture.v3_angle, -1
     wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
     wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2, (spec.region.ny + 1) / 2
     wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
-    wcs.cdelt1 = wcs.cdelt2 = _SCALE / 3600
-    angle = np.deg2rad(roll + _V3_ANGLE)
+    wcs.cdelt1 = wcs.cdelt2 = aperture.scale / 3600
+    angle = np.deg2rad(roll + aperture.v3_angle)
     wcs.pc1_1, wcs.pc1_2 = -float(np.cos(angle)), float(np.sin(angle))
     wcs.pc2_1, wcs.pc2_2 = float(np.sin(angle)), float(np.cos(angle))
     meta.pointing.ra_v1, meta.pointing.dec_v1, meta.pointing.pa_v3 = ra, dec, roll
     meta.velocity_aberration.scale_factor = 1.0
     meta.velocity_aberration.va_ra_ref, meta.velocity_aberration.va_dec_ref = ra, dec
-    meta.dither.x_offset = meta.dither.y_offset = 0.0
+    meta.dither.y_offset, meta.dither.x_offset = (v * aperture.scale for v in spec.dither)
     meta.dither.position_number = meta.dither.total_points = 1
 
 

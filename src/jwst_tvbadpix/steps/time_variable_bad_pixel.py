@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stdatamodels.jwst.datamodels import MaskModel
 
 from ..badpix import (
     PixelHistories,
@@ -16,6 +15,7 @@ from ..badpix import (
     date_intervals,
     extract_intervals,
     find_histories,
+    group_depths,
     run_self_test,
     stretch_time,
 )
@@ -23,13 +23,11 @@ from ..errors import DetectorError
 from ..events import read_events
 from ..exposures import ExposureStack, open_exposures
 from ..refmodels import (
-    BadPixHistoryModel,
     BaseMask,
     build_badpix_history,
     build_mask_series,
     check_filter,
     check_useafter,
-    name_mask,
     read_mask_dq,
 )
 from ._account import list_warnings, tabulate_exposures
@@ -53,8 +51,10 @@ class TimeVariableBadPixel(TvBadPixStep):
     spec = """
         base_mask = string(default=None)  # Mask to start from: a FITS or ASDF file, or crds for that of the CRDS context at the last exposure; None: no base mask (products are then not for delivery)
         base_policy = option('arbitrate', 'union', 'replace', default='arbitrate')  # Bad pixels of the base mask: released when shown good | kept always | dropped
-        mask_filter = string(default=None)  # FILTER the masks are for; None: that of the inputs where they share one; N/A: any
+        mask_filter = string(default=None)  # FILTER the masks are for, several as F560W|F770W; None: that of the inputs where they share one; N/A: any
         dating = option('midpoint', 'conservative', 'detected', default='midpoint')  # When a change counts: middle of the gap | onset early and recovery late | at the first exposure in the new state
+        max_masks = integer(min=0, default=0)  # Most masks per series, at the changes that matter most; 0: one per change
+        depth = option('single', 'auto', default='single')  # One series for all exposures | one per depth class of the inputs: SHALLOW, MEDIUM, DEEP
         first_useafter = string(default='2021-12-25T00:00:00')  # USEAFTER of the first mask
         window_along = integer(min=5, max=101, default=11)  # Median window along the dispersion [pixel]
         window_across = integer(min=5, max=101, default=9)  # Median window across the dispersion [pixel]
@@ -97,6 +97,8 @@ class TimeVariableBadPixel(TvBadPixStep):
         stack = open_exposures(self.resolve_paths(inputs))
         name = self.make_product_name(inputs)
         mask_filter = self._choose_filter(stack)
+        if self.depth == "auto":  # fail before the long part, not after it
+            group_depths(*zip(*[(r.readpatt, r.ngroups) for r in stack.records], strict=True))
         base = self._read_base(stack)
         records = stack.look_records
         events = None
@@ -130,6 +132,8 @@ class TimeVariableBadPixel(TvBadPixStep):
             settings={
                 "dating": self.dating,
                 "mask_filter": mask_filter,
+                "max_masks": self.max_masks,
+                "depth": self.depth,
                 "event_boost": self.event_boost,
             },
             warnings=list_warnings(stack, histories, base),
@@ -137,7 +141,8 @@ class TimeVariableBadPixel(TvBadPixStep):
             events=events,
             self_test=self._test(stack, histories) if self.self_test else None,
         )
-        return self._name(history, build_mask_series(history), name)
+        history.meta.filename = f"{name}_{stack.detector.name}_{self.suffix}.asdf"
+        return [history, *build_mask_series(history, name)]
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:
         """Read the base mask, of the detector of the exposures."""
@@ -176,10 +181,3 @@ class TimeVariableBadPixel(TvBadPixStep):
             return "N/A"
         check_filter(stack.records[0].filter)
         return stack.records[0].filter
-
-    def _name(self, history: BadPixHistoryModel, masks: list[MaskModel], stem: str) -> list[Any]:
-        """Give each product its file name."""
-        history.meta.filename = f"{stem}_{history.meta.instrument.detector}_{self.suffix}.asdf"
-        for mask in masks:
-            mask.meta.filename = name_mask(stem, mask)
-        return [history, *masks]

@@ -1,0 +1,372 @@
+"""The masks of a history: one series, or one per depth or frame, and the mask of any date."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import bottleneck as bn
+import numpy as np
+from astropy.time import Time
+from stdatamodels.jwst.datamodels import MaskModel
+
+from ..badpix import MaskSpan, group_depths, plan_masks, select_counted, select_masked
+from ..detectors import get_detector
+from ..errors import DateError, DetectorError, InputError
+from .badpix import KEPT, describe_self_test
+from .dq import dq_value
+from .history import BadPixHistoryModel, unpack_residuals
+from .irs2 import IRS2_READPATTS
+from .mask import build_mask
+
+__all__ = [
+    "MaskSeries",
+    "build_mask_at",
+    "build_mask_series",
+    "compose_dq",
+    "format_useafter",
+    "list_series",
+    "list_useafter",
+]
+
+_LISTED_INPUTS = 50
+_TRADITIONAL_READPATTS = ("NRS", "NRSRAPID", "NRSRAPIDD1", "NRSRAPIDD2", "NRSRAPIDD6")
+# Additive defects: only their size tells whether they matter at a depth.
+_DEPTH_EFFECT = 3.0  # sigma of one exposure; the MRS masks of three depths take 3 to 5
+_ADDITIVE = ("HOT", "WARM", "OTHER_BAD_PIXEL")
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSeries:
+    """What the masks of one series are for.
+
+    Attributes
+    ----------
+    depth : str
+        SHALLOW, MEDIUM or DEEP; empty for any.
+    readpatt : str
+        READPATT, several joined by |; empty for any.
+    ngroups : tuple of int or None
+        Lowest NGROUPS, and the first above them; None for any.
+    """
+
+    depth: str = ""
+    readpatt: str = ""
+    ngroups: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        """Say what the series is for."""
+        parts = [self.depth, self.readpatt.replace("|", ", ")]
+        if self.ngroups:
+            parts.append(f"NGROUPS {self.ngroups[0]} to {self.ngroups[1] - 1}")
+        return " ".join(filter(None, parts)) or "all exposures"
+
+
+def format_useafter(mjd: float) -> str:
+    """Write a date as USEAFTER has it: YYYY-MM-DDThh:mm:ss (UTC)."""
+    # Half a second is added because MJD in float64 may lie a microsecond below the full second.
+    return Time(mjd + 0.5 / 86400, format="mjd", scale="utc").isot[:19]
+
+
+def list_series(history: BadPixHistoryModel) -> tuple[MaskSeries, ...]:
+    """List the series of masks of a history.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+
+    Returns
+    -------
+    tuple of MaskSeries
+        With the setting depth=auto one per depth class of its exposures. Otherwise one; for
+        NIRSpec one per frame, IRS2 and traditional, in which exposures were read out.
+
+    Raises
+    ------
+    InputError
+        See `group_depths`.
+    """
+    used = np.asarray(history.exposures.instance["used"], bool)
+    exposures = history.exposures.instance
+    patterns = [name for name, is_used in zip(exposures["readpatt"], used, strict=True) if is_used]
+    if history.settings.instance.get("depth") == "auto":
+        classes = group_depths(patterns, np.asarray(exposures["ngroups"])[used].tolist())
+        return tuple(MaskSeries(c.depth, c.readpatt, c.ngroups) for c in classes)
+    if get_detector(history.meta.instrument.detector).irs2_shape is None:
+        return (MaskSeries(),)
+    is_irs2 = [pattern in IRS2_READPATTS for pattern in patterns]
+    frames = (_TRADITIONAL_READPATTS, not all(is_irs2)), (IRS2_READPATTS, any(is_irs2))
+    return tuple(MaskSeries(readpatt="|".join(names)) for names, there in frames if there)
+
+
+def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
+    """Compose the mask of a date, every change counted.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    mjd : float
+        Date [MJD, UTC].
+
+    Returns
+    -------
+    ndarray of uint32, shape of the full frame
+        Standard DQ bits. TELEGRAPH pixels are bad at every date, PENDING ones at none.
+    """
+    rows = history.intervals.instance
+    return _paint(history, rows, select_masked(rows, mjd), np.zeros(len(rows["y"]), bool))
+
+
+def _paint(
+    history: BadPixHistoryModel,
+    rows: Mapping[str, np.ndarray],
+    flagged: np.ndarray,
+    advised: np.ndarray,
+) -> np.ndarray:
+    """Put rows with and without DO_NOT_USE upon what is left of the base mask."""
+    names = np.asarray(rows["class"])
+    dq = _compose_base(history)
+    for chosen, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
+        for name in np.unique(names[chosen]):
+            own = chosen & (names == name)
+            dq[rows["y"][own], rows["x"][own]] |= np.uint32(dq_value(*more, str(name)))
+    return dq
+
+
+def _compose_base(history: BadPixHistoryModel) -> np.ndarray:
+    """Keep of the base mask what the data and the policy leave of it."""
+    detector = get_detector(history.meta.instrument.detector)
+    base, rows = history.base.instance, history.intervals.instance
+    dq = np.zeros(detector.shape, np.uint32)
+    dq[base["y"], base["x"]] = base["dq"]
+    policy = history.settings.instance["base_policy"]
+    drop = np.full(dq.shape, policy == "replace")
+    if policy == "arbitrate":
+        judged = select_counted(rows) | (rows["state"] == 0)
+        drop[rows["y"][judged], rows["x"][judged]] = True
+    drop &= (dq & np.uint32(dq_value(*KEPT))) == 0
+    dq[drop] = 0
+    dq[detector.reference_pixels()] |= np.uint32(dq_value("REFERENCE_PIXEL"))
+    return dq
+
+
+def _judge_depth(history: BadPixHistoryModel, series: MaskSeries) -> dict[str, np.ndarray]:
+    """Take the rows of the intervals with DO_NOT_USE where they matter at the series' depth.
+
+    Additive defects of less than three times the noise of one look of this depth at the
+    pixel (the median over its exposures) are advisory: WARM, or OTHER_BAD_PIXEL, only.
+    """
+    rows = {name: np.asarray(values) for name, values in history.intervals.instance.items()}
+    if not series.depth or not series.ngroups or not len(history.residuals.instance["y"]):
+        return rows
+    exposures, residuals = history.exposures.instance, history.residuals.instance
+    ngroups = np.asarray(exposures["ngroups"])
+    own = np.asarray(exposures["readpatt"]) == series.readpatt
+    own &= (ngroups >= series.ngroups[0]) & (ngroups < series.ngroups[1])
+    noise = unpack_residuals(history)[1]
+    sigma = bn.nanmedian(noise[:, own], axis=1)
+    places = residuals["y"].astype(np.int64) * 2**16 + residuals["x"]
+    order = np.argsort(places)
+    wanted = rows["y"].astype(np.int64) * 2**16 + rows["x"]
+    found = order[np.searchsorted(places, wanted, sorter=order).clip(max=order.size - 1)]
+    # Where no exposure of this depth saw the pixel nothing says that it is small.
+    limit = np.where(places[found] == wanted, sigma[found], np.nan)
+    limit = limit * _DEPTH_EFFECT
+    small = select_counted(rows) & np.isin(rows["class"], _ADDITIVE)
+    small &= np.abs(rows["amplitude"]) < limit
+    rows["dnu"] = rows["dnu"] & ~small
+    rows["advisory"] = small
+    rows["class"] = np.where(small & (rows["class"] == "HOT"), "WARM", rows["class"])
+    return rows
+
+
+def _plan(
+    history: BadPixHistoryModel, series: MaskSeries
+) -> tuple[dict[str, np.ndarray], list[MaskSpan]]:
+    """Judge the rows for a series, and plan its masks."""
+    rows = _judge_depth(history, series)
+    settings, exposures = history.settings.instance, history.exposures.instance
+    first = float(Time(settings["first_useafter"], scale="utc").mjd)
+    used = np.asarray(exposures["used"], bool)
+    times = [exposures[name][used] for name in ("expstart_mjd", "expend_mjd")]
+    dated = bool(used.any() and np.isfinite(times).all())
+    observed = (float(times[0].min()), float(times[1].max())) if dated else (first, first)
+    spans = plan_masks(rows, first, observed, max_masks=int(settings.get("max_masks", 0)))
+    return rows, spans
+
+
+def list_useafter(history: BadPixHistoryModel, series: MaskSeries | None = None) -> list[str]:
+    """List the USEAFTER dates of a series (the first one), the first date included."""
+    spans = _plan(history, series or list_series(history)[0])[1]
+    return [format_useafter(span.start_mjd) for span in spans]
+
+
+def build_mask_at(
+    history: BadPixHistoryModel,
+    date: str,
+    *,
+    detector: str | None = None,
+    depth: str | None = None,
+    readpatt: str | None = None,
+    name: str = "tvbadpix",
+) -> MaskModel:
+    """Build the mask that is valid at a date.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    date : str
+        ISO date, with or without time (UTC).
+    detector : str, optional
+        DETECTOR of the exposure that the mask is for.
+    depth, readpatt : str, optional
+        SHALLOW, MEDIUM or DEEP and READPATT of the exposure: which of several series.
+    name : str
+        Product name, with which ``meta.filename`` begins.
+
+    Returns
+    -------
+    MaskModel
+        Of the epoch that holds the date: the same as that epoch's file of the series.
+
+    Raises
+    ------
+    DateError
+        The date is unreadable or lies before the first epoch.
+    DetectorError
+        The history is of another detector.
+    InputError
+        The history has no such series, or several.
+    """
+    own = history.meta.instrument.detector
+    if detector not in (None, own):
+        raise DetectorError(
+            f"expected a history of {detector}, found one of {own}; give the history of the "
+            "exposure's detector"
+        )
+    try:
+        wanted = Time(date, scale="utc").isot[:19]
+    except ValueError as error:
+        raise DateError(
+            f"expected a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC), found {date!r}; "
+            "rewrite it"
+        ) from error
+    series = _choose_series(history, depth, readpatt)
+    rows, spans = _plan(history, series)
+    epochs = [format_useafter(span.start_mjd) for span in spans]
+    if wanted < epochs[0]:
+        raise DateError(
+            f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
+        )
+    last = max(k for k, epoch in enumerate(epochs) if epoch <= wanted)
+    return _build_span(history, series, rows, spans[last], len(spans), name)
+
+
+def _choose_series(
+    history: BadPixHistoryModel, depth: str | None, readpatt: str | None
+) -> MaskSeries:
+    """Choose the one series for a depth and READPATT."""
+    every = list_series(history)
+    fitting = [
+        series
+        for series in every
+        if depth in (None, series.depth)
+        and (readpatt is None or not series.readpatt or readpatt in series.readpatt.split("|"))
+    ]
+    if len(fitting) != 1:
+        raise InputError(
+            f"expected one series of masks for depth {depth or 'any'} and READPATT "
+            f"{readpatt or 'any'}, found {len(fitting)} of those in the history "
+            f"({'; '.join(map(str, every))}); choose one by depth and READPATT"
+        )
+    return fitting[0]
+
+
+def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[MaskModel]:
+    """Build all masks: series by series, each in order of USEAFTER.
+
+    Parameters
+    ----------
+    history : BadPixHistoryModel
+    name : str
+        Product name, with which ``meta.filename`` of each begins.
+
+    Returns
+    -------
+    list of MaskModel
+    """
+    masks = []
+    for series in list_series(history):
+        rows, spans = _plan(history, series)
+        masks += [_build_span(history, series, rows, span, len(spans), name) for span in spans]
+    return masks
+
+
+def _build_span(
+    history: BadPixHistoryModel,
+    series: MaskSeries,
+    rows: Mapping[str, np.ndarray],
+    span: MaskSpan,
+    n_masks: int,
+    name: str,
+) -> MaskModel:
+    """Build one mask, named by its USEAFTER."""
+    detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
+    dq = _paint(history, rows, span.flagged, span.advised)
+    bad = int(((dq & np.uint32(dq_value("DO_NOT_USE"))) != 0).sum())
+    exposures, settings = history.exposures.instance, history.settings.instance
+    names = [
+        name.encode("ascii", "backslashreplace").decode()  # FITS headers hold nothing else
+        for name, used in zip(exposures["filename"], exposures["used"], strict=True)
+        if used
+    ]
+    shown = names[:_LISTED_INPUTS]
+    mask_filter, purpose = settings["mask_filter"], "" if series == MaskSeries() else f" ({series})"
+    software = history.versions.instance["jwst-tvbadpix"]
+    mask = build_mask(
+        dq,
+        detector=detector,
+        useafter=useafter,
+        description=f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs",
+        history=[
+            f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
+            f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
+            f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
+            f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
+            *_explain(series, settings),
+            "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
+            *history.warnings,
+            *describe_self_test(history),
+        ],
+        pedigree=history.meta.pedigree,
+        filter_name=None if mask_filter == "N/A" else mask_filter,
+        readpatt=series.readpatt or None,
+        ngroups=series.ngroups,
+    )
+    mask.meta.filename = _name_mask(name, mask, series.depth)
+    return mask
+
+
+def _explain(series: MaskSeries, settings: Mapping[str, Any]) -> list[str]:
+    """Say in HISTORY what is not one mask per change for any depth."""
+    entries = []
+    if settings.get("max_masks", 0):
+        entries.append(
+            f"At most {settings['max_masks']} masks: pixels are in one when bad for most of its "
+            "span of validity; the changes at which masks begin lose least pixel time."
+        )
+    if series.depth:
+        entries.append(
+            f"For {series}: additive defects below {_DEPTH_EFFECT:g} sigma of one exposure "
+            "of this depth carry no DO_NOT_USE. Other READPATTs need masks of their own."
+        )
+    return entries
+
+
+def _name_mask(stem: str, mask: MaskModel, depth: str) -> str:
+    """Name the ASDF file of a mask: what it is specific to, and its USEAFTER."""
+    meta = mask.meta
+    filters = getattr(meta.instrument, "p_filter", None) or str(meta.instrument.filter)
+    parts = [filters.removesuffix("|").replace("|", "-"), depth, str(meta.exposure.readpatt)]
+    parts = [part for part in parts if part not in ("", "N/A")]
+    stamp = str(meta.useafter).replace("-", "").replace(":", "")
+    return "_".join([stem, meta.instrument.detector, *parts, "mask", stamp]) + ".asdf"
