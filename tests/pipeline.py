@@ -1,6 +1,7 @@
 """Shared by the tests that run calwebb_detector1: the pipeline itself, and real ramps for it."""
 
 import gc
+import os
 import types
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from astropy.time import Time, TimeDelta
 from jwst.pipeline import Detector1Pipeline
 from stdatamodels.jwst import datamodels
 
+import jwst_tvbadpix
 from jwst_tvbadpix.delivery import use_context
 from jwst_tvbadpix.detectors import get_detector
 
@@ -21,6 +23,17 @@ REAL_RATES = REAL / "jpl2018_sub64_rateints.fits"
 
 # DO_NOT_USE, spelled out here so that no test asks the code under test what it means.
 DNU = 1
+
+
+def make_bare_environment():
+    """Variables for a process that has HOME and PATH alone, and the package under test.
+
+    Those of OpenBLAS stay: other kernels of its make other last digits.
+    """
+    kept = {
+        k: v for k, v in os.environ.items() if k in ("HOME", "PATH") or k.startswith("OPENBLAS")
+    }
+    return kept | {"PYTHONPATH": str(Path(jwst_tvbadpix.__file__).parents[1])}
 
 
 def run_detector1(ramp, folder, context, **steps):

@@ -3,15 +3,15 @@
 import gc
 import os
 import types
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from arrays import CORNER, find
 from astropy.table import MaskedColumn, Table
 from astropy.time import Time
 from matplotlib.figure import Figure
 
-from jwst_tvbadpix.badpix import extract_intervals, find_histories, stretch_time
+from jwst_tvbadpix.badpix import extract_intervals, stretch_time
 from jwst_tvbadpix.errors import DateError, InputError
 from jwst_tvbadpix.events import read_events
 from jwst_tvbadpix.refmodels import read_history, write_asdf
@@ -140,27 +140,6 @@ EVENT = np.array([MJD[FIRST_BAD] - 20])
 PLACES = np.stack(np.meshgrid(np.arange(4, 80, 8), np.arange(4, 80, 8)), axis=-1).reshape(-1, 2)
 
 
-@dataclass(frozen=True)
-class Block:
-    rate: np.ndarray
-    y: int
-    x: int
-    core: slice
-
-
-@dataclass(frozen=True)
-class ArrayStack:
-    rate: np.ndarray
-    window: tuple = (0, SHAPE[0], 0, SHAPE[1])
-    row_ranges: tuple = ((0, SHAPE[0]),)
-
-    def read_rows(self, start, stop):
-        return self.rate[:, start:stop].copy()
-
-    def row_blocks(self, *, halo):
-        yield Block(self.rate.copy(), 0, 0, slice(0, SHAPE[0]))
-
-
 def find_weak(amplitude, boost):
     """Search a field with weak onsets at the event: (found, dated there, false pixels)."""
     rng = np.random.default_rng(4)
@@ -168,10 +147,9 @@ def find_weak(amplitude, boost):
     rate = sky + rng.normal(0, 0.02, SHAPE) + rng.normal(0, 0.3, (N_LOOKS, *SHAPE))
     rate[FIRST_BAD:, PLACES[:, 0], PLACES[:, 1]] += 0.3 * amplitude
     clock = stretch_time(MJD, EVENT, event_boost=boost)
-    histories = find_histories(ArrayStack(rate.astype(np.float32)), clock, [2] * N_LOOKS)
-    rows = extract_intervals(histories)
-    first = np.full(SHAPE, -1)
-    first[rows.y[~rows.pending], rows.x[~rows.pending]] = rows.first[~rows.pending]
+    rows = extract_intervals(find(rate.astype(np.float32), clock))
+    first, counts = np.full(SHAPE, -1), ~rows.pending
+    first[rows.y[counts] - CORNER[0], rows.x[counts] - CORNER[1]] = rows.first[counts]
     weak = first[PLACES[:, 0], PLACES[:, 1]]
     found = (weak >= 0).mean()
     return found, (weak == FIRST_BAD).mean(), (first >= 0).sum() - (weak >= 0).sum()

@@ -229,9 +229,9 @@ def test_odds_are_calibrated():
     for score, expected in ((50.0, -4 + own / 2), (own / 3, -4 + own / 6)):
         histories = {"calibration": table, "score": np.array([score])}
         assert extract("00110", histories=histories).log_odds[0] == pytest.approx(expected)
-    (long,) = extract("0011111110").log_odds
+    (long,) = extract("0011110").log_odds
     assert 10 < long < 30
-    (found,) = extract("0011111110", histories={"calibration": table}).log_odds
+    (found,) = extract("0011110", histories={"calibration": table}).log_odds
     assert found == pytest.approx(1 + 2 * (long - 10), abs=1e-4)
 
 

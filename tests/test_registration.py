@@ -1,4 +1,3 @@
-import os
 import re
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import asdf
 import pytest
 import yaml
+from pipeline import make_bare_environment
 
 from jwst_tvbadpix import steps
 from jwst_tvbadpix._integration import SCHEMA_URI_PREFIX, get_steps
@@ -26,9 +26,12 @@ SPEC_LINE = re.compile(r"(?P<name>\w+) = (?P<kind>\w+)\((?P<rest>.*)\)  # (?P<se
 def run(command, *arguments):
     """Run a console script of the environment the tests run in, without any CRDS set-up."""
     script = Path(sys.executable).with_name(command)
-    kept = {key: os.environ[key] for key in ("HOME", "PATH", "PYTHONPATH") if key in os.environ}
     return subprocess.run(
-        [str(script), *arguments], env=kept, capture_output=True, text=True, check=False
+        [str(script), *arguments],
+        env=make_bare_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -114,7 +117,7 @@ def test_numeric_parameters_are_the_settings_of_the_search():
     for name, value in settings.items():
         assert type(defaults[name]) is type(value), name
     other = ["base_mask", "base_policy", "mask_filter", "dating", "first_useafter", "suffix"]
-    other += ["events", "event_boost", "self_test"]
+    other += ["events", "event_boost", "self_test", "max_masks", "depth"]
     assert sorted(names) == sorted([*settings, *other])
 
 

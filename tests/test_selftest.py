@@ -78,8 +78,9 @@ def assert_same(one, two):
 def test_completeness_rises_with_size_to_one(result):
     pooled = pool_histories(as_rows(result))
     share = {(row["class"], row["amplitude"]): row["completeness"] for row in pooled}
-    assert share["WARM", 2] < share["WARM", 4] - 0.3
-    assert share["WARM", 4] > 0.7
+    # Eleven pixels: two sigma of one look are eight of sixteen, and four of a few.
+    assert 0.5 < share["WARM", 2] < share["WARM", 4] - 0.1
+    assert share["WARM", 4] > 0.9
     assert share["HOT", 6] > 0.9
     assert share["HOT", 30] > 0.98
     assert share["HOT", 100] > 0.98
@@ -112,7 +113,8 @@ def test_all_classes_get_as_many_pixels(result):
     lost = result.amplitude[result.name == "DEAD"]
     np.testing.assert_allclose(lost, 11.5 * 1.05 / SIGMA, rtol=0.35)
     low = result.amplitude[result.name == "LOW_QE"]
-    assert low.mean() == pytest.approx(0.7 * lost.mean(), rel=0.1)
+    # Three medians of eleven pixels each, whose levels and noise scatter by 17 %: 4 % per class.
+    assert low.mean() == pytest.approx(0.7 * lost.mean(), rel=0.16)
 
 
 def test_size_of_blocks_does_not_matter(rate, histories, result):

@@ -17,6 +17,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time
 from jwst.datamodels import ModelLibrary
+from pipeline import make_bare_environment
 from stdatamodels.jwst import datamodels
 from stpipe import Step
 from stpipe.exceptions import ValidationError
@@ -171,11 +172,10 @@ def by_dating(programme, made):
 def strun(*arguments, cwd, **env):
     """Run strun with HOME and PATH alone, and what is given."""
     script = Path(sys.executable).with_name("strun")
-    clean = {key: os.environ[key] for key in ("HOME", "PATH", "PYTHONPATH") if key in os.environ}
     return subprocess.run(
         [str(script), *map(str, arguments)],
         cwd=cwd,
-        env={**clean, **env},
+        env={**make_bare_environment(), **env},
         capture_output=True,
         text=True,
         check=False,
