@@ -16,7 +16,7 @@ _FREE = 1e4
 # Where at most this share of the looks is good, they may be what is odd, and not the others.
 _FEW_GOOD = 0.12
 # Crosstalk from a brighter neighbour counts as bad from this many sigma of one look.
-_HALO_EFFECT = 5.0
+_HALO_EFFECT = 8.0
 
 
 def compute_scores(
@@ -46,9 +46,9 @@ def compute_scores(
     -----
     ``min(log_odds, z^2 / 2 - 4)`` with z the shift over its error; log_odds alone where the
     scatter is that of an unstable pixel. Where a neighbour is brighter, z is that of what its
-    crosstalk leaves, unless the excess is five sigma of one look whatever its origin. Where at most
-    12 % of the looks are good, z is no more than that of a pixel that never changed: a few odd
-    looks do not make the others bad.
+    crosstalk leaves, unless the excess is eight sigma of one look whatever its origin. Where at
+    most 12 % of the looks are good, z is no more than that of a pixel that never changed: a few
+    odd looks do not make the others bad.
     """
     if not candidates.y.size:
         return states.log_odds
