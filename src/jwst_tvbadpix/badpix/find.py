@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from .residuals import (
     subtract_medians,
 )
 from .scores import compute_scores, find_pending
-from .states import Transitions, compute_transitions
+from .states import compute_transitions
 from .usability import Usability, assess_looks
 
 __all__ = ["PixelHistories", "Settings", "find_histories"]
@@ -207,14 +208,8 @@ def find_histories(
     log.info(
         "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
     )
-    transitions = compute_transitions(
-        mid_mjd,
-        start_bad=settings.start_bad,
-        onset_per_year=settings.onset_per_year,
-        recovery_per_year=settings.recovery_per_year,
-    )
-    caps = settings.llr_cap * usability.score
-    states = _solve(candidates, transitions, caps, settings)
+    solve = _make_solver(mid_mjd, usability, settings)
+    states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
     calibration, expected_false = _calibrate(
@@ -226,7 +221,7 @@ def find_histories(
         noise,
         mid_mjd,
         find_images(axes),
-        lambda decoys: _solve(decoys, transitions, caps, settings),
+        solve,
         settings,
         int((n_evidence > 0).sum()),
     )
@@ -423,13 +418,19 @@ def _sample(
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def _solve(
-    candidates: Candidates, transitions: Transitions, caps: np.ndarray, settings: Settings
-) -> PixelStates:
-    """Solve the candidates in float64, some thousands at a time."""
-    step = max(256, _VALUES_AT_ONCE // len(caps))
+def _make_solver(
+    mid_mjd: np.ndarray, usability: Usability, settings: Settings
+) -> Callable[[Candidates], PixelStates]:
+    """Make the function that solves candidates in float64, some thousands at a time."""
+    transitions = compute_transitions(
+        mid_mjd,
+        start_bad=settings.start_bad,
+        onset_per_year=settings.onset_per_year,
+        recovery_per_year=settings.recovery_per_year,
+    )
+    step = max(256, _VALUES_AT_ONCE // len(mid_mjd))
 
-    def solve(start: int) -> PixelStates:
+    def solve_some(candidates: Candidates, start: int) -> PixelStates:
         chosen = slice(start, start + step)
         return solve_states(
             *(
@@ -439,13 +440,16 @@ def _solve(
             sigma_offset=candidates.sigma_offset[chosen].astype(float),
             sigma_response=candidates.sigma_response[chosen].astype(float),
             transitions=transitions,
-            llr_caps=caps,
+            llr_caps=settings.llr_cap * usability.score,
             min_effect=settings.min_effect,
             min_noise_ratio=settings.min_noise_ratio,
         )
 
-    starts = range(0, max(candidates.y.size, 1), step)
-    return join_states(list(_map_in_threads(solve, starts)))
+    def solve(candidates: Candidates) -> PixelStates:
+        starts = range(0, max(candidates.y.size, 1), step)
+        return join_states(list(_map_in_threads(partial(solve_some, candidates), starts)))
+
+    return solve
 
 
 def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:

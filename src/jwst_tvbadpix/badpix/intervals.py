@@ -147,7 +147,7 @@ def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray
     last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
     columns = np.arange(evidence.shape[1])
     caps = histories.settings.llr_cap * histories.usability.score
-    says_all = states.log_ratio[last, columns] >= caps[last]
+    says_all = states.log_ratio[last, columns] >= caps[last] * (1 - 1e-6)  # kept as float32
     chosen = once & says_all
     pending[last[chosen], columns[chosen]] = True
     return pending

@@ -12,8 +12,8 @@ __all__ = ["compute_scores", "find_pending"]
 # What a shift's own log-likelihood ratio pays for its free parameters.
 _PRICE = 4.0
 # Most that a scatter beyond the noise, which hot pixels have, adds to what a shift says,
-# and what it pays before.
-_NOISE_SHARE, _NOISE_PRICE = 6.0, 8.0
+# what it pays before, and the variance ratio that a model of the surroundings may be wrong by.
+_NOISE_SHARE, _NOISE_PRICE, _NOISE_FLOOR = 6.0, 4.0, 1.5
 # Width of a prior that says nothing.
 _FREE = 1e4
 # Where at most this share of the looks is good, they may be what is odd, and not the others.
@@ -48,11 +48,12 @@ def compute_scores(
     Notes
     -----
     ``min(log_odds, z^2 / 2 - 4 + v)`` with z the shift over its error and v, 0 to 6, what the
-    log-likelihood ratio ``n (s^2 - 1 - ln s^2) / 2`` of the scatter while bad has beyond 8: hot
-    pixels are noisy too. It is log_odds alone where the scatter is that of an unstable pixel.
-    Where a neighbour is brighter, z is that of what its crosstalk leaves, unless the excess is
-    eight sigma of one look whatever its origin. Where at most 12 % of the looks are good, z is no
-    more than that of a pixel that never changed: a few odd looks do not make the others bad.
+    log-likelihood ratio ``n (s^2 - 1 - ln s^2) / 2`` of 1.5 times the noise variance against that
+    while bad has beyond 4: hot pixels are noisy too. It is log_odds alone where the scatter is
+    that of an unstable pixel. Where a neighbour is brighter, z is that of what its crosstalk
+    leaves, unless the excess is eight sigma of one look whatever its origin. Where at most 12 % of
+    the looks are good, z is no more than that of a pixel that never changed: a few odd looks do
+    not make the others bad.
     """
     if not candidates.y.size:
         return states.log_odds
@@ -71,7 +72,7 @@ def compute_scores(
     few = (n_good > 0) & (n_good <= _FEW_GOOD * evidence.sum(axis=0))
     z = np.where(few, np.minimum(z, _compare_with_pattern(candidates)), z)
     n_bad = evidence.sum(axis=0) - n_good
-    ratio = states.variance_ratio
+    ratio = np.maximum(states.variance_ratio / _NOISE_FLOOR, 1)
     noisy = 0.5 * n_bad * (ratio - 1 - np.log(ratio)) - _NOISE_PRICE
     own_ratio = 0.5 * z**2 - _PRICE + np.clip(noisy, 0, _NOISE_SHARE)
     unstable = states.variance_ratio > min_noise_ratio**2
