@@ -4,19 +4,21 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from arrays import CORNER, find, flag_cube
+from arrays import CORNER, find, flag_cube, measure
 from scipy.ndimage import gaussian_filter
 
 from jwst_tvbadpix.badpix.candidates import (
+    CORNER_REACH,
     _measure_corners,
-    compute_sigma,
+    join_candidates,
     make_decoys,
     select_candidates,
 )
-from jwst_tvbadpix.badpix.noise import fit_noise
-from jwst_tvbadpix.badpix.residuals import compute_residuals
+from jwst_tvbadpix.badpix.noise import NoiseModel
+from jwst_tvbadpix.badpix.residuals import compute_halo
 
 N_LOOKS, SHAPE = 20, (160, 160)
+AXES = {"dispersion_axes": [2] * N_LOOKS}
 MJD = np.sort(np.random.default_rng(2).uniform(59800, 61200, N_LOOKS))
 
 
@@ -74,11 +76,32 @@ def test_edges_and_corners_of_a_field_are_not_bad(softness):
     assert histories.score[flagged].max(initial=0) < 10
 
 
-def test_size_of_blocks_does_not_matter_at_corners():
-    rate, _ = make_field(3, 0.6)
-    whole = find(rate, MJD, rows=160)
-    for rows in (8, 37):
-        assert_same(whole, find(rate, MJD, rows=rows))
+@pytest.mark.parametrize(("reach", "enough"), [(0, False), (CORNER_REACH, True)])
+def test_a_block_needs_rows_for_its_corners_too(reach, enough):
+    """A chequered field full of defects: blocks of eight rows against the whole."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :60]
+    pattern = 100 * ((y // 9 + x // 9) % 2) + 2 * np.clip(rng.standard_cauchy(y.shape), -30, 30)
+    rate = (pattern + rng.normal(0, 0.3, (N_LOOKS, *y.shape))).astype(np.float32)
+    noise = NoiseModel(
+        level=np.zeros((N_LOOKS, 1)),
+        sigma=np.full((N_LOOKS, 1), 0.3),
+        sigma_offset=1.0,
+        sigma_response=1e-3,
+        n_used=np.full(N_LOOKS, y.size),
+    )
+    whole = select_candidates(rate, slice(0, 64), *CORNER, noise, AXES)
+    assert whole.y.size > 500
+    halo = compute_halo(11, 9) + reach
+    parts = []
+    for start in range(0, 64, 8):
+        first, last = max(0, start - halo), min(64, start + 8 + halo)
+        core, corner = slice(start - first, start - first + 8), (CORNER[0] + first, CORNER[1])
+        block = np.ascontiguousarray(rate[:, first:last])
+        parts.append(select_candidates(block, core, *corner, noise, AXES))
+    joined = join_candidates(parts)
+    same = [np.array_equal(getattr(joined, f.name), getattr(whole, f.name)) for f in fields(whole)]
+    assert all(same) == enough
 
 
 # ------------------------------------------------------------------------------------ stars
@@ -137,7 +160,6 @@ def test_size_of_blocks_does_not_matter_among_stars(images, among_stars):
 
 # ----------------------------------------------------------------------------------- decoys
 
-AXES = {"dispersion_axes": [2] * N_LOOKS}
 VISITS = np.arange(N_LOOKS)
 NO_IMAGE = np.empty(0, int)
 
@@ -148,10 +170,7 @@ def sky():
     rng = np.random.default_rng(7)
     rate = rng.uniform(7, 14, (N_LOOKS, 1, 1)) * (1 + rng.normal(0, 0.01, SHAPE))
     rate = (rate + rng.normal(0, 0.05, SHAPE) + rng.normal(0, 0.3, rate.shape)).astype(np.float32)
-    good = np.zeros(SHAPE, bool)
-    rough = compute_residuals(rate, good, **AXES)
-    found = compute_residuals(rate, good, sigma=compute_sigma(fit_noise(rough), rough), **AXES)
-    return rate, found, fit_noise(found)
+    return rate, *measure(rate)
 
 
 def count_decoys(found, noise, bad, **kwargs):
