@@ -51,7 +51,7 @@ def test_few_hot_pixels_have_the_typical_crosstalk():
 
 
 def test_own_excess_is_what_the_neighbours_leave():
-    plane, y, x = make_plane(0.02, 0.01)
+    plane, *_ = make_plane(0.02, 0.01)
     rows, columns = np.nonzero(plane)
     amplitude = plane[rows, columns]
     hot = amplitude >= 100
