@@ -138,7 +138,7 @@ def _weigh(
         found.residual,
         found.local,
         variance,
-        np.hypot(noise.sigma_offset, 0.25 * structure).astype(np.float32),
+        np.hypot(noise.sigma_offset, 0.1 * structure).astype(np.float32),
         np.hypot(noise.sigma_response, 0.5 * relative).astype(np.float32),
     )
 

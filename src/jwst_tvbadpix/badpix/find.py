@@ -51,7 +51,8 @@ _BEYOND_DOUBT = 12.0
 _VISIT_DAYS = 0.5
 # The medians and the algebra run outside Python's lock; more threads cost memory, not time.
 _N_THREADS = 2
-_PIXELS_AT_ONCE = 4096
+# Values (pixel, look) solved at once.
+_VALUES_AT_ONCE = 160_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,9 +427,10 @@ def _solve(
     candidates: Candidates, transitions: Transitions, caps: np.ndarray, settings: Settings
 ) -> PixelStates:
     """Solve the candidates in float64, some thousands at a time."""
+    step = max(256, _VALUES_AT_ONCE // len(caps))
 
     def solve(start: int) -> PixelStates:
-        chosen = slice(start, start + _PIXELS_AT_ONCE)
+        chosen = slice(start, start + step)
         return solve_states(
             *(
                 getattr(candidates, key)[:, chosen].astype(float)
@@ -442,7 +444,7 @@ def _solve(
             min_noise_ratio=settings.min_noise_ratio,
         )
 
-    starts = range(0, max(candidates.y.size, 1), _PIXELS_AT_ONCE)
+    starts = range(0, max(candidates.y.size, 1), step)
     return join_states(list(_map_in_threads(solve, starts)))
 
 

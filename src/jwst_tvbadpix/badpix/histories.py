@@ -30,9 +30,9 @@ class PixelStates:
 
     Attributes
     ----------
-    bad : ndarray of float64, shape (n_looks, n_pixels)
+    bad : ndarray of float32, shape (n_looks, n_pixels)
         Posterior probability to be bad at each look.
-    log_ratio : ndarray of float64, shape (n_looks, n_pixels)
+    log_ratio : ndarray of float32, shape (n_looks, n_pixels)
         Capped log-likelihood ratio bad/good of each look; 0 = no evidence.
     log_odds : ndarray of float64, shape (n_pixels,)
         Log-odds of this history against always good.
@@ -162,6 +162,8 @@ def solve_states(
         best = {key: np.where(better, trial[key], best[key]) for key in best}
     assert best is not None
     best["log_odds"] = best["log_odds"] - reference
+    for name in ("bad", "log_ratio"):
+        best[name] = best[name].astype(np.float32)
     return PixelStates(**best)
 
 

@@ -179,11 +179,16 @@ def _classify(histories: PixelHistories, evidence: np.ndarray, pending: np.ndarr
 
 
 def _count_transitions(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Count the changes of state between looks with evidence, per pixel."""
+    """Count the changes of state between looks with evidence, per pixel.
+
+    A pixel that is bad at its first look turned bad before, which counts too: bad, good and bad
+    again is three changes.
+    """
     pixel, look = np.nonzero(evidence.T)
     state = bad.T[pixel, look]
-    changed = (state[1:] != state[:-1]) & (pixel[1:] == pixel[:-1])
-    return np.bincount(pixel[1:][changed], minlength=bad.shape[1])
+    first = np.diff(pixel, prepend=-1) != 0
+    before = np.where(first, False, np.roll(state, 1))
+    return np.bincount(pixel[state != before], minlength=bad.shape[1])
 
 
 def _sum_odds(

@@ -19,6 +19,11 @@ _NOISE_QUANTILE, _NOISE_WIDTH = 0.80, 1.2816
 _PATTERN_QUANTILE, _PATTERN_WIDTH = 0.985, 2.4324
 # Spread of the two local models that noise alone explains, in sigma.
 _FREE_SPREAD = 3.0
+# Width of the tail over that of the core beyond which the tail is defects (in small samples they
+# are more than a per cent) and not pattern.
+_LARGEST_TAIL = 1.3
+# The same for the width of one side over that of the other.
+_LARGEST_ASYMMETRY = 1.15
 _VARIANCE_FLOOR = 1e-8
 # Smallest share of the photon-noise line that a measured variance may have.
 _LOWEST_SHARE = 0.7
@@ -245,16 +250,24 @@ def _find_widths(
 
 
 def _find_variance(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Variance of the true values about zero, from the side where they reach less far.
+    """Variance of the true values about zero, from the wider side unless that holds defects.
 
     Dark current widens one side, lost response the other.
     """
     sides = [side[side > 0] for side in (values, -values)]
-    reach = min((np.quantile(s, _PATTERN_QUANTILE) for s in sides if s.size), default=0.0)
-    return float((reach / _PATTERN_WIDTH) ** 2 - np.median(err) ** 2) if values.size else 0.0
+    reach = sorted(_reach(side) for side in sides if side.size) or [0.0]
+    width = min(reach[-1], _LARGEST_ASYMMETRY * reach[0])
+    return float(width**2 - np.median(err) ** 2) if values.size else 0.0
 
 
 def _widen(variance: float, err: np.ndarray) -> float:
     """Take the root, but no less than a third of the errors: nothing narrower shows in them."""
     noise = float(np.median(err)) if err.size else 0.0
     return max(float(np.sqrt(max(variance, 0.0))), noise / 3, _MINIMUM_WIDTH)
+
+
+def _reach(values: np.ndarray) -> float:
+    """Width of a half Gaussian by its tail, as far as the core supports it."""
+    tail = np.quantile(values, _PATTERN_QUANTILE) / _PATTERN_WIDTH
+    core = np.quantile(values, _NOISE_QUANTILE) / _NOISE_WIDTH
+    return float(min(tail, _LARGEST_TAIL * core))

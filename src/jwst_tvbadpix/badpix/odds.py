@@ -9,6 +9,8 @@ __all__ = ["Calibration", "calibrate_scores", "shuffle_looks"]
 
 # Decoys of highest score that the exponential tail is fitted to.
 _TAIL = 80
+# Scores above the tail's beginning in which negative shifts of candidates help to fit it.
+_REACH = 8.0
 # Pixels per bin in which the density of scores is measured.
 _PIXELS_PER_BIN = 60
 # Largest share of false ones that a bin can support.
@@ -73,15 +75,17 @@ class _Tail:
     scale: float
 
     @classmethod
-    def fit(cls, score: np.ndarray, weight: np.ndarray) -> "_Tail":
+    def fit(cls, score: np.ndarray, weight: np.ndarray, mirrored: np.ndarray) -> "_Tail":
+        """Fit to decoys of some weight, and to the scores of candidates that count as false."""
         order = np.argsort(score)
         score, weight = score[order], weight[order]
         above = np.cumsum(weight[::-1])[::-1]
         if not score.size:
             return cls(score, above, 0.0, 1.0)
         top = score[-_TAIL:]
+        more = mirrored[(mirrored > top[0]) & (mirrored < top[0] + _REACH)]
         # One unit of log-odds is worth one decoy: a single one says nothing of the width.
-        scale = (1 + (top - top[0]).sum()) / top.size
+        scale = (1 + (top - top[0]).sum() + (more - top[0]).sum()) / (top.size + more.size)
         return cls(score, above, float(top[0]), float(np.clip(scale, 0.2, 5.0)))
 
     def __call__(self, score: np.ndarray) -> np.ndarray:
@@ -131,7 +135,8 @@ def calibrate_scores(
     Notes
     -----
     E(t) = k n_pixels / n_decoys times the decoys' flags at scores >= t, continued by an
-    exponential fitted to the 80 highest, plus the looks at which bad pixels are flagged too early
+    exponential fitted to the 80 highest and to the negative shifts among the candidates (see
+    below), plus the looks at which bad pixels are flagged too early
     or too late; N(t) the candidates' flags. What the decoys know nothing of (a level that is not
     quite the pixel's, noise along rows) shifts pixels up and down alike, while almost all defects
     shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The
@@ -150,7 +155,8 @@ def calibrate_scores(
         share * _count_mirror(decoy_score, decoy_flags, decoy_negative) + prior
     )
     share *= excess
-    tail = _Tail.fit(decoy_score, decoy_flags * share)
+    mirrored = score[negative & (n_flags > 0)]
+    tail = _Tail.fit(decoy_score, decoy_flags * share, mirrored)
     order = np.argsort(score)
     ordered, flags = score[order], n_flags[order]
     found = np.cumsum(flags[::-1])[::-1]
@@ -158,7 +164,7 @@ def calibrate_scores(
     allowed = (ordered >= 0) & (found > 0) & (false <= fdr * found)
     first = int(allowed.argmax()) if allowed.any() else ordered.size
     threshold = float(ordered[first]) if allowed.any() else np.inf
-    pixels = _Tail.fit(decoy_score, np.full(decoy_score.shape, share))
+    pixels = _Tail.fit(decoy_score, np.full(decoy_score.shape, share), mirrored)
     at, odds = _measure_odds(ordered[flags > 0], pixels)
     return Calibration(
         fdr=fdr,

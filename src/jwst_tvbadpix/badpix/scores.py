@@ -11,12 +11,15 @@ __all__ = ["compute_scores", "find_pending"]
 
 # What a shift's own log-likelihood ratio pays for its free parameters.
 _PRICE = 4.0
+# Most that a scatter beyond the noise, which hot pixels have, adds to what a shift says,
+# and what it pays before.
+_NOISE_SHARE, _NOISE_PRICE = 6.0, 8.0
 # Width of a prior that says nothing.
 _FREE = 1e4
 # Where at most this share of the looks is good, they may be what is odd, and not the others.
 _FEW_GOOD = 0.12
 # Crosstalk from a brighter neighbour counts as bad from this many sigma of one look.
-_HALO_EFFECT = 5.0
+_HALO_EFFECT = 8.0
 
 
 def compute_scores(
@@ -44,11 +47,12 @@ def compute_scores(
 
     Notes
     -----
-    ``min(log_odds, z^2 / 2 - 4)`` with z the shift over its error; log_odds alone where the
-    scatter is that of an unstable pixel. Where a neighbour is brighter, z is that of what its
-    crosstalk leaves, unless the excess is five sigma of one look whatever its origin. Where at most
-    12 % of the looks are good, z is no more than that of a pixel that never changed: a few odd
-    looks do not make the others bad.
+    ``min(log_odds, z^2 / 2 - 4 + v)`` with z the shift over its error and v, 0 to 6, what the
+    log-likelihood ratio ``n (s^2 - 1 - ln s^2) / 2`` of the scatter while bad has beyond 8: hot
+    pixels are noisy too. It is log_odds alone where the scatter is that of an unstable pixel.
+    Where a neighbour is brighter, z is that of what its crosstalk leaves, unless the excess is
+    eight sigma of one look whatever its origin. Where at most 12 % of the looks are good, z is no
+    more than that of a pixel that never changed: a few odd looks do not make the others bad.
     """
     if not candidates.y.size:
         return states.log_odds
@@ -66,7 +70,10 @@ def compute_scores(
     n_good = ((states.bad <= 0.5) & evidence).sum(axis=0)
     few = (n_good > 0) & (n_good <= _FEW_GOOD * evidence.sum(axis=0))
     z = np.where(few, np.minimum(z, _compare_with_pattern(candidates)), z)
-    own_ratio = 0.5 * z**2 - _PRICE
+    n_bad = evidence.sum(axis=0) - n_good
+    ratio = states.variance_ratio
+    noisy = 0.5 * n_bad * (ratio - 1 - np.log(ratio)) - _NOISE_PRICE
+    own_ratio = 0.5 * z**2 - _PRICE + np.clip(noisy, 0, _NOISE_SHARE)
     unstable = states.variance_ratio > min_noise_ratio**2
     return np.minimum(states.log_odds, np.where(unstable, np.inf, own_ratio))
 

@@ -65,7 +65,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         start_bad = float(min=1e-6, max=0.5, default=0.003)  # Prior probability to be bad at the first look
         onset_per_year = float(min=1e-8, max=1.0, default=5e-4)  # Prior rate at which good pixels turn bad [1/yr]
         recovery_per_year = float(min=1e-8, max=10.0, default=0.09)  # Prior rate at which bad pixels recover [1/yr]
-        telegraph_transitions = integer(min=2, default=3)  # Changes of state from which a pixel is TELEGRAPH, bad at all dates
+        telegraph_transitions = integer(min=2, default=3)  # Changes of state, one before a first bad look included, from which a pixel is TELEGRAPH, bad at all dates
         events = string(default=None)  # Table of dated events (ECSV, CSV or FITS with the columns date and label), drawn in the figures
         event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
         self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
