@@ -222,10 +222,13 @@ def test_widths_of_the_pattern_are_recovered(sample):
     [(5, (0.1, 0.01)), (5, (0.05, 0.01)), (20, (0.05, 0.01)), (20, (0.02, 0.004))],
 )
 def test_widths_as_small_as_the_errors_are_recovered(n_looks, widths):
-    """Errors of 0.45 to 1.1 of the offsets' width: 32768 pixels tell them, however few looks."""
+    """Errors of 0.45 to 1.1 of the offsets' width: 32768 pixels tell them, however few looks.
+
+    It is the wider side of each: rather too wide than too narrow.
+    """
     noise = fit_noise(draw_sky(np.full(n_looks, 0.1), widths=widths))
-    assert noise.sigma_offset == pytest.approx(widths[0], rel=0.1)
-    assert noise.sigma_response == pytest.approx(widths[1], rel=0.1)
+    assert 0.93 < noise.sigma_offset / widths[0] < 1.15
+    assert 0.93 < noise.sigma_response / widths[1] < 1.15
 
 
 def test_passes_do_not_carry_the_widths_away():
@@ -247,7 +250,7 @@ def test_widths_are_those_of_a_sky_that_is_never_faint():
     noise = fit_noise(LocalResiduals(residual, local, np.zeros_like(local)))
     level = np.array([8.0, 11.0, 14.0])
     np.testing.assert_allclose(
-        np.sqrt(noise.pattern(level)), np.hypot(0.05, 0.01 * level), rtol=0.07
+        np.sqrt(noise.pattern(level)), np.hypot(0.05, 0.01 * level), rtol=0.1
     )
 
 

@@ -139,9 +139,21 @@ def test_the_lower_of_odds_and_shift_counts():
 
 
 def test_scatter_needs_no_shift():
+    """Sixteen times the variance makes a pixel bad; less than that adds 6 at most to its shift."""
     candidates, states = make_candidates(2)
     states = replace(states, variance_ratio=np.array([15.9, 16.1]))
-    np.testing.assert_allclose(compute_scores(candidates, states, 4.0), [-4, 40])
+    np.testing.assert_allclose(compute_scores(candidates, states, 4.0), [-4 + 6, 40])
+
+
+@pytest.mark.parametrize("n_bad", [20, 5])
+def test_scatter_speaks_beside_the_shift(n_bad):
+    """As its log-likelihood ratio, n (s^2 - 1 - ln s^2) / 2, beyond 8."""
+    candidates, states = make_candidates(3, shift=0.5, truth=np.arange(N_LOOKS) >= N_LOOKS - n_bad)
+    states = replace(states, variance_ratio=np.array([1.0, 2.0, 3.0]))
+    ratio = 0.5 * n_bad * (states.variance_ratio - 1 - np.log(states.variance_ratio))
+    expected = 0.5 * 25 - 4 + np.clip(ratio - 8, 0, 6)
+    assert (expected[2] > expected[0]) == (n_bad == 20)
+    np.testing.assert_allclose(compute_scores(candidates, states, 4.0), expected)
 
 
 def test_lost_response_is_as_sure_as_its_relative_error():
