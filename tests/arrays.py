@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jwst_tvbadpix.badpix import PixelHistories, Settings, find_histories
-from jwst_tvbadpix.badpix.noise import NoiseModel
+from jwst_tvbadpix.badpix.candidates import compute_sigma
+from jwst_tvbadpix.badpix.noise import NoiseModel, fit_noise
 from jwst_tvbadpix.badpix.odds import Calibration
+from jwst_tvbadpix.badpix.residuals import compute_residuals
 from jwst_tvbadpix.badpix.usability import Usability
 
 # Full-frame row and column of the first pixel.
@@ -57,6 +59,14 @@ def find(rate, mjd, *, axes=2, rows=64, hidden=None, **kwargs):
     """Find the histories of looks with one dispersion axis, or a list of them."""
     axes = axes if isinstance(axes, list) else [axes] * len(rate)
     return find_histories(ArrayStack(rate, rows, hidden), mjd, axes, **kwargs)
+
+
+def measure(rate):
+    """Measure spectra with the dispersion along y as `find_histories` does: (residuals, noise)."""
+    good, axes = np.zeros(rate.shape[1:], bool), {"dispersion_axes": [2] * len(rate)}
+    rough = compute_residuals(rate, good, **axes)
+    found = compute_residuals(rate, good, sigma=compute_sigma(fit_noise(rough), rough), **axes)
+    return found, fit_noise(found)
 
 
 def flag_cube(histories):

@@ -149,6 +149,17 @@ def test_only_a_last_look_that_says_all_is_pending(history, pending_look):
     assert not found.pending.any()
 
 
+@pytest.mark.parametrize(("log_ratio", "pending"), [(8.0, True), (7.9, False)])
+def test_a_look_of_less_weight_says_all_that_it_can(log_ratio, pending):
+    """The most that a look can say is the cap times its weight."""
+    weights = np.array([1.0, 1.0, 1.0, 0.8])
+    usability = replace(make_histories(np.zeros((4, 1))).usability, score=weights)
+    ratios = np.full((4, 1), -1.0)
+    ratios[3] = log_ratio
+    found = extract("0000", log_ratio=ratios, histories={"usability": usability})
+    assert found.pending.tolist() == [True] * pending
+
+
 def test_nothing_is_pending_without_order():
     log_ratio = np.full((4, 1), 10.0)
     found = extract_intervals(

@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from arrays import find, flag_cube
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jwst_tvbadpix.badpix import Settings
 from jwst_tvbadpix.badpix.odds import calibrate_scores, shuffle_looks
 
 # Pixels and twice as many decoys, of which one in a hundred passes the quick tests.
@@ -230,3 +232,48 @@ def test_pixels_are_broken_and_visits_are_not():
     assert np.abs(correlation[~together]).max() < 5 / np.sqrt(n)
     other = shuffle(z, np.ones(z.shape, bool), [0, 0, 1, 2, 2, 2], seed=1)
     assert (other != found).mean() > 0.99
+
+
+# ---------------------------------------------------------------------------- the whole search
+
+
+def draw_field(seed, shape, n_defects, *, n_looks=16):
+    """Gaussian noise and pattern under a changing sky, offsets of 1 to 6 sigma: (rate, truth)."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    sky = rng.uniform(0.7, 1.4, (n_looks, 1, 1)) * (8 + 4 * x / shape[1] + 3 * y / shape[0])
+    rate = sky * (1 + rng.normal(0, 0.01, shape)) + rng.normal(0, 0.05, shape)
+    rate += rng.normal(0, 0.3, rate.shape)
+    place = np.unravel_index(rng.choice(rate[0].size, n_defects, replace=False), shape)
+    first = np.where(rng.uniform(size=n_defects) < 0.5, 0, rng.integers(1, n_looks - 2, n_defects))
+    truth = np.zeros(rate.shape, bool)
+    truth[:, *place] = np.arange(n_looks)[:, None] >= first
+    rate[:, *place] += truth[:, *place] * 0.3 * rng.uniform(1, 6, n_defects)
+    return rate.astype(np.float32), truth
+
+
+def search(rate, **settings):
+    mjd = np.linspace(59800, 61200, len(rate))
+    return find(rate, mjd, settings=Settings(**settings))
+
+
+@pytest.mark.parametrize("fdr", [0.05, 0.10])
+def test_share_of_false_flags_of_a_search_is_the_nominal_one(fdr):
+    """Half a million pixels, 300 defects: as few as that, so that the threshold is above zero."""
+    rate, truth = draw_field(0, (512, 1024), 300)
+    histories = search(rate, fdr=fdr)
+    bad = flag_cube(histories)
+    assert histories.calibration.threshold > 0.5
+    assert bad[truth].mean() > 0.6
+    false = (bad & ~truth).sum(axis=0)
+    # Flags of one pixel come together: their number has the variance of the sum of squares.
+    err = np.sqrt((false.astype(float) ** 2).sum()) / bad.sum()
+    assert 0.5 * fdr - 2 * err < false.sum() / bad.sum() < 1.5 * fdr + 2 * err
+    assert err < 0.4 * fdr
+    assert histories.expected_false.sum() == pytest.approx(histories.calibration.expected_false)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_search_of_a_field_without_defects_flags_next_to_nothing(seed):
+    rate, _ = draw_field(seed, (256, 256), 0)
+    assert flag_cube(search(rate)).any(axis=0).sum() <= 3

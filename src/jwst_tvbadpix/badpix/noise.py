@@ -7,7 +7,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ..errors import EvidenceError
-from .regression import fit_background
+from .regression import BackgroundFit, fit_background
 from .residuals import LocalResiduals
 
 __all__ = ["NoiseModel", "compute_excess", "compute_variance", "fit_noise"]
@@ -32,6 +32,8 @@ _PIXELS_PER_BIN = 200
 # Level over the width of the offsets from which a response shows, and the width of responses taken
 # where too few pixels are so bright: a per cent or two is what flats of all detectors have.
 _LIT, _TYPICAL_RESPONSE = 20.0, 0.02
+# Width of a prior that says nothing, relative to what it is the prior of.
+_FREE = 100.0
 # A pattern narrower than this (DN/s, or relative) cannot be told from rounding of float32 rates.
 _MINIMUM_WIDTH = 1e-4
 
@@ -152,29 +154,24 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     sigma = _lift(level, tabulate(np.abs(residual), _NOISE_QUANTILE) / _NOISE_WIDTH)
     middle = bn.nanmedian(local, axis=0)
     faint = middle < np.nanquantile(middle, 0.2)
-    # Widths of the mean residuals hold noise too: start values that are rather too large, since
-    # a prior that is too narrow pulls its own estimate down.
     mean = bn.nanmedian(residual, axis=0)
-    width = _find_width(mean[faint])
+    width = _widen(_find_variance(mean[faint]), np.empty(0))
     bright = _find_bright(middle, width)
-    noise = NoiseModel(level, sigma, width, _find_width(mean[bright] / middle[bright]), n_used)
+    response = _widen(_find_variance(mean[bright] / middle[bright]), np.empty(0))
+    noise = NoiseModel(level, sigma, width, response, n_used)
     for _ in range(n_iterations):
         variance = compute_variance(noise, local)
         fit = fit_background(
             residual,
             local,
             variance,
-            sigma_offset=noise.sigma_offset,
-            sigma_response=noise.sigma_response,
+            # No prior on what is measured: it would pull large values down, its own width too.
+            sigma_offset=np.where(faint, _FREE * width, noise.sigma_offset),
+            sigma_response=np.where(bright, _FREE, noise.sigma_response),
         )
         scatter = np.abs(fit.standardised) * np.sqrt(variance)
-        noise = NoiseModel(
-            level,
-            _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH),
-            _find_width(fit.offset[faint], fit.offset_err[faint]),
-            _find_width(fit.response[bright], fit.response_err[bright]),
-            n_used,
-        )
+        sigma = _lift(level, tabulate(scatter, _NOISE_QUANTILE) / _NOISE_WIDTH)
+        noise = NoiseModel(level, sigma, *_find_widths(fit, noise, middle, faint, bright), n_used)
     if bright.sum() < _PIXELS_PER_BIN:
         return replace(noise, sigma_response=_TYPICAL_RESPONSE)
     return noise
@@ -228,16 +225,45 @@ def _lift(level: np.ndarray, sigma: np.ndarray) -> np.ndarray:
     return lifted
 
 
-def _find_width(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
-    """Width of the true values about zero, from the wider side unless that holds defects.
+def _find_widths(
+    fit: BackgroundFit, noise: NoiseModel, middle: np.ndarray, faint: np.ndarray, bright: np.ndarray
+) -> tuple[float, float]:
+    """Widths of offset and response, from the pattern at a faint and at a bright level.
 
-    Dark current widens one side, lost response the other. An expectation-maximisation update:
-    estimates that a prior has pulled to zero are too narrow by just their posterior variance.
+    With widths d and q, the variance of the pattern at a level M is d^2 + q^2 M^2. Each fit leaves
+    to the other parameter what its prior says; here that is added again, and both are solved for.
+    """
+    lower = _find_variance(fit.offset[faint], fit.offset_err[faint])
+    if not bright.any():
+        return _widen(lower, fit.offset_err[faint]), noise.sigma_response
+    m_faint, m_bright = float(np.median(middle[faint])), float(np.median(middle[bright]))
+    lower += (noise.sigma_response * m_faint) ** 2
+    upper = _find_variance(fit.response[bright], fit.response_err[bright]) * m_bright**2
+    upper += noise.sigma_offset**2
+    response = np.clip(
+        (upper - lower) / (m_bright**2 - m_faint**2), 0.0, max(upper, 0.0) / m_bright**2
+    )
+    return (
+        _widen(lower - response * m_faint**2, fit.offset_err[faint]),
+        _widen(response, fit.response_err[bright]),
+    )
+
+
+def _find_variance(values: np.ndarray, err: np.ndarray | float = 0.0) -> float:
+    """Variance of the true values about zero, from the wider side unless that holds defects.
+
+    Dark current widens one side, lost response the other.
     """
     sides = [side[side > 0] for side in (values, -values)]
     reach = sorted(_reach(side) for side in sides if side.size) or [0.0]
     width = min(reach[-1], _LARGEST_ASYMMETRY * reach[0])
-    return max(float(np.hypot(width, np.median(err) if values.size else 0.0)), _MINIMUM_WIDTH)
+    return float(width**2 - np.median(err) ** 2) if values.size else 0.0
+
+
+def _widen(variance: float, err: np.ndarray) -> float:
+    """Take the root, but no less than a third of the errors: nothing narrower shows in them."""
+    noise = float(np.median(err)) if err.size else 0.0
+    return max(float(np.sqrt(max(variance, 0.0))), noise / 3, _MINIMUM_WIDTH)
 
 
 def _reach(values: np.ndarray) -> float:
