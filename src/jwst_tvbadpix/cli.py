@@ -98,7 +98,10 @@ def _add_mask_at(commands: Any) -> None:
     when = at.add_mutually_exclusive_group(required=True)
     when.add_argument("--date", help="YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC)")
     when.add_argument(
-        "--exposure", type=Path, metavar="FILE", help="take date and detector from this JWST file"
+        "--exposure",
+        type=Path,
+        metavar="FILE",
+        help="take date, detector and readout from this JWST file",
     )
     at.add_argument(
         "--depth",
@@ -197,18 +200,21 @@ def _mask_at(options: argparse.Namespace) -> int:
     from .refmodels import build_mask_at, read_history, write_twins
 
     history = read_history(options.history)
-    date, detector = options.date, None
+    date, detector, readpatt, ngroups = options.date, None, options.readpatt, None
     if options.exposure:
-        from .headers import read_start
+        from .headers import read_readout, read_start
 
         date, detector = read_start(options.exposure)
+        found, ngroups = read_readout(options.exposure)
+        readpatt = readpatt or found
     ending = f"_{history.meta.instrument.detector}_badpixhistory"
     mask = build_mask_at(
         history,
         date,
         detector=detector,
         depth=options.depth,
-        readpatt=options.readpatt,
+        readpatt=readpatt,
+        ngroups=None if options.depth else ngroups,
         name=options.history.stem.removesuffix(ending),
     )
     options.output_dir.mkdir(parents=True, exist_ok=True)
@@ -237,3 +243,7 @@ def _report(paths: Sequence[Path]) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

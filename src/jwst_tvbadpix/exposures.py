@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Most values of one exposure that are held at once where only a sample of its rows is needed.
 _SAMPLE_VALUES = 20_000_000
+# No detector counts so fast; the square of such a number leaves float32.
+_ABSURD = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,10 +298,11 @@ def _list_excluded(excluded: Iterable[ExcludedExposure]) -> str:
 
 
 def _read_evidence(source: Source, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Read rates and DQ of some rows; NaN where not finite or DO_NOT_USE: no evidence."""
+    """Read rates and DQ of some rows; NaN where no number or DO_NOT_USE: no evidence."""
     data, quality = source.read(rows)
     bad = (quality & np.uint32(dq_value("DO_NOT_USE"))) != 0
-    return np.where(np.isfinite(data) & ~bad, data, np.nan), quality
+    with np.errstate(invalid="ignore"):
+        return np.where((np.abs(data) < _ABSURD) & ~bad, data, np.nan), quality
 
 
 def _count_hidden(

@@ -14,7 +14,7 @@ from astropy.time import Time
 from .detectors import Detector, get_detector
 from .errors import ContradictoryDateError, DateError, DetectorError, InputError
 
-__all__ = ["KEYWORDS", "ExposureRecord", "make_record", "read_start"]
+__all__ = ["KEYWORDS", "ExposureRecord", "make_record", "read_readout", "read_start"]
 
 log = logging.getLogger(__name__)
 
@@ -376,6 +376,13 @@ def _read_date(name: str, date: str | None, time: str | None) -> float:
             f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "
             f"{date!r} and {time!r}; correct them"
         ) from error
+
+
+def read_readout(path: Path) -> tuple[str | None, int | None]:
+    """Read READPATT and NGROUPS of an exposure of any stage; None where absent."""
+    header = fits.getheader(path)
+    readpatt, ngroups = header.get("READPATT"), header.get("NGROUPS")
+    return readpatt, ngroups if isinstance(ngroups, int) else None
 
 
 def read_start(path: Path) -> tuple[str, str]:

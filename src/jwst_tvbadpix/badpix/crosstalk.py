@@ -9,6 +9,8 @@ _N_BRIGHT, _FEWEST = 300, 12
 # Share taken where it cannot be measured: typical of Si:As and H2RG arrays, per neighbour
 # (0.5 to 3 %).
 _TYPICAL = 0.01
+# Crosstalk over the error of a candidate from which neighbours must have been noticed.
+_VISIBLE = 5.0
 # Uncertainty of the crosstalk of one pixel, relative: it differs from pixel to pixel.
 _RELATIVE_ERR = 0.3
 _STEPS = {"along y": ((-1, 0), (1, 0)), "along x": ((0, -1), (0, 1))}
@@ -74,7 +76,8 @@ def find_own_excess(
     plane = np.zeros((int(y.max()) + 3, int(x.max()) + 3))
     plane[y + 1, x + 1] = amplitude
     order = np.argsort(amplitude, kind="stable")[::-1][:_N_BRIGHT]
-    order = order[amplitude[order] > 100 * np.median(amplitude_err)]
+    # Bright enough for their neighbours to be candidates: the others say nothing of the share.
+    order = order[amplitude[order] > _VISIBLE / _TYPICAL * np.median(amplitude_err)]
     taken = np.zeros(y.size)
     for share, steps in zip(
         measure_crosstalk(plane, y[order], x[order]), _STEPS.values(), strict=True

@@ -11,6 +11,8 @@ __all__ = ["Calibration", "calibrate_scores", "shuffle_looks"]
 _TAIL = 80
 # Scores above the tail's beginning in which negative shifts of candidates help to fit it.
 _REACH = 8.0
+# Lowest score that can be bad, whatever share of false flags is allowed.
+_LOWEST = -3.0
 # Pixels per bin in which the density of scores is measured.
 _PIXELS_PER_BIN = 60
 # Largest share of false ones that a bin can support.
@@ -140,7 +142,7 @@ def calibrate_scores(
     or too late; N(t) the candidates' flags. What the decoys know nothing of (a level that is not
     quite the pixel's, noise along rows) shifts pixels up and down alike, while almost all defects
     shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The
-    threshold is the lowest t >= 0 with E(t) <= fdr N(t). Odds are those of densities, (n - e) / e,
+    threshold is the lowest t >= -3 with E(t) <= fdr N(t). Odds are those of densities, (n - e) / e,
     in bins of 60 candidates, made to increase by isotonic regression.
 
     References
@@ -161,7 +163,7 @@ def calibrate_scores(
     ordered, flags = score[order], n_flags[order]
     found = np.cumsum(flags[::-1])[::-1]
     false = tail(ordered) + np.cumsum(undecided[order][::-1])[::-1]
-    allowed = (ordered >= 0) & (found > 0) & (false <= fdr * found)
+    allowed = (ordered >= _LOWEST) & (found > 0) & (false <= fdr * found)
     first = int(allowed.argmax()) if allowed.any() else ordered.size
     threshold = float(ordered[first]) if allowed.any() else np.inf
     pixels = _Tail.fit(decoy_score, np.full(decoy_score.shape, share), mirrored)

@@ -120,7 +120,8 @@ def _date_gaps(
     date = np.floor(wanted * _SECONDS_PER_DAY) / _SECONDS_PER_DAY
     after_old = (np.floor(old * _SECONDS_PER_DAY) + 1) / _SECONDS_PER_DAY
     date = np.maximum(date, after_old)
-    for k in np.flatnonzero(date > new):
+    dated = bool(np.ptp(start_mjd))  # else one exposure, whose integrations are not told apart
+    for k in np.flatnonzero((date > new) & dated):
         log.warning(
             "exposures %d and %d start within the same second: a change between them gets the "
             "state of the first for both",

@@ -16,6 +16,8 @@ _OUTLIER = 5.0
 _MOST_SOURCES = 0.25
 # Background, and noise, over the median of the looks, up to which a look counts in full.
 _BRIGHT, _NOISY = 5.0, 10.0
+# A look of less than this share of the median noise is no measurement, nor is one of less [DN/s].
+_QUIET, _NO_NOISE = 0.005, 1.1e-4
 # Looks of a lower score are left out.
 _LOWEST_SCORE = 0.1
 
@@ -65,7 +67,8 @@ def assess_looks(sample: LocalResiduals, noise: NoiseModel) -> Usability:
     Notes
     -----
     The score is ``max(0, 1 - f / 0.25) min(1, 5 B / b) min(1, 10 S / s)`` with f the share of
-    sources, b and s background and noise of the look, B and S their medians over the looks.
+    sources, b and s background and noise of the look, B and S their medians over the looks; zero
+    for a look without noise.
     """
     n_looks = len(sample.residual)
     evidence = np.isfinite(sample.residual)
@@ -81,6 +84,7 @@ def assess_looks(sample: LocalResiduals, noise: NoiseModel) -> Usability:
         "sources cover {:.0%} of it": (fraction, np.clip(1 - fraction / _MOST_SOURCES, 0, 1)),
         "its background is {:.3g} times the median": _compare(level, sigma, _BRIGHT),
         "its noise is {:.3g} times the median": _compare(sigma, sigma, _NOISY),
+        "its noise is {:.3g} DN/s, that of no real exposure": (sigma, _require_noise(sigma)),
     }
     score = np.where(seen, np.prod([weight for _, weight in parts.values()], axis=0), 0.0)
     reasons = []
@@ -95,6 +99,12 @@ def _take_medians(values: np.ndarray) -> np.ndarray:
     """Median of each look; NaN where there is no value."""
     flat = values.reshape(len(values), -1)
     return np.asarray(bn.nanmedian(flat, axis=1) if flat.shape[1] else np.full(len(flat), np.nan))
+
+
+def _require_noise(sigma: np.ndarray) -> np.ndarray:
+    """Weight of each look by its having noise at all: 0 or 1."""
+    with np.errstate(invalid="ignore"):
+        return np.where((sigma > _NO_NOISE) & (sigma > _QUIET * bn.nanmedian(sigma)), 1.0, 0.0)
 
 
 def _compare(

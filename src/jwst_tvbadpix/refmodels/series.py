@@ -207,6 +207,7 @@ def build_mask_at(
     detector: str | None = None,
     depth: str | None = None,
     readpatt: str | None = None,
+    ngroups: int | None = None,
     name: str = "tvbadpix",
 ) -> MaskModel:
     """Build the mask that is valid at a date.
@@ -218,8 +219,8 @@ def build_mask_at(
         ISO date, with or without time (UTC).
     detector : str, optional
         DETECTOR of the exposure that the mask is for.
-    depth, readpatt : str, optional
-        SHALLOW, MEDIUM or DEEP and READPATT of the exposure: which of several series.
+    depth, readpatt, ngroups : str, str, int, optional
+        SHALLOW, MEDIUM or DEEP, READPATT and NGROUPS of the exposure: which of several series.
     name : str
         Product name, with which ``meta.filename`` begins.
 
@@ -250,7 +251,7 @@ def build_mask_at(
             f"expected a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC), found {date!r}; "
             "rewrite it"
         ) from error
-    series = _choose_series(history, depth, readpatt)
+    series = _choose_series(history, depth, readpatt, ngroups)
     rows, spans = _plan(history, series)
     epochs = [format_useafter(span.start_mjd) for span in spans]
     if wanted < epochs[0]:
@@ -262,15 +263,16 @@ def build_mask_at(
 
 
 def _choose_series(
-    history: BadPixHistoryModel, depth: str | None, readpatt: str | None
+    history: BadPixHistoryModel, depth: str | None, readpatt: str | None, ngroups: int | None
 ) -> MaskSeries:
-    """Choose the one series for a depth and READPATT."""
+    """Choose the one series for a depth, READPATT and NGROUPS."""
     every = list_series(history)
     fitting = [
         series
         for series in every
         if depth in (None, series.depth)
         and (readpatt is None or not series.readpatt or readpatt in series.readpatt.split("|"))
+        and (None in (ngroups, series.ngroups) or ngroups in range(*(series.ngroups or ())))
     ]
     if len(fitting) != 1:
         raise InputError(
@@ -333,6 +335,7 @@ def _build_span(
             f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
             f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
             *_explain(series, settings),
+            *_name_base(history),
             "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
             *history.warnings,
             *describe_self_test(history),
@@ -344,6 +347,14 @@ def _build_span(
     )
     mask.meta.filename = _name_mask(name, mask, series.depth)
     return mask
+
+
+def _name_base(history: BadPixHistoryModel) -> list[str]:
+    """Say in HISTORY which mask was started from, and what became of its bad pixels."""
+    base = history.base.instance
+    if not base["file"]:
+        return []
+    return [f"Base mask {base['file']}, policy {history.settings.instance['base_policy']}."]
 
 
 def _explain(series: MaskSeries, settings: Mapping[str, Any]) -> list[str]:

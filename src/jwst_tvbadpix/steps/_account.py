@@ -15,6 +15,7 @@ __all__ = ["list_warnings", "tabulate_exposures"]
 log = logging.getLogger(__name__)
 
 _NO_BASE = "NOT FOR DELIVERY: made without a base mask, so no pixel is marked NON_SCIENCE"
+_NEUTRAL_BASE = "NOT FOR DELIVERY: the base mask marks no pixel but the reference pixels"
 _UNDATED = "Static mask from the integrations of one exposure: changes could not be dated"
 _ONLY_MASKED = (
     "Recovery is not measurable for pixels of the mask that the exposures were made with: none of "
@@ -42,6 +43,8 @@ def list_warnings(
 ) -> list[str]:
     """List what the user of the products must know; each is logged."""
     texts = [] if base else [_NO_BASE]
+    if base and not (base.dq & ~np.uint32(dq_value("REFERENCE_PIXEL", "DO_NOT_USE"))).any():
+        texts.append(_NEUTRAL_BASE)
     if not stack.dated:
         texts.append(_UNDATED)
     if stack.unit != "DN/s":
@@ -49,6 +52,10 @@ def list_warnings(
     if not _find_neutral(histories).any():
         texts.append(_ONLY_MASKED)
     texts += [f"Left out: {out.filename} ({out.reason})" for out in stack.excluded]
+    for look, used in enumerate(histories.usability.used):
+        if not used:
+            row = _describe(stack, histories, look)
+            texts.append(f"Left out: {row.name} ({row.reason})")
     texts += _count_never_seen(stack, histories.n_evidence, base)
     for text in texts:
         log.warning("%s", text)
