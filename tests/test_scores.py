@@ -145,15 +145,17 @@ def test_scatter_needs_no_shift():
     np.testing.assert_allclose(compute_scores(candidates, states, 4.0), [-4 + 6, 40])
 
 
-@pytest.mark.parametrize("n_bad", [20, 5])
+@pytest.mark.parametrize("n_bad", [20, 4])
 def test_scatter_speaks_beside_the_shift(n_bad):
-    """As its log-likelihood ratio, n (s^2 - 1 - ln s^2) / 2, beyond 8."""
-    candidates, states = make_candidates(3, shift=0.5, truth=np.arange(N_LOOKS) >= N_LOOKS - n_bad)
-    states = replace(states, variance_ratio=np.array([1.0, 2.0, 3.0]))
-    ratio = 0.5 * n_bad * (states.variance_ratio - 1 - np.log(states.variance_ratio))
-    expected = 0.5 * 25 - 4 + np.clip(ratio - 8, 0, 6)
-    assert (expected[2] > expected[0]) == (n_bad == 20)
-    np.testing.assert_allclose(compute_scores(candidates, states, 4.0), expected)
+    """As its log-likelihood ratio against 1.5 times the noise variance, from 4 to 10."""
+    candidates, states = make_candidates(4, shift=0.5, truth=np.arange(N_LOOKS) >= N_LOOKS - n_bad)
+    states = replace(states, variance_ratio=np.array([1.0, 1.5, 3.3, 6.0]))
+    ratio = np.array([1.0, 1.0, 2.2, 4.0])
+    says = np.clip(0.5 * n_bad * (ratio - 1 - np.log(ratio)) - 4, 0, 6)
+    # With twenty looks the third shows, and the last says all it may; with four, neither.
+    assert (says == 0).tolist() == [True, True, n_bad == 4, n_bad == 4]
+    assert (says[3] == 6) == (n_bad == 20)
+    np.testing.assert_allclose(compute_scores(candidates, states, 4.0), 0.5 * 25 - 4 + says)
 
 
 def test_lost_response_is_as_sure_as_its_relative_error():
