@@ -81,7 +81,10 @@ def make_histories(stack, *, n_evidence=None, **changes):
 
 
 def make_base(dq=None):
-    return BaseMask("base.fits", "00", np.zeros(FULL, np.uint32) if dq is None else dq, "union")
+    if dq is None:
+        dq = np.zeros(FULL, np.uint32)
+        dq[0, 7] = dq_value("DO_NOT_USE", "DEAD")  # not read out here
+    return BaseMask("base.fits", "00", dq, "union")
 
 
 def warn(caplog, stack=None, base=None, **changes):

@@ -54,7 +54,7 @@ def test_ordinary_looks_count_in_full():
         (COVERED, False, 0.07, r"its noise is 1\d\d times the median"),
         # A factor of 5 is free.
         (BRIGHT, True, 0.13, r"its background is [345]\d(\.\d)? times the median"),
-        (QUIET, True, 1.0, r""),
+        (QUIET, False, 0.0, r"its noise is \S+ DN/s, that of no real exposure"),
         (EMPTY, False, 0.0, r"no pixel with evidence"),
         # A factor of 10 is free.
         (NOISY, False, 0.05, r"its noise is [12]\d\d times the median"),
@@ -93,8 +93,9 @@ def test_unusable_looks_change_nothing_for_the_others(look):
     assert (histories.n_evidence == N_LOOKS - 1).all()
     others = np.arange(N_LOOKS) != look
     left = find(rate[others], MJD[others])
-    np.testing.assert_array_equal(flag_cube(histories)[others], flag_cube(left))
+    # The decoys are others, so that the threshold may lie a pixel or two lower or higher.
     bad = flag_cube(left)
+    assert (flag_cube(histories)[others] != bad).any(axis=0).sum() <= 3
     assert bad[MJD[others] >= MJD[5]][:, 20:90:12, 20:90:12].all()
     assert not bad[MJD[others] < MJD[5]][:, 20:90:12, 20:90:12].any()
 
