@@ -3,7 +3,7 @@
 Five checks, each of whole runs of the step; what is judged is what is on disk:
 
 fdr      achieved over nominal share of false flags at ``--fdr`` 0.01, 0.05 and 0.10
-null     exposures without a defect: false flags, beside what the log expects
+null     exposures without a defect: false flags, beside what the history expects
 shuffle  the same exposures with their dates exchanged: no onset structure may be left
 order    the files in reversed and in random order: the same bytes
 memory   the peak with 20, 40 and 80 exposures
@@ -23,7 +23,7 @@ from astropy.time import Time
 from measuring import import_score, judge, list_exposures, make_data, run_step, tell, tell_load
 
 from jwst_tvbadpix.badpix.series import select_counted
-from jwst_tvbadpix.demo import _find_haloes
+from jwst_tvbadpix.demo import find_haloes
 from jwst_tvbadpix.detectors import get_detector
 from jwst_tvbadpix.refmodels import read_history
 from jwst_tvbadpix.simulate import draw_defects, read_truth, simulate_programme
@@ -86,7 +86,7 @@ def read_truth_of_own(folder: Path, files: Sequence[Path]) -> Truth:
     for k, header in enumerate(headers):
         state[k] = defects.bad_map(header["EXPMID"], detector.shape)
         bad = defects.state(header["EXPMID"])
-        care[k] &= ~_find_haloes(defects, bad, detector.shape)
+        care[k] &= ~find_haloes(defects, bad, detector.shape)
         quiet = telegraph & ~bad
         care[k, defects.y[quiet], defects.x[quiet]] = False
     return Truth(np.array([header["EXPSTART"] for header in headers]), state, care)
@@ -155,7 +155,7 @@ def check_null(options: argparse.Namespace) -> None:
         tell(f"{dataset.name} without defects: pixels flagged", float(flagged.size))
         judge(f"{dataset.name} without defects: flags per exposure", total / n_looks,
               high=_MOST_NULL_FLAGS)  # fmt: skip
-        tell("  expected per exposure by the log", run.expected_false / n_looks)
+        tell("  expected per exposure by the history", run.expected_false / n_looks)
         cluster = float((flagged**2).sum() / total) if total else float(n_looks)
         sigma = np.sqrt(max(run.expected_false, 1.0) * cluster)
         judge("  |found - expected| over Poisson sigma",

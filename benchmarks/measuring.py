@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.time import Time
 
+from jwst_tvbadpix.refmodels import read_history
+
 # The dates in the products, so that equal runs give equal bytes.
 _SOURCE_DATE_EPOCH = "1767225600"
 # Starts a command and prints its peak memory and processor time. A process that is started from
@@ -26,7 +27,6 @@ _, status, usage = os.wait4(process.pid, 0)
 print(usage.ru_maxrss * 1024 / 1e9, usage.ru_utime + usage.ru_stime)
 sys.exit(status != 0)
 """
-_EXPECTED = re.compile(r"keeps the false flags within \S+ (\S+) expected among")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Run:
     peak_gb : float
         Peak resident memory [1e9 byte].
     expected_false : float
-        False flags (pixel, look) that the log expects; NaN where it says nothing.
+        False flags (pixel, look) that the history expects.
     """
 
     output: Path
@@ -93,8 +93,8 @@ def run_step(files: Sequence[Path], output: Path, arguments: Sequence[str]) -> R
     if done.returncode:
         raise SystemExit(f"the step failed, see {log}")
     peak_gb, cpu_seconds = map(float, done.stdout.split())
-    stated = _EXPECTED.search(log.read_text())
-    expected = float(stated.group(1)) if stated else float("nan")
+    (history,) = output.glob("bench_*_badpixhistory.asdf")
+    expected = float(read_history(history).settings.instance["expected_false"])
     return Run(output, seconds, cpu_seconds, peak_gb, expected)
 
 

@@ -24,7 +24,7 @@ from .simulate import (
     write_references,
 )
 
-__all__ = ["DemoResult", "Picked", "run_demo"]
+__all__ = ["DemoResult", "Picked", "find_haloes", "run_demo"]
 
 _SEED = 7831
 _N_EXPOSURES = 16
@@ -222,7 +222,7 @@ def _compare(
             chosen = state & (defects.kind == kind)
             tally[0] += int((here & chosen).sum())
             tally[1] += int(chosen.sum())
-        found[_find_haloes(defects, state, found.shape)] = False
+        found[find_haloes(defects, state, found.shape)] = False
         n_found += int(found.sum()) - int((here & telegraph & ~state).sum())
         n_right += int((here & state).sum())
         number.append(int((state | telegraph).sum()))
@@ -231,7 +231,7 @@ def _compare(
     return n_right / max(1, n_found), n_right / max(1, total), by_kind, np.array(number)
 
 
-def _find_haloes(defects: Defects, state: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def find_haloes(defects: Defects, state: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Mark the neighbours of hot pixels that are no defects themselves."""
     hot = np.zeros(shape, bool)
     bright = state & (defects.amplitude > _HALO_DNS)
