@@ -139,8 +139,8 @@ def test_excess_of_shifts_to_negative_values_counts(drawn):
     """Twice the false alarms of the decoys, in the data alone: the threshold says so."""
     plain = np.array([calibrate(columns).excess for columns, _ in drawn])
     doubled = np.array([calibrate(draw(seed, factor=2.0)[0]).excess for seed in range(30)])
-    # Negative pixels of score 0 to 6, 4 flags each, and 10 pixels of 20 flags as prior.
-    seen, prior = 0.5 * CHOSEN * N_PIXELS * (np.exp(-2 / 1.3) - np.exp(-8 / 1.3)) * 4, 200
+    # Negative pixels of score -2 to 6, 4 flags each, and 10 pixels of 20 flags as prior.
+    seen, prior = 0.5 * CHOSEN * N_PIXELS * (1 - np.exp(-8 / 1.3)) * 4, 200
     assert plain.mean() == pytest.approx(1, abs=4 * plain.std() / np.sqrt(plain.size))
     expected = (2 * seen + prior) / (seen + prior)
     assert doubled.mean() == pytest.approx(expected, abs=4 * doubled.std() / np.sqrt(doubled.size))

@@ -19,7 +19,7 @@ _PIXELS_PER_BIN = 60
 _MOST_FALSE = 0.98
 # Scores in which the shifts to negative values, which few defects have, are all taken for false,
 # and the number of pixels that weighs as much as what is counted.
-_MIRROR, _PRIOR_PIXELS = (0.0, 6.0), 10.0
+_MIRROR, _PRIOR_PIXELS = (-2.0, 6.0), 10.0
 # Limits of the calibrated log-odds: nothing measured supports more.
 _LIMITS = (-12.0, 30.0)
 
@@ -141,7 +141,7 @@ def calibrate_scores(
     below), plus the looks at which bad pixels are flagged too early
     or too late; N(t) the candidates' flags. What the decoys know nothing of (a level that is not
     quite the pixel's, noise along rows) shifts pixels up and down alike, while almost all defects
-    shift up: k is the ratio of negative shifts of scores 0 to 6, candidates over decoys. The
+    shift up: k is the ratio of negative shifts of scores -2 to 6, candidates over decoys. The
     threshold is the lowest t >= -3 with E(t) <= fdr N(t). Odds are those of densities, (n - e) / e,
     in bins of 60 candidates, made to increase by isotonic regression.
 
