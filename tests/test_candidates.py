@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter
 from jwst_tvbadpix.badpix.candidates import (
     CORNER_REACH,
     _measure_corners,
-    join_candidates,
     make_decoys,
     select_candidates,
 )
+from jwst_tvbadpix.badpix.histories import join_pixels
 from jwst_tvbadpix.badpix.noise import NoiseModel
 from jwst_tvbadpix.badpix.residuals import compute_halo
 
@@ -99,7 +99,7 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         core, corner = slice(start - first, start - first + 8), (CORNER[0] + first, CORNER[1])
         block = np.ascontiguousarray(rate[:, first:last])
         parts.append(select_candidates(block, core, *corner, noise, AXES))
-    joined = join_candidates(parts)
+    joined = join_pixels(parts)
     same = [np.array_equal(getattr(joined, f.name), getattr(whole, f.name)) for f in fields(whole)]
     assert all(same) == enough
 

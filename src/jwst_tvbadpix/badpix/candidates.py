@@ -7,6 +7,7 @@ from typing import Any
 import bottleneck as bn
 import numpy as np
 
+from .histories import join_pixels
 from .noise import NoiseModel, compute_excess, compute_variance
 from .odds import shuffle_looks
 from .regression import BackgroundFit, fit_background
@@ -17,7 +18,6 @@ __all__ = [
     "Candidates",
     "compute_sigma",
     "find_images",
-    "join_candidates",
     "make_decoys",
     "select_candidates",
 ]
@@ -60,12 +60,6 @@ class Candidates:
     variance: np.ndarray
     sigma_offset: np.ndarray
     sigma_response: np.ndarray
-
-
-def join_candidates(parts: list[Candidates]) -> Candidates:
-    """Join candidates along their pixels."""
-    names = [f.name for f in fields(Candidates)]
-    return Candidates(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +304,7 @@ def make_decoys(
         chosen = _choose(decoys)
         n = int(chosen.sum())
         parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
-    return join_candidates(parts), own.size * n_copies
+    return join_pixels(parts), own.size * n_copies
 
 
 def _choose(pixels: _Pixels) -> np.ndarray:

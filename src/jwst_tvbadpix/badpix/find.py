@@ -16,11 +16,10 @@ from .candidates import (
     Candidates,
     compute_sigma,
     find_images,
-    join_candidates,
     make_decoys,
     select_candidates,
 )
-from .histories import PixelStates, join_states, solve_states
+from .histories import PixelStates, join_pixels, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .residuals import (
@@ -301,7 +300,7 @@ def _search(
         parts.append(part)
         if progress:
             progress(last, y1 - y0)
-    return n_evidence, n_pixels, n_hidden, join_candidates(parts)
+    return n_evidence, n_pixels, n_hidden, join_pixels(parts)
 
 
 def _place(
@@ -447,7 +446,7 @@ def _make_solver(
 
     def solve(candidates: Candidates) -> PixelStates:
         starts = range(0, max(candidates.y.size, 1), step)
-        return join_states(list(_map_in_threads(partial(solve_some, candidates), starts)))
+        return join_pixels(list(_map_in_threads(partial(solve_some, candidates), starts)))
 
     return solve
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 import numpy as np
 
 from .states import Transitions, infer_states
 
-__all__ = ["PixelStates", "join_states", "solve_states"]
+__all__ = ["PixelStates", "join_pixels", "solve_states"]
+
+_Parts = TypeVar("_Parts")
 
 # Residuals beyond this many sigma lose their weight (twice-applied Cauchy weight).
 _CLIP = 3.0
@@ -57,10 +60,11 @@ class PixelStates:
     variance_ratio: np.ndarray
 
 
-def join_states(parts: Sequence[PixelStates]) -> PixelStates:
-    """Join histories along their pixels."""
-    names = [f.name for f in fields(PixelStates)]
-    return PixelStates(*(np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names))
+def join_pixels(parts: Sequence[_Parts]) -> _Parts:
+    """Join results of one kind, whose last axis is the pixel, along it."""
+    names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
+    planes = (np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names)
+    return type(parts[0])(*planes)
 
 
 @dataclass(frozen=True, slots=True)
