@@ -1,0 +1,5 @@
+"""``python -m jwst_tvbadpix.cli``."""
+
+from . import main
+
+raise SystemExit(main())

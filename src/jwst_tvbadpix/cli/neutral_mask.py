@@ -1,0 +1,53 @@
+"""``tvbadpix neutral-mask``: a mask that hides nothing."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ._shared import add_output_dir, report_paths
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    neutral = commands.add_parser(
+        "neutral-mask",
+        help="write the mask with which calwebb_detector1 fits every pixel",
+        description="Write a mask of reference and non-science pixels only. Exposures that are "
+        "reprocessed with it (calwebb_detector1 --steps.dq_init.override_mask=FILE) show the "
+        "pixels that the standard mask hides, so that they can be seen to recover.",
+    )
+    neutral.add_argument("--detector", default="MIRIMAGE", help="default: %(default)s")
+    neutral.add_argument(
+        "--base-mask",
+        type=Path,
+        metavar="FILE",
+        help="mask whose REFERENCE_PIXEL and NON_SCIENCE pixels are kept",
+    )
+    neutral.add_argument(
+        "--readpatt",
+        metavar="PATTERN",
+        help="READPATT of the exposures; NRSIRS2 or NRSIRS2RAPID: with the interleaved reference "
+        "pixels of their ramps",
+    )
+    add_output_dir(neutral)
+    neutral.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..errors import DetectorError
+    from ..refmodels import build_neutral_mask, read_mask_dq, write_twins
+
+    base = None
+    if options.base_mask:
+        base, own = read_mask_dq(options.base_mask)
+        if own != options.detector:
+            raise DetectorError(
+                f"expected a base mask of {options.detector}, found one of {own}; give --detector "
+                f"{own} or another mask"
+            )
+    mask = build_neutral_mask(options.detector, base_dq=base, readpatt=options.readpatt)
+    parts = ["neutral", options.detector, options.readpatt, "mask"]
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    return report_paths(write_twins(mask, options.output_dir / "_".join(filter(None, parts))))
