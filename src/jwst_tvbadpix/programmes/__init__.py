@@ -1,0 +1,1 @@
+"""Programmes: what their exposures are, which associations they make, and recipes for some."""

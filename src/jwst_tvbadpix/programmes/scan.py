@@ -1,0 +1,278 @@
+"""What the headers of exposures say, of any stage of the pipeline; pixels are never read."""
+
+import contextlib
+import logging
+import math
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+from astropy.time import Time
+from astropy.utils.exceptions import AstropyWarning
+
+from ..errors import InputError
+
+__all__ = ["CARDS", "Observation", "list_fits", "scan_headers"]
+
+log = logging.getLogger(__name__)
+
+# Values that stand for a card without a value.
+_EMPTY = ("", "N/A", "NULL", "NONE", "UNKNOWN", "UNDEFINED", "NAN")
+_TRUE = ("T", "TRUE", "1", "YES")
+_FALSE = ("F", "FALSE", "0", "NO")
+# Name of an exposure of the archive: visit, activity, exposure, detector, perhaps a segment.
+_ARCHIVED = re.compile(
+    r"(jw\d{11}_\w{5}_\d{5}_[a-z0-9]+(?:-seg\d+)?)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
+)
+
+
+def _card(keyword: str) -> Any:
+    """Declare a field that is read from a card; None where it is absent."""
+    return field(default=None, metadata={"keyword": keyword})
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What the header of one file says; None = the card is absent or empty.
+
+    Attributes
+    ----------
+    path : Path
+        The file as given.
+    stage : str
+        What the file name says the product is: "uncal", "rate", "rateints", "cal", ...; "" where
+        it does not say.
+    exposure_id : str
+        The same for all stages of one exposure (segment): the archive's name without the stage,
+        else folder and name without it.
+    reftype : str or None
+        REFTYPE, which only reference files have.
+
+    Notes
+    -----
+    The other fields carry the values of the cards in `CARDS`, whose names are those of the JWST
+    core schema. Angles are in degrees, times in MJD (UTC) and seconds. ``program`` is padded to
+    five digits, as in the archive.
+    """
+
+    path: Path
+    stage: str
+    exposure_id: str
+    filename: str | None = _card("FILENAME")
+    telescope: str | None = _card("TELESCOP")
+    reftype: str | None = _card("REFTYPE")
+    instrument: str | None = _card("INSTRUME")
+    detector: str | None = _card("DETECTOR")
+    module: str | None = _card("MODULE")
+    channel: str | None = _card("CHANNEL")
+    band: str | None = _card("BAND")
+    exp_type: str | None = _card("EXP_TYPE")
+    filter: str | None = _card("FILTER")
+    pupil: str | None = _card("PUPIL")
+    grating: str | None = _card("GRATING")
+    fixed_slit: str | None = _card("FXD_SLIT")
+    coronagraph: str | None = _card("CORONMSK")
+    lamp: str | None = _card("LAMP")
+    opmode: str | None = _card("OPMODE")
+    ccc_state: str | None = _card("CCCSTATE")
+    subarray: str | None = _card("SUBARRAY")
+    aperture: str | None = _card("APERNAME")
+    pps_aperture: str | None = _card("PPS_APER")
+    readpatt: str | None = _card("READPATT")
+    ngroups: int | None = _card("NGROUPS")
+    nints: int | None = _card("NINTS")
+    segment: int | None = _card("EXSEGNUM")
+    exposure_s: float | None = _card("EFFEXPTM")
+    program: str | None = _card("PROGRAM")
+    observation: str | None = _card("OBSERVTN")
+    visit: str | None = _card("VISIT")
+    template: str | None = _card("TEMPLATE")
+    label: str | None = _card("OBSLABEL")
+    folder_label: str | None = _card("OBSFOLDR")
+    background_target: bool | None = _card("BKGDTARG")
+    prime_parallel: str | None = _card("EXPRIPAR")
+    visit_status: str | None = _card("VISITSTA")
+    visit_type: str | None = _card("VISITYPE")
+    internal_target: bool | None = _card("INTARGET")
+    tso_visit: bool | None = _card("TSOVISIT")
+    engineering_quality: str | None = _card("ENG_QUAL")
+    pointing_quality: str | None = _card("ENGQLPTG")
+    pcs_mode: str | None = _card("PCS_MODE")
+    guide_star_status: str | None = _card("GSACSTAT")
+    data_problem: bool | None = _card("DATAPROB")
+    target: str | None = _card("TARGPROP")
+    target_name: str | None = _card("TARGNAME")
+    target_type: str | None = _card("TARGTYPE")
+    target_category: str | None = _card("TARGCAT")
+    target_ra: float | None = _card("TARG_RA")
+    target_dec: float | None = _card("TARG_DEC")
+    ra_ref: float | None = _card("RA_REF")
+    dec_ref: float | None = _card("DEC_REF")
+    ra_v1: float | None = _card("RA_V1")
+    dec_v1: float | None = _card("DEC_V1")
+    x_offset: float | None = _card("XOFFSET")
+    y_offset: float | None = _card("YOFFSET")
+    pattern: str | None = _card("PATTTYPE")
+    n_dithers: int | None = _card("NUMDTHPT")
+    date: str | None = _card("DATE-OBS")
+    time: str | None = _card("TIME-OBS")
+    expstart: float | None = _card("EXPSTART")
+    expmid: float | None = _card("EXPMID")
+    expend: float | None = _card("EXPEND")
+
+    @property
+    def start_mjd(self) -> float | None:
+        """EXPSTART, else DATE-OBS and TIME-OBS [MJD, UTC]; None without either."""
+        if self.expstart is not None:
+            return self.expstart
+        if self.date is None:
+            return self.expmid
+        try:
+            return float(Time(f"{self.date}T{self.time or '00:00:00'}", scale="utc").mjd)
+        except ValueError as error:
+            raise InputError(
+                f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {self.path}, found "
+                f"{self.date!r} and {self.time!r}; correct them"
+            ) from error
+
+
+# Card of each field of an Observation.
+CARDS: dict[str, str] = {
+    f.name: f.metadata["keyword"] for f in fields(Observation) if "keyword" in f.metadata
+}
+_TYPES = {f.name: str(f.type) for f in fields(Observation)}
+
+
+def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
+    """List FITS files: those named, and all beneath the folders named.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        Files (taken whatever their ending) and folders (searched for .fits and .fits.gz).
+
+    Returns
+    -------
+    tuple of Path
+        Each file once, though it be named twice or reached by a link; sorted.
+
+    Raises
+    ------
+    InputError
+        A path does not exist, or a folder holds no FITS file.
+    """
+    found: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [p for p in path.rglob("*") if p.name.lower().endswith((".fits", ".fits.gz"))]
+            inside = [p for p in inside if p.is_file()]
+            if not inside:
+                raise InputError(
+                    f"expected FITS files beneath {path}, found none; give the folder of the "
+                    "exposures"
+                )
+        elif path.exists():
+            inside = [path]
+        else:
+            raise InputError(f"expected a FITS file or a folder, found no {path}; check the path")
+        for one in sorted(inside):
+            if found.setdefault(one.resolve(), one) != one:
+                log.info("%s is given twice: it is used once", one)
+    return tuple(sorted(found.values()))
+
+
+def scan_headers(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
+    """Read the headers of exposures.
+
+    Parameters
+    ----------
+    paths : iterable of str or Path
+        FITS files of JWST, of any stage, perhaps compressed with gzip.
+
+    Returns
+    -------
+    tuple of Observation
+        In the order of `paths`.
+
+    Raises
+    ------
+    InputError
+        A file is no FITS file, cannot be read, is of another telescope, or holds text where a
+        number belongs; the message names it.
+
+    Notes
+    -----
+    A card is taken from the primary header or, where it is absent there, from that of the first
+    extension, which holds the pointing. Both are read without the pixels.
+    """
+    return tuple(_scan(Path(path)) for path in paths)
+
+
+def _scan(path: Path) -> Observation:
+    try:
+        with warnings.catch_warnings(), fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
+            # A file that is cut short still has its headers; the step that reads pixels objects.
+            warnings.simplefilter("ignore", AstropyWarning)
+            headers = [hdus[0].header]
+            with contextlib.suppress(IndexError):
+                headers.append(hdus[1].header)
+            cards = {
+                name: next((h[card] for h in headers if card in h), None)
+                for name, card in CARDS.items()
+            }
+    except (OSError, ValueError, TypeError, KeyError, EOFError, fits.VerifyError) as error:
+        raise InputError(
+            f"expected a FITS file of JWST, found {path}: {error}; check the path and the download"
+        ) from error
+    if str(cards["telescope"]).strip().upper() != "JWST":
+        raise InputError(
+            f"expected TELESCOP = JWST in {path}, found {cards['telescope']!r}; leave the file out"
+        )
+    values = {name: _convert(path, name, value) for name, value in cards.items()}
+    if (values["program"] or "").isdecimal():
+        values["program"] = values["program"].zfill(5)
+    exposure_id, stage = _split_name(path)
+    return Observation(path=path, stage=stage, exposure_id=exposure_id, **values)
+
+
+def _convert(path: Path, name: str, value: Any) -> Any:
+    """Turn the value of a card into the type of its field; None where it holds nothing."""
+    if value is None or isinstance(value, fits.card.Undefined):
+        return None
+    text = str(value).strip()
+    if text.upper() in _EMPTY:
+        return None
+    kind = _TYPES[name]
+    try:
+        if kind.startswith("str"):
+            return text
+        if kind.startswith("bool"):
+            if text.upper() not in (*_TRUE, *_FALSE):
+                raise ValueError(text)
+            return text.upper() in _TRUE
+        number = float(text)
+        if not math.isfinite(number) or (kind.startswith("int") and number != int(number)):
+            raise ValueError(text)
+        return int(number) if kind.startswith("int") else number
+    except ValueError as error:
+        what = kind.removesuffix(" | None").replace("bool", "T or F").replace("int", "whole number")
+        raise InputError(
+            f"expected {CARDS[name]} as {what.replace('float', 'number')} in {path}, found "
+            f"{value!r}; correct the header or leave the file out"
+        ) from error
+
+
+def _split_name(path: Path) -> tuple[str, str]:
+    """Split a file name into what identifies the exposure and the stage of the product."""
+    from jwst.lib.suffix import remove_suffix
+
+    stem = re.sub(r"\.fits(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    match = _ARCHIVED.match(stem.lower())
+    if match:
+        return match[1], match[2] or ""
+    root, separator = remove_suffix(stem)
+    return str(path.parent / root), stem[len(root) + len(separator or "") :] if separator else ""
