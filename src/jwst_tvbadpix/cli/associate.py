@@ -63,9 +63,9 @@ def _run(options: argparse.Namespace) -> int:
     observations = scan_headers(list_fits(options.files))
     recipes = [asked] if asked else []
     if program is None:
-        own = sorted({o.program for o in observations if o.program})
-        found = [recipe for recipe in map(find_recipe, own) if recipe is not None]
-        recipes = [recipe for recipe in found if not recipe.archival]
+        programs = sorted({o.program for o in observations if o.program})
+        shipped = [recipe for recipe in map(find_recipe, programs) if recipe is not None]
+        recipes = [recipe for recipe in shipped if not recipe.archival]
     plan = plan_associations(observations, recipes=recipes, program=program)
     if options.dry_run:
         _print_table(plan)
