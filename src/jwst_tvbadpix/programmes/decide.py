@@ -138,8 +138,7 @@ def _apply_row(row: Row, role: Role, observation: Observation, doubts: tuple[str
     if role.name == wanted:
         return replace(role, doubts=doubts)
     if observation.background_target is False and wanted == "background":
-        reason = "BKGDTARG = F"
-        return Role("science", reason, (*doubts, "the recipe says background"))
+        doubts = (*doubts, "BKGDTARG = F though the recipe says background")
     return Role(wanted, f"recipe: {row.label or row.mode} ({row.target})", doubts)
 
 

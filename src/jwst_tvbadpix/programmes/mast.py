@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.time import Time
 
 from ..errors import DateError, InputError
@@ -64,6 +65,8 @@ COLUMNS = (
     "expmid",
     "expend",
 )
+# MJD before and after all exposures.
+_ALL_TIME = (50000.0, 99999.0)
 # productLevel of each stage.
 _LEVELS = {
     "uncal": "1b",
@@ -162,10 +165,15 @@ def build_queries(
             )
         filters.append(("program", (str(int(program)),)))
     if after or before:
-        span = {"min": _read_mjd(after or "2021-12-25"), "max": _read_mjd(before or "2100-01-01")}
+        first, last = _ALL_TIME
+        span = {
+            "min": _read_mjd(after) if after else first,
+            "max": _read_mjd(before) if before else last,
+        }
         filters.append(("date_obs_mjd", (span,)))
     if public_at:
-        filters.append(("publicReleaseDate_mjd", ({"min": 0, "max": _read_mjd(public_at)},)))
+        span = {"min": _ALL_TIME[0], "max": _read_mjd(public_at)}
+        filters.append(("publicReleaseDate_mjd", (span,)))
     filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
     for mode in modes:
@@ -202,10 +210,7 @@ def run_query(query: MastQuery) -> list[dict[str, Any]]:
     with _Asking("query"):
         table = mast.service_request(query.service, query.params)
     rows = [
-        {
-            name: None if getattr(row[name], "mask", False) is True else row[name]
-            for name in table.colnames
-        }
+        {name: None if np.ma.is_masked(row[name]) else row[name] for name in table.colnames}
         for row in table
     ]
     endings = tuple(f"_{stage}.fits" for stage in query.stages)
