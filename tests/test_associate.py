@@ -105,6 +105,7 @@ def test_roles_and_their_reasons(fields, role, word):
         (3.0, {"x_offset": 1.0, "y_offset": 0.0}, "science"),
         (3.0, {"exp_type": "MIR_IMAGE"}, "science"),
         (90.0, {"exp_type": "MIR_IMAGE"}, "failed"),
+        (90.0, {"exp_type": "MIR_IMAGE", "target": "LMC-MIRI-A-IMG"}, "science"),
         (90.0, {"prime_parallel": "PARALLEL_COORDINATED"}, "science"),
         (90.0, {"aperture": "NRCB1_FULL", "pps_aperture": "NRCALL_FULL"}, "science"),
         (90.0, {"aperture": "MIRIM_SLIT", "pps_aperture": "MIRIM_SLIT"}, "failed"),
@@ -663,7 +664,7 @@ def test_queries_ask_by_mode_programme_and_date():
     filters = {entry["paramName"]: entry["values"] for entry in request["params"]["filters"]}
     assert filters["exp_type"] == ["MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"]
     assert (filters["program"], filters["productLevel"]) == (["1539"], ["1b", "2a"])
-    assert filters["date_obs_mjd"][0]["min"] == 60000.0
+    assert filters["expstart"][0]["min"] == 60000.0
     assert filters["publicReleaseDate_mjd"][0]["max"] == 60001.0
     assert filters["visitsta"] == ["FAILED"]
     services = [query.service for query in build_queries()]

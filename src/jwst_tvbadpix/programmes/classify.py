@@ -7,7 +7,7 @@ from functools import cache
 
 from .modes import find_mode
 from .scan import Observation
-from .targets import read_name
+from .targets import is_dense_field, read_name
 
 __all__ = ["ROLES", "Role", "classify"]
 
@@ -64,8 +64,8 @@ def classify(observation: Observation) -> Role:
     BKGDTARG; the name of the target (TARGPROP, else TARGNAME); the distance between target
     (TARG_RA, TARG_DEC) and aperture (RA_REF, DEC_REF) beyond the dither (XOFFSET, YOFFSET) and
     the mode's `off_target`. An absent keyword decides nothing and excludes nothing. The distance
-    is not asked of parallel exposures, nor where another aperture was pointed (PPS_APER unlike
-    APERNAME), as for most NIRCam detectors.
+    is not asked of parallel exposures, of dense fields (a mosaic has tiles beside its target), nor
+    where another aperture was pointed (PPS_APER unlike APERNAME), as for most NIRCam detectors.
     """
     special = _find_special(observation)
     if special is not None:
@@ -88,7 +88,8 @@ def classify(observation: Observation) -> Role:
     if said in ("background", "blank", "failed"):
         return Role(said, f"target is {name}", doubts)
     offset = _measure_offset(observation)
-    if mode is not None and offset is not None and offset > mode.off_target:
+    missed = mode is not None and offset is not None and offset > mode.off_target
+    if missed and offset is not None and not is_dense_field(name):
         return Role("failed", f"target lies {_say_arcsec(offset)} from the aperture", doubts)
     return Role("science", f"target is {name or 'not named'}", doubts)
 

@@ -21,7 +21,7 @@ __all__ = ["COLUMNS", "MastQuery", "build_queries", "download_files", "run_query
 
 log = logging.getLogger(__name__)
 
-# What is asked for of each file: what `Observation` holds, and what downloads need.
+# What is asked for of each file: fields that every instrument has, by the list named above, ...
 COLUMNS = (
     "filename",
     "fileSetName",
@@ -34,13 +34,14 @@ COLUMNS = (
     "instrume",
     "detector",
     "exp_type",
-    "filter",
+    "expripar",
     "subarray",
     "apername",
     "pps_aper",
     "readpatt",
     "ngroups",
     "nints",
+    "exsegnum",
     "effexptm",
     "program",
     "observtn",
@@ -49,22 +50,34 @@ COLUMNS = (
     "obslabel",
     "bkgdtarg",
     "visitsta",
+    "visitype",
+    "tsovisit",
+    "intarget",
     "eng_qual",
     "engqlptg",
     "pcs_mode",
     "dataprob",
     "targprop",
     "targname",
+    "targtype",
     "targ_ra",
     "targ_dec",
-    "ra_ref",
-    "dec_ref",
+    "s_region",
+    "xoffset",
+    "yoffset",
     "date_obs",
-    "time_obs",
     "expstart",
     "expmid",
     "expend",
 )
+# ... and those of single instruments.
+_OWN_COLUMNS = {
+    "Miri": ("filter", "channel", "band", "coronmsk"),
+    "Nircam": ("filter", "pupil", "module", "channel"),
+    "Niriss": ("filter", "pupil"),
+    "Nirspec": ("filter", "grating", "fxd_slit"),
+    "Fgs": (),
+}
 # MJD before and after all exposures.
 _ALL_TIME = (50000.0, 99999.0)
 # productLevel of each stage.
@@ -101,7 +114,7 @@ class MastQuery:
     def params(self) -> dict[str, Any]:
         """Parameters of ``astroquery.mast.Mast.service_request(service, params)``."""
         return {
-            "columns": ",".join(COLUMNS),
+            "columns": ",".join((*COLUMNS, *_OWN_COLUMNS[self.service.rpartition(".")[2]])),
             "filters": [{"paramName": name, "values": list(v)} for name, v in self.filters],
         }
 
@@ -170,7 +183,7 @@ def build_queries(
             "min": _read_mjd(after) if after else first,
             "max": _read_mjd(before) if before else last,
         }
-        filters.append(("date_obs_mjd", (span,)))
+        filters.append(("expstart", (span,)))
     if public_at:
         span = {"min": _ALL_TIME[0], "max": _read_mjd(public_at)}
         filters.append(("publicReleaseDate_mjd", (span,)))
