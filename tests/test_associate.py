@@ -77,7 +77,8 @@ def plan_files(folder, *exposures, **kwargs):
         ({"exp_type": "MIR_FLATMRS"}, "other", "lamp"),
         ({"exp_type": "NRC_FOCUS"}, "other", "engineering"),
         ({"exp_type": "FGS_FINEGUIDE"}, "other", "no observing mode"),
-        ({"exp_type": None}, "other", "absent"),
+        ({"exp_type": None}, "science", "SOMETHING"),
+        ({"exp_type": None, "target": "BLANK-SKY"}, "blank", "BLANK-SKY"),
         ({"reftype": "MASK"}, "other", "reference"),
         ({"visit_status": "FAILED"}, "failed", "VISITSTA = FAILED"),
         ({"visit_status": "SUCCESSFUL"}, "science", "SOMETHING"),
@@ -124,6 +125,7 @@ def test_a_target_off_the_aperture_was_missed(shift, fields, role):
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
+        ({"exp_type": None}, "EXP_TYPE is absent"),
         ({"pcs_mode": "COARSE"}, "PCS_MODE"),
         ({"pointing_quality": "PLANNED"}, "ENGQLPTG"),
         ({"engineering_quality": "SUSPECT"}, "ENG_QUAL"),
@@ -215,6 +217,12 @@ def test_backgrounds_join_their_star_and_serve_the_masks(tmp_path):
     assert left.reason.startswith("background without its star: no exposure of HD2811")
 
 
+def test_a_background_without_its_star_is_still_evidence_and_said_to_be_alone(tmp_path):
+    plan = plan_files(tmp_path, ("rate", {"EXP_TYPE": "MIR_MRS", "TARGPROP": "HD2811-BKG"}))
+    assert summarise(plan) == [(MASKS, 1, "background")]
+    assert any("without its star" in doubt for doubt in plan.associations[0].doubts)
+
+
 @pytest.mark.parametrize(
     ("cards", "stages", "chosen"),
     [
@@ -278,7 +286,7 @@ def test_a_copy_is_used_once_and_named(tmp_path):
         ({"TARGPROP": "NGC 1234"}, "no blank sky, no standard star and no dense field"),
         ({"TARGPROP": None}, "without a name"),
         ({"EXP_TYPE": "MIR_TACQ"}, "EXP_TYPE = MIR_TACQ"),
-        ({"EXP_TYPE": None}, "EXP_TYPE is absent"),
+        ({"EXP_TYPE": None, "TARGPROP": "P330E"}, "in a mode that is not known"),
         ({"DETECTOR": None}, "DETECTOR is absent"),
         ({"TARGPROP": "P330E", "EXP_TYPE": "NIS_AMI"}, "no step for a standard star in niriss-ami"),
         ({"TARGPROP": "LMC", "EXP_TYPE": "MIR_MRS"}, "no step for a dense field in mrs"),

@@ -22,7 +22,8 @@ def add_command(commands: Any) -> None:
         description="Read the headers of exposures (any stage), tell science, background, blank "
         "sky, failed pointings and darks apart, and write the associations that "
         "time_variable_bad_pixel (one per detector), external_flat_builder and abs_flux_ratio "
-        "(one per detector, mode, filter or grating, subarray, target and epoch) take. Files that "
+        "(one per detector, mode, filter or grating, subarray, target and epoch; a new epoch "
+        "begins after 30 d and 3 d without exposure) take. Files that "
         "fit no step are listed with the reason. An association of the same name is replaced. "
         "Recipes come with the package for programmes 1539, 4487, 4497, 7487 and 7831; other "
         "programmes are sorted by their headers alone.",

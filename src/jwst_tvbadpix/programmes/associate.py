@@ -177,22 +177,25 @@ def _choose_uses(exposure: Exposure) -> Iterable[_Use]:
 
 
 def _group(uses: Sequence[_Use], program: str | None) -> tuple[list[Association], dict[int, str]]:
-    """Make associations; and say why files that a step could take go into none of its own."""
+    """Make associations; and say why an exposure that a step takes is in none of its own."""
     made: list[_Unnamed] = []
     orphans: dict[int, str] = {}
-    masks: dict[tuple[str, str, bool], list[_Use]] = {}
-    for use in uses:
-        if use.step == MASKS:
-            detector = use.observation.detector
-            if detector is None:
-                orphans[id(use.observation)] = "DETECTOR is absent: masks are made per detector"
-                continue
-            masks.setdefault((detector.upper(), use.stage, use.ready), []).append(use)
-    made += [_name_masks(own, program) for own in masks.values()]
     for step in (FLATS, FLUXES):
         groups, lonely = _split_epochs([use for use in uses if use.step == step])
         made += [_name_group(own) for own in groups]
         orphans.update(lonely)
+    masks: dict[tuple[str, str, bool], list[_Use]] = {}
+    for use in uses:
+        if use.step != MASKS:
+            continue
+        detector = use.observation.detector
+        if detector is None:
+            orphans[id(use.exposure)] = "DETECTOR is absent: masks are made per detector"
+            continue
+        if id(use.exposure) in orphans:
+            use = replace(use, doubts=(*use.doubts, orphans[id(use.exposure)]))
+        masks.setdefault((detector.upper(), use.stage, use.ready), []).append(use)
+    made += [_name_masks(own, program) for own in masks.values()]
     return _settle_names(made), orphans
 
 
@@ -220,7 +223,7 @@ def _split_epochs(uses: Sequence[_Use]) -> tuple[list[list[_Use]], dict[int, str
         if near:
             min(near)[2].append(use)
         else:
-            lonely[id(use.observation)] = (
+            lonely[id(use.exposure)] = (
                 f"background without its star: no exposure of {use.exposure.star or 'the target'} "
                 f"in the same setting within {EPOCH_GAP_DAYS[use.step]:g} d"
             )
@@ -397,8 +400,8 @@ def _list_leftovers(
             yield Leftover(one, f"_{stages} of the exposure is used", alternative=True)
         elif exposure.refused:
             yield Leftover(one, exposure.refused)
-        elif id(one) in orphans:
-            yield Leftover(one, orphans[id(one)])
+        elif id(exposure) in orphans:
+            yield Leftover(one, orphans[id(exposure)])
         else:
             steps = " or ".join(exposure.steps)
             yield Leftover(one, f"{steps} takes no _{one.stage or '?'} product of this mode")

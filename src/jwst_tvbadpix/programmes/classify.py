@@ -99,9 +99,7 @@ def _find_special(observation: Observation) -> Role | None:
     if observation.reftype:
         return Role("other", f"reference file (REFTYPE = {observation.reftype})")
     exp_type = (observation.exp_type or "").upper()
-    if not exp_type:
-        return Role("other", "EXP_TYPE is absent")
-    if find_mode(exp_type) is not None and "DARK" not in exp_type:
+    if not exp_type or (find_mode(exp_type) is not None and "DARK" not in exp_type):
         return None
     kind = _map_exp_types().get(exp_type.lower(), "")
     if kind in _SPECIAL:
@@ -122,6 +120,8 @@ def _map_exp_types() -> dict[str, str]:
 def _find_doubts(observation: Observation) -> tuple[str, ...]:
     """List what makes the pointing or the label uncertain, without deciding."""
     doubts = []
+    if not observation.exp_type:
+        doubts.append("EXP_TYPE is absent: the mode is not known")
     if (observation.pcs_mode or "").upper() in ("COARSE", "NONE"):
         doubts.append(f"PCS_MODE = {observation.pcs_mode}: not guided finely")
     if (observation.pointing_quality or "").upper() == "PLANNED":

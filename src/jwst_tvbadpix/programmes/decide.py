@@ -180,7 +180,7 @@ def _find_science_step(
     if dense and mode is not None and mode.name in _FLAT_MODES:
         return (FLATS,), ""
     if standard or dense:
-        where = mode.name if mode else observation.exp_type
+        where = mode.name if mode else "a mode that is not known (EXP_TYPE)"
         return (), f"no step for {'a standard star' if standard else 'a dense field'} in {where}"
     return (), (
         f"science: target {name or 'without a name'} is no blank sky, no standard star and no "

@@ -17,7 +17,14 @@ from astropy.time import Time
 from ..errors import DateError, InputError
 from .modes import MODES, SERVICES, Mode
 
-__all__ = ["COLUMNS", "MastQuery", "build_queries", "download_files", "run_query"]
+__all__ = [
+    "COLUMNS",
+    "MastQuery",
+    "build_queries",
+    "download_files",
+    "read_mjd",
+    "run_query",
+]
 
 log = logging.getLogger(__name__)
 
@@ -180,12 +187,12 @@ def build_queries(
     if after or before:
         first, last = _ALL_TIME
         span = {
-            "min": _read_mjd(after) if after else first,
-            "max": _read_mjd(before) if before else last,
+            "min": read_mjd(after) if after else first,
+            "max": read_mjd(before) if before else last,
         }
         filters.append(("expstart", (span,)))
     if public_at:
-        span = {"min": _ALL_TIME[0], "max": _read_mjd(public_at)}
+        span = {"min": _ALL_TIME[0], "max": read_mjd(public_at)}
         filters.append(("publicReleaseDate_mjd", (span,)))
     filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
@@ -324,7 +331,8 @@ def _import_astroquery() -> tuple[Any, Any]:
     return Mast, Observations
 
 
-def _read_mjd(date: str) -> float:
+def read_mjd(date: str) -> float:
+    """Read an ISO date [MJD, UTC]; DateError where it is none."""
     try:
         return float(Time(date, scale="utc").mjd)
     except ValueError as error:

@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 _EMPTY = ("", "N/A", "NULL", "NONE", "UNKNOWN", "UNDEFINED", "NAN")
 _TRUE = ("T", "TRUE", "1", "YES")
 _FALSE = ("F", "FALSE", "0", "NO")
-# Products of one exposure, and what units and dimensions make of a file that is not named so.
-_STAGES = ("uncal", "rate", "rateints", "cal", "calints", "x1d", "x1dints", "i2d", "s2d", "s3d")
+# What unit and dimensions make of a file whose name does not say what product it is.
 _GUESSES = {
     ("dn/s", 2): "rate",
     ("dn/s", 3): "rateints",
@@ -35,7 +34,7 @@ _GUESSES = {
 }
 # Name of an exposure of the archive: visit, activity, exposure, perhaps a segment, detector.
 _ARCHIVED = re.compile(
-    r"(jw\d{11}_\w{5}_\d{5}(?:-seg\d+)?_[a-z0-9]+)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
+    r"(jw\d{11}_\w{5}_\d{5}(?:-seg\d+)?_[a-z0-9]+?)(?:_[oac]\d+)?(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
 )
 
 
@@ -241,7 +240,7 @@ def _scan(path: Path) -> Observation:
     if (values["program"] or "").isdecimal():
         values["program"] = values["program"].zfill(5)
     exposure_id, stage = _split_name(path)
-    if stage not in _STAGES:
+    if not _is_product(stage):
         stage = _guess_stage(headers) or stage
     return Observation(path=path, stage=stage, exposure_id=exposure_id, **values)
 
@@ -284,6 +283,12 @@ def _convert(path: Path, name: str, value: Any) -> Any:
             f"expected {CARDS[name]} as {what.replace('float', 'number')} in {path}, found "
             f"{value!r}; correct the header or leave the file out"
         ) from error
+
+
+def _is_product(stage: str) -> bool:
+    from jwst.lib.suffix import KNOW_SUFFIXES
+
+    return stage in KNOW_SUFFIXES
 
 
 def _guess_stage(headers: list[fits.Header]) -> str:
