@@ -322,7 +322,8 @@ def test_a_whole_programme_goes_by_its_recipe(tmp_path, program):
             for own in stages
         ]
     plan = plan_associations(scan_headers(paths), recipes=[recipe], program=recipe.program)
-    assert plan.leftovers == plan.empty_rows == plan.without_row == ()
+    assert plan.leftovers == plan.without_row == ()
+    assert all(found == row.count for _, row, found in plan.rows)
     counted = Counter(m.exptype for a in plan.associations for m in a.members if a.step == FLUXES)
     assert counted["science"] == sum(row.roles == ("science",) for row in rows) * (
         program != "4487"
@@ -345,7 +346,8 @@ def test_a_programme_takes_its_own_exposures_and_lists_what_is_missing(tmp_path)
         recipes=[recipe],
         program="04487",
     )
-    assert [row.target for _, row in plan.empty_rows] == ["LMC-MIRI-B-IMG"]
+    found = {row.target: found for _, row, found in plan.rows}
+    assert found == {"LMC-MIRI-A-IMG": 1, "LMC-MIRI-B-IMG": 0}
     assert [left.reason for left in plan.leftovers] == ["belongs to programme 01040, not 04487"]
     assert [o.target for o in plan.without_row] == ["BLANK-SKY"]
     assert any("PROGRAM is absent" in doubt for a in plan.associations for doubt in a.doubts)
@@ -582,9 +584,10 @@ def test_the_programme_of_the_files_finds_its_recipe(tmp_path, capsys):
     cards = {**FIELD, "PROGRAM": "04487"}
     write_exposure(tmp_path / name_file(1), **cards)
     _, plain, _ = run(capsys, tmp_path, "--dry-run")
-    assert "1 rows of recipe 4487 have no exposure (--program 4487)" in plain
+    assert "1 rows of recipe 4487 have no exposure (--program 4487 lists them)" in plain
     _, asked, _ = run(capsys, tmp_path, "--dry-run", "--program", "4487")
-    assert "  Dense field measurements LMC-MIRI-B-IMG" in asked
+    assert "  1 of 1: Dense field measurements LMC-MIRI-A-IMG" in asked
+    assert "  0 of 1: Dense field measurements LMC-MIRI-B-IMG" in asked
 
 
 @pytest.mark.parametrize(

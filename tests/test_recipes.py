@@ -170,6 +170,14 @@ def test_what_fits_no_row_finds_none(tmp_path):
     assert match("1539", tmp_path / "2", EXP_TYPE="MIR_IMAGE", TARGPROP="P330E")[0] is None
 
 
+def test_rows_that_differ_are_not_guessed_between(tmp_path):
+    cards = {"EXP_TYPE": "MIR_MRS", "PROGRAM": "01539", "TARGPROP": None}
+    row, doubts = match("1539", tmp_path, **cards)
+    assert row is None
+    assert "fits several rows of recipe 1539" in doubts[0]
+    assert "HD163466-BKG" in doubts[0]
+
+
 def test_nd_squares_are_taken_from_acquisitions(tmp_path):
     cards = {"EXP_TYPE": "NRC_TACQ", "OBSERVTN": "021", "SUBARRAY": "SUBNDA210R"}
     row, _ = match("4497", tmp_path, TARGPROP="10Lac", **cards)

@@ -189,6 +189,7 @@ def test_folders_are_searched_and_files_taken_once(tmp_path):
     one = write_exposure(tmp_path / "deep" / "er" / "a_rate.fits")
     two = write_exposure(tmp_path / "b_rate.fits.gz")
     (tmp_path / "notes.txt").write_text("no exposure")
+    (tmp_path / "._b_rate.fits").write_text("hidden")
     (tmp_path / "deep" / "link_rate.fits").symlink_to(one)
     found = list_fits([tmp_path, two, one, str(tmp_path / "deep")])
     assert sorted(path.resolve() for path in found) == sorted([one.resolve(), two.resolve()])

@@ -141,12 +141,13 @@ def _print_rest(plan: "Plan", *, all_rows: bool) -> None:
         print("\nIn no row of the recipe, sorted by header alone:")
     for observation in plan.without_row:
         print(f"  {observation.path}")
-    if all_rows and plan.empty_rows:
-        print("\nRows of the recipe without an exposure:")
-        for _, row in plan.empty_rows:
-            print(f"  {row.label or row.mode} {row.target}".rstrip())
-    elif plan.empty_rows:
-        for program, n in sorted(Counter(program for program, _ in plan.empty_rows).items()):
+    if all_rows and plan.rows:
+        print("\nRows of the recipe, observations at hand of those in the table:")
+        for _, row, found in plan.rows:
             print(
-                f"\n{n} rows of recipe {int(program)} have no exposure (--program {int(program)})"
+                f"  {found} of {row.count or 'any'}: {row.label or row.mode} {row.target}".rstrip()
             )
+    empty = Counter(int(recipe.program) for recipe, _, found in plan.rows if not found)
+    for program, n in sorted(empty.items()):
+        hint = "" if all_rows else f" (--program {program} lists them)"
+        print(f"\n{n} rows of recipe {program} have no exposure{hint}")

@@ -59,8 +59,8 @@ class Plan:
         Every file that is in no association, by path.
     recipes : tuple of Recipe
         The recipes that were used.
-    empty_rows : tuple of (str, Row)
-        Programme and row of each without an exposure.
+    rows : tuple of (Recipe, Row, int)
+        Every row of these, and how many observations of it (OBSERVTN, else exposures) are at hand.
     without_row : tuple of Observation
         One file of each exposure that fits no row of its programme's recipe and is used all the
         same: its header decided.
@@ -69,7 +69,7 @@ class Plan:
     associations: tuple[Association, ...]
     leftovers: tuple[Leftover, ...]
     recipes: tuple[Recipe, ...]
-    empty_rows: tuple[tuple[str, Row], ...]
+    rows: tuple[tuple[Recipe, Row, int], ...]
     without_row: tuple[Observation, ...]
 
 
@@ -131,18 +131,16 @@ def plan_associations(
     used = {id(m.observation) for a in associations for m in a.members}
     for exposure in exposures:
         leftovers += _list_leftovers(exposure, used, orphans)
-    matched = {id(exposure.row) for exposure in exposures}
+    seen = {
+        (id(e.row), e.program, e.files[0].observation or e.files[0].exposure_id) for e in exposures
+    }
+    counted = Counter(row for row, _, _ in seen)
     strays = [e for e in exposures if e.recipe and not e.recipe.archival and e.row is None]
     return Plan(
         associations=tuple(associations),
         leftovers=tuple(sorted(leftovers, key=lambda left: str(left.observation.path))),
         recipes=tuple(recipes),
-        empty_rows=tuple(
-            (recipe.program, row)
-            for recipe in recipes
-            for row in recipe.rows
-            if id(row) not in matched
-        ),
+        rows=tuple((recipe, row, counted[id(row)]) for recipe in recipes for row in recipe.rows),
         without_row=tuple(e.files[0] for e in strays if e.steps),
     )
 
@@ -246,7 +244,7 @@ def _setting(use: _Use) -> tuple[object, ...]:
     )
     mode = use.exposure.mode
     spelled = tuple((card or "").upper() for card in cards)
-    return (o.program or "", mode.name if mode else "", *spelled, use.stage, use.ready)
+    return (use.exposure.program or "", mode.name if mode else "", *spelled, use.stage, use.ready)
 
 
 def _start(use: _Use) -> float | None:
@@ -278,7 +276,7 @@ def _split_gaps(uses: Sequence[_Use]) -> list[list[_Use]]:
 
 def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
     """Make the association of a detector; its name says what all members share."""
-    program = program or _shared(u.observation.program for u in uses)
+    program = program or _shared(u.exposure.program for u in uses)
     modes = _shared(u.exposure.mode.name if u.exposure.mode else None for u in uses)
     parts = (
         program or "multi",
@@ -299,7 +297,7 @@ def _name_group(uses: list[_Use]) -> _Unnamed:
     start = _start(first)
     epoch = "undated" if start is None else f"{_MJD_ZERO + timedelta(days=start):%Y%m%d}"
     target = first.exposure.star or "no-target"
-    program = o.program or "no-program"
+    program = first.exposure.program or "no-program"
     parts = (
         program,
         first.step,

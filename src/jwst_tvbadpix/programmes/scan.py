@@ -162,7 +162,8 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     Parameters
     ----------
     paths : iterable of str or Path
-        Files (taken whatever their ending) and folders (searched for .fits and .fits.gz).
+        Files (taken whatever their ending) and folders (searched for .fits and .fits.gz
+        that are not hidden).
 
     Returns
     -------
@@ -178,7 +179,7 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in path.rglob("*") if p.name.lower().endswith((".fits", ".fits.gz"))]
-            inside = [p for p in inside if p.is_file()]
+            inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
             if not inside:
                 raise InputError(
                     f"expected FITS files beneath {path}, found none; give the folder of the "
