@@ -253,7 +253,7 @@ def test_each_step_gets_the_product_that_suits_it(tmp_path, cards, stages, chose
     assert {a.step: a.members[0].observation.stage for a in plan.associations} == chosen
     used = {m.observation.path for a in plan.associations for m in a.members}
     assert used | {left.observation.path for left in plan.leftovers} == set(paths)
-    assert all(left.alternative is bool(chosen) for left in plan.leftovers)
+    assert all(left.lost is not bool(chosen) for left in plan.leftovers)
 
 
 def test_products_that_need_work_stand_apart_and_say_so(tmp_path):
@@ -348,7 +348,7 @@ def test_a_programme_takes_its_own_exposures_and_lists_what_is_missing(tmp_path)
     )
     found = {row.target: found for _, row, found in plan.rows}
     assert found == {"LMC-MIRI-A-IMG": 1, "LMC-MIRI-B-IMG": 0}
-    assert [left.reason for left in plan.leftovers] == ["belongs to programme 01040, not 04487"]
+    assert [left.reason for left in plan.leftovers] == ["programme 01040 was not asked for"]
     assert [o.target for o in plan.without_row] == ["BLANK-SKY"]
     assert any("PROGRAM is absent" in doubt for a in plan.associations for doubt in a.doubts)
 
@@ -547,6 +547,7 @@ def test_the_command_writes_lists_and_counts(tmp_path, capsys):
     write_exposure(tmp_path / "in" / name_file(2))
     write_exposure(tmp_path / "in" / name_file(2, stage="uncal"))
     tacq = write_exposure(tmp_path / "in" / name_file(3), EXP_TYPE="MIR_TACQ")
+    write_exposure(tmp_path / "in" / name_file(3, stage="uncal"), EXP_TYPE="MIR_TACQ")
     out = tmp_path / "out"
     status, dry, _ = run(capsys, tmp_path / "in", "--output-dir", out, "--dry-run")
     assert status == 0
@@ -557,16 +558,16 @@ def test_the_command_writes_lists_and_counts(tmp_path, capsys):
     assert status == 0
     assert lines[0] == str(out / f"{name}_asn.json")
     assert (out / f"{name}_asn.json").is_file()
-    assert f"    {tacq}" in lines
+    assert f"    {tacq} (and _uncal.fits)" in lines
     assert "  1: _rate of the exposure is used" in lines
-    assert lines[-1] == dry[-1] == "associate: 1 associations of 4 files; 1 fit no step"
+    assert lines[-1] == dry[-1] == "associate: 1 associations of 5 files; 2 files fit no step"
 
 
 def test_nothing_to_associate_is_a_failure(tmp_path, capsys):
     path = write_exposure(tmp_path / name_file(1), EXP_TYPE="MIR_TACQ")
     status, lines, _ = run(capsys, path, "--output-dir", tmp_path / "out")
     assert status == 1
-    assert lines[-1] == "associate: 0 associations of 1 files; 1 fit no step"
+    assert lines[-1] == "associate: 0 associations of 1 files; 1 files fit no step"
     assert not (tmp_path / "out").exists()
 
 

@@ -89,7 +89,7 @@ def decide(
     recipes : sequence of Recipe
         Asked where they are of the exposure's programme; an archival one is asked about all.
     program : str or None
-        Five digits: exposures of other programmes are refused, unless its recipe is archival.
+        Five digits: what an exposure without PROGRAM is taken for.
 
     Returns
     -------
@@ -101,9 +101,8 @@ def decide(
     archival = next((recipe for recipe in recipes if recipe.archival), None)
     own = known.program or program
     recipe = archival or next((recipe for recipe in recipes if recipe.program == own), None)
-    foreign = program is not None and archival is None and own != program
     row = None
-    if recipe is not None and not foreign:
+    if recipe is not None:
         row, doubts = match_row(recipe, known, role)
         if row is not None:
             role = _apply_row(row, role, known, doubts)
@@ -114,9 +113,7 @@ def decide(
         role = replace(role, doubts=(*role.doubts, f"PROGRAM is absent: taken for {program}"))
     star = _name_star((row.background_of if row else "") or known.target or known.target_name)
     steps: tuple[str, ...] = ()
-    if foreign:
-        refused = f"belongs to programme {known.program}, not {program}"
-    elif row is not None and row.step == "none":
+    if row is not None and row.step == "none":
         refused = row.reason
     elif archival is not None and row is None:
         refused = f"no evidence for {archival.program}: {role.name} ({role.reason})"
