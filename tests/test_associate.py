@@ -26,7 +26,7 @@ from jwst_tvbadpix.programmes.associations import make_name, write_associations
 from jwst_tvbadpix.programmes.classify import classify
 from jwst_tvbadpix.programmes.mast import MastQuery, build_queries, download_files, run_query
 from jwst_tvbadpix.programmes.modes import MODES, get_mode
-from jwst_tvbadpix.programmes.recipes import find_recipe
+from jwst_tvbadpix.programmes.recipes import find_recipe, read_recipe
 from jwst_tvbadpix.programmes.scan import Observation, scan_headers
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
@@ -353,6 +353,42 @@ def test_a_programme_takes_its_own_exposures_and_lists_what_is_missing(tmp_path)
     assert any("PROGRAM is absent" in doubt for a in plan.associations for doubt in a.doubts)
 
 
+def test_a_recipe_may_send_a_field_to_the_masks(tmp_path):
+    """Of one's own, for a programme whose fields are known to be empty."""
+    (tmp_path / "mine.toml").write_text(
+        """
+program = 9999
+title = "Empty fields"
+[[row]]
+label = "Deep field"
+template = "MIRI Low Resolution Spectroscopy"
+target = "NOTHING-THERE"
+mode = "lrs-slit"
+step = "time_variable_bad_pixel"
+role = "science"
+[[row]]
+label = "Guiding test"
+template = "MIRI Low Resolution Spectroscopy"
+target = "TEST"
+mode = "lrs-slit"
+step = "none"
+reason = "the shutter was closed"
+role = "science"
+""",
+        encoding="utf-8",
+    )
+    recipe = read_recipe(tmp_path / "mine.toml")
+    plan = plan_files(
+        tmp_path,
+        ("rate", {"TARGPROP": "Nothing there"}),
+        ("rate", {"TARGPROP": "TEST"}),
+        recipes=[recipe],
+        program=recipe.program,
+    )
+    assert summarise(plan) == [(MASKS, 1, "science")]
+    assert [left.reason for left in plan.leftovers] == ["the shutter was closed"]
+
+
 def test_the_archival_recipe_takes_blank_fields_of_any_programme(tmp_path):
     plan = plan_files(
         tmp_path,
@@ -589,6 +625,14 @@ def test_the_programme_of_the_files_finds_its_recipe(tmp_path, capsys):
     _, asked, _ = run(capsys, tmp_path, "--dry-run", "--program", "4487")
     assert "  1 of 1: Dense field measurements LMC-MIRI-A-IMG" in asked
     assert "  0 of 1: Dense field measurements LMC-MIRI-B-IMG" in asked
+
+
+def test_another_programme_goes_by_its_headers(tmp_path, capsys):
+    write_exposure(tmp_path / name_file(1))
+    status, lines, _ = run(capsys, tmp_path, "--dry-run", "--program", "9999")
+    assert status == 0
+    assert "No recipe of programme 9999 is known: headers alone decided" in lines
+    assert lines[-1] == "associate: 1 associations of 1 files; 0 files fit no step"
 
 
 @pytest.mark.parametrize(

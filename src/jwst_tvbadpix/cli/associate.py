@@ -73,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
     else:
         report_paths(write_associations(plan.associations, options.output_dir))
     _print_rest(plan, all_rows=program is not None)
+    if program and asked is None:
+        print(f"\nNo recipe of programme {int(program)} is known: headers alone decided")
     lost = sum(left.lost for left in plan.leftovers)
     print(
         f"associate: {len(plan.associations)} associations of {len(observations)} files; "

@@ -283,10 +283,11 @@ def _split_gaps(uses: Sequence[_Use]) -> list[list[_Use]]:
 
 def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
     """Make the association of a detector; its name says what all members share."""
-    program = program or _shared(u.exposure.program for u in uses)
+    if program is None:
+        program = _shared(u.exposure.program or "no-program" for u in uses) or "multi"
     modes = _shared(u.exposure.mode.name if u.exposure.mode else None for u in uses)
     parts = (
-        program or "multi",
+        program,
         MASKS,
         (uses[0].observation.detector or "").upper(),
         modes,
@@ -295,7 +296,7 @@ def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
         None if uses[0].stage == "rate" else uses[0].stage,
     )
     doubts = ["one exposure: a static mask at best"] if len(uses) == 1 else []
-    return parts, uses[0].stage, _make(uses, program or "multi", "multi", doubts)
+    return parts, uses[0].stage, _make(uses, program, "multi", doubts)
 
 
 def _name_group(uses: list[_Use]) -> _Unnamed:

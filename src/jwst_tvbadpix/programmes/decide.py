@@ -157,8 +157,10 @@ def _find_steps(
     if is_combined(observation) and role.name != "science":
         return (), "product of several exposures: give the exposures"
     if role.name in _MASK_ROLES:
-        flux = role.name == "background" and mode is not None and mode.name in _FLUX_MODES
-        return (MASKS, FLUXES) if flux else (MASKS,), ""
+        other = FLUXES if mode is not None and mode.name in _FLUX_MODES else MASKS
+        other = row.step if row is not None else other
+        both = role.name == "background" and other != MASKS
+        return (MASKS, other) if both else (MASKS,), ""
     steps, refused = _find_science_step(observation, mode, row)
     if steps == (FLATS,) and is_combined(observation):
         return (), "product of several exposures: give the exposures"
@@ -168,7 +170,7 @@ def _find_steps(
 def _find_science_step(
     observation: Observation, mode: Mode | None, row: Row | None
 ) -> tuple[tuple[str, ...], str]:
-    if row is not None and row.step in (FLATS, FLUXES):
+    if row is not None:
         return (row.step,), ""
     name = observation.target or observation.target_name
     about = f"{observation.target_category or ''} {observation.target_description or ''}".lower()
