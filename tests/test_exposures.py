@@ -1058,7 +1058,7 @@ def test_segments_of_one_exposure_are_one_look(tmp_path, order):
     other = make_file(tmp_path / "other_rate.fits", 5)
     whole = make_file(tmp_path / "whole_rateints.fits", 1, rate=cube)
     segments = [
-        make_file(tmp_path / f"s-seg00{k}_rateints.fits", 1, rate=part, EXPSEGNM=k)
+        make_file(tmp_path / f"s-seg00{k}_rateints.fits", 1, rate=part, EXSEGNUM=k)
         for k, part in enumerate(np.split(cube, [2]), start=1)
     ]
     joined = open_exposures([*segments[::order], other])
@@ -1073,7 +1073,7 @@ def test_segments_of_one_exposure_are_one_look(tmp_path, order):
 def test_segments_follow_each_other_by_number(tmp_path):
     parts = [np.full((1, *SHAPE), float(k), np.float32) for k in range(1, 13)]
     paths = [
-        make_file(tmp_path / f"s-seg{k:03d}_rateints.fits", 1, rate=part, EXPSEGNM=k)
+        make_file(tmp_path / f"s-seg{k:03d}_rateints.fits", 1, rate=part, EXSEGNUM=k)
         for k, part in enumerate(parts, start=1)
     ]
     stack = open_exposures(paths[::-1])

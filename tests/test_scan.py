@@ -36,6 +36,7 @@ def test_every_card_is_one_of_the_jwst_schema():
     with JwstDataModel() as core, ImageModel() as image, ReferenceFileModel() as reference:
         known = {**keywords_of(image), **keywords_of(core), **keywords_of(reference)}
     assert set(CARDS.values()) <= set(known)
+    assert set(KEYWORDS) <= set(known)
     assert len(set(CARDS.values())) == len(CARDS)
     types = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
     for field in Observation.__dataclass_fields__.values():

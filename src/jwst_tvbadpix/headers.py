@@ -50,7 +50,7 @@ KEYWORDS = {
     "R_MASK": "meta.ref_file.mask.name",
     "CAL_VER": "meta.calibration_software_version",
     "FILENAME": "meta.filename",
-    "EXPSEGNM": "meta.exposure.segment_number",
+    "EXSEGNUM": "meta.exposure.segment_number",
     "MSTR_RD1": "meta.subarray.multistripe_reads1",
     "BUNIT": "meta.bunit_data",
     "PHOTMJSR": "meta.photometry.conversion_megajanskys",

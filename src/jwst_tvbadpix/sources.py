@@ -237,7 +237,7 @@ def _join_segments(scans: Iterable[Scan]) -> list[Scan]:
         cards = scan.keywords
         same = ("DETECTOR", "SUBARRAY", "EXPSTART", "DATE-OBS", "TIME-OBS")
         key: Any = (*(cards[card] for card in same), scan.source.shape[-2:], len(scan.source.shape))
-        number = cards["EXPSEGNM"]
+        number = cards["EXSEGNUM"]
         if not isinstance(number, int) or number in exposures.get(key, {}):
             key = object()  # no segment, or one given twice: it stands for itself
         exposures.setdefault(key, {})[number] = scan
