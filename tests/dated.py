@@ -56,7 +56,8 @@ def make_history(rows=ROWS, detector="MIRIMAGE", readpatts=("FASTR1",), **settin
     exposures["used"] = np.ones(n, bool)
     exposures["expstart_mjd"] = np.linspace(59700, 60700, n)
     exposures["expend_mjd"] = exposures["expstart_mjd"] + 0.01
-    named = dict(zip(("y", "x", "class", "start_mjd", "end_mjd"), zip(*rows, strict=True)))
+    names = ("y", "x", "class", "start_mjd", "end_mjd")
+    named = dict(zip(names, zip(*rows, strict=True), strict=True))
     named |= {"state": 1, "dnu": True, "pending": False, "n_looks": 5, "amplitude": 100.0}
     intervals = {
         name: np.broadcast_to(np.asarray(named.get(name, 0)), len(rows)).astype(dtype)
@@ -136,7 +137,8 @@ class Setting:
     def write_ramp(self, number, **changes):
         """A ramp of the date of this number."""
         changes = {"subarray": "SLITLESSPRISM", "ngroups": 6, "nints": 2} | changes
-        spec = ExposureSpec(mjd(DATES[number]), seed=number, observation=number + 1, **changes)
+        changes = {"seed": number, "observation": number + 1} | changes
+        spec = ExposureSpec(mjd(DATES[number]), **changes)
         return write_ramp(self.folder, spec, build_lrs_scene(seed=5))
 
 

@@ -22,7 +22,15 @@ from ..refmodels import build_mask_at, read_history
 from ..refmodels.irs2 import strip_irs2
 from ._base import _has_crds
 
-__all__ = ["DatedMask", "choose_dated_mask", "cut_dq", "find_reference_file", "name_exposure"]
+__all__ = [
+    "DatedMask",
+    "choose_dated_mask",
+    "cut_dq",
+    "find_reference_file",
+    "fit_frame",
+    "name_exposure",
+    "read_mask",
+]
 
 # Shown, and kept in cal_logs, where the step is a hook: a pipeline handles the loggers of jwst.
 log = logging.getLogger(f"jwst.{__name__}")
@@ -57,12 +65,15 @@ class DatedMask:
         First moment of its validity (UTC).
     source : str
         File it comes from, and the SHA-256 of this file.
+    folder : Path
+        Where this file is: other masks of the series lie there too.
     """
 
     model: MaskModel
     name: str
     useafter: str
     source: str
+    folder: Path
 
     def __str__(self) -> str:
         """Say which state was used, for log and HISTORY."""
@@ -126,16 +137,18 @@ def name_exposure(exposure: JwstDataModel) -> str:
 
 def _read_start(exposure: JwstDataModel, name: str) -> str:
     """Read the start of an exposure of JWST as ISO text, to the millisecond."""
-    meta = exposure.meta
-    if str(meta.telescope).upper() != "JWST":
+    telescope, detector, date, time = (
+        _get(exposure.meta, place)
+        for place in ("telescope", "instrument.detector", "observation.date", "observation.time")
+    )
+    if str(telescope).upper() != "JWST":
         raise InputError(
-            f"expected TELESCOP = JWST in {name}, found {meta.telescope!r}; give exposures of JWST"
+            f"expected TELESCOP = JWST in {name}, found {telescope!r}; give exposures of JWST"
         )
     try:
-        get_detector(meta.instrument.detector)
+        get_detector(detector)
     except DetectorError as error:
         raise DetectorError(f"{name}: {error}") from error
-    date, time = meta.observation.date, meta.observation.time
     try:
         if not date or not time:
             raise ValueError("absent")
@@ -186,12 +199,15 @@ def _build_from_history(exposure: JwstDataModel, start: str, path: Path) -> Date
         for key, (alone, _, place) in _SELECTED_BY.items()
     }
     if _weigh(selection, exposure) is None:
-        wanted = ", ".join(f"{key} {value}" for key, value in selection.items() if value not in _ANY)
+        wanted = ", ".join(
+            f"{key} {value}" for key, value in selection.items() if value not in _ANY
+        )
         raise InputError(
             f"expected an exposure of what the masks of {path} are for ({wanted}), found "
             f"{_describe(exposure)}; make the history with mask_filter=N/A for masks of any filter"
         )
-    return DatedMask(mask, mask.meta.filename, str(mask.meta.useafter), f"history {_hash(path)}")
+    useafter, source = str(mask.meta.useafter), f"history {_hash(path)}"
+    return DatedMask(mask, mask.meta.filename, useafter, source, path.parent)
 
 
 def _get_from_crds(exposure: JwstDataModel) -> DatedMask:
@@ -203,13 +219,14 @@ def _get_from_crds(exposure: JwstDataModel) -> DatedMask:
             if found != "N/A":
                 path = Path(found)
                 mask = read_mask(path)
-                source = f"CRDS, {_hash(path)}"
-                return DatedMask(mask, f"crds://{path.name}", str(mask.meta.useafter), source)
+                useafter, source = str(mask.meta.useafter), f"CRDS, {_hash(path)}"
+                return DatedMask(mask, f"crds://{path.name}", useafter, source, path.parent)
             problem = "N/A"
         except (Exception, SystemExit) as error:  # crds exits where it finds no cache
             problem = error
     raise InputError(
-        f"expected a mask reference of CRDS, found: {problem}; set CRDS up, or give history or masks"
+        f"expected a mask reference of CRDS, found: {problem}; set CRDS up, or give history or "
+        "masks"
     )
 
 
@@ -289,7 +306,8 @@ def _choose_file(exposure: JwstDataModel, start: str, paths: Sequence[Path]) -> 
             f"expected one mask of USEAFTER {own[best]['USEAFTER']}, found {len(rivals)}: "
             f"{', '.join(map(str, rivals))}; leave only one of them"
         )
-    return DatedMask(read_mask(best), best.name, own[best]["USEAFTER"], f"mask {_hash(best)}")
+    useafter, source = own[best]["USEAFTER"], f"mask {_hash(best)}"
+    return DatedMask(read_mask(best), best.name, useafter, source, best.parent)
 
 
 def _second(useafter: str, path: Path) -> str:

@@ -15,7 +15,14 @@ from ..errors import InputError
 from ..refmodels import dq_value
 from ._dated_mask import cut_dq, find_reference_file, fit_frame, name_exposure
 
-__all__ = ["Reflagged", "find_later_flags", "reflag_ramp", "reflag_rate"]
+__all__ = [
+    "Reflagged",
+    "find_later_flags",
+    "has_flags",
+    "reflag_ramp",
+    "reflag_rate",
+    "require_detector_frame",
+]
 
 _DNU = np.uint32(dq_value("DO_NOT_USE"))
 # Flags of a group that come with a DO_NOT_USE of their own.
@@ -53,6 +60,32 @@ class Reflagged:
     added: int
     released: int
     kept: int | None
+
+
+def require_detector_frame(model: JwstDataModel) -> None:
+    """Require a ramp, a rate or a calibrated product in the pixels of the detector.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
+    kinds = (RampModel, datamodels.ImageModel, datamodels.CubeModel, datamodels.IFUImageModel)
+    problem = None
+    if type(model) not in kinds:
+        problem = type(model).__name__
+    elif model.meta.cal_step.resample == "COMPLETE":
+        problem = "a resampled image"
+    elif model.meta.subarray.num_superstripe:
+        problem = f"{model.meta.subarray.num_superstripe} stripes"
+    elif model.data is None or model.data.ndim < 2:
+        problem = "no pixels"
+    if problem:
+        raise InputError(
+            "expected a ramp, or a _rate, _rateints, _cal or _calints product in the pixels of the "
+            f"detector, found {problem} in {name_exposure(model)}; give the product of an earlier "
+            "step"
+        )
 
 
 def find_later_flags(model: RampModel) -> tuple[np.ndarray | None, list[str]]:
@@ -102,6 +135,7 @@ def reflag_ramp(
     other: MaskModel | None,
     *,
     keep: np.ndarray | None = None,
+    user_dq: np.ndarray | None = None,
 ) -> Reflagged:
     """Replace the flags of one mask by those of another in a ramp, as dq_init would set them.
 
@@ -114,7 +148,9 @@ def reflag_ramp(
     other : MaskModel or None
         The mask that dq_init used. None: flags are only added.
     keep : ndarray of uint32, shape of PIXELDQ, optional
-        Flags that stay although `other` has them.
+        Flags of later steps that stay although `other` has them.
+    user_dq : ndarray of integers, shape of PIXELDQ, optional
+        Flags that dq_init was given beside the mask (user_supplied_dq).
 
     Returns
     -------
@@ -124,8 +160,6 @@ def reflag_ramp(
     ------
     DetectorError
         The ramp does not lie within one of the masks.
-    InputError
-        The ramp is one of stripes.
 
     Notes
     -----
@@ -134,25 +168,25 @@ def reflag_ramp(
     group of an integration, which belong to other steps. Right after dq_init the result equals,
     bit for bit, that of dq_init with `mask`.
     """
-    if getattr(model.meta.subarray, "num_superstripe", None):
-        raise InputError(
-            f"expected one rectangle of the detector in {name_exposure(model)}, found "
-            f"{model.meta.subarray.num_superstripe} stripes; leave the exposure out"
-        )
-    dated = cut_dq(model, mask)
+    bad = (cut_dq(model, mask) & _DNU) != 0
     check_dimensions(model)
     before = (model.pixeldq & _DNU) != 0
     if other is not None:
         _remove(model, cut_dq(model, other), keep)
-    do_dqinit(model, fit_frame(model, mask))
+    do_dqinit(model, fit_frame(model, mask), user_dq=user_dq)
     after = (model.pixeldq & _DNU) != 0
-    bad = (dated & _DNU) != 0
     return Reflagged(
         bad=int(bad.sum()),
         added=int((after & ~before).sum()),
         released=int((before & ~after).sum()),
         kept=None if other is None else int((before & after & ~bad & _covered(model, other)).sum()),
     )
+
+
+def has_flags(model: RampModel, other: MaskModel) -> bool:
+    """Say whether PIXELDQ of a ramp has all flags of a mask, as it has where this was used."""
+    cut = cut_dq(model, other)
+    return bool(model.pixeldq is not None and (model.pixeldq & cut == cut).all())
 
 
 def _covered(model: JwstDataModel, other: MaskModel) -> np.ndarray:
@@ -195,8 +229,6 @@ def reflag_rate(model: JwstDataModel, mask: MaskModel, other: MaskModel | None) 
 
     Raises
     ------
-    InputError
-        Not a product in detector coordinates.
     DetectorError
         The exposure does not lie within one of the masks.
 
@@ -205,7 +237,6 @@ def reflag_rate(model: JwstDataModel, mask: MaskModel, other: MaskModel | None) 
     Where the mask has DO_NOT_USE a rate gets what ramp_fit gives: NaN in SCI, 0 in ERR and the
     variances. A calibrated product gets NaN in all planes, as its steps keep it.
     """
-    _require_detector_frame(model)
     dated = cut_dq(model, mask)
     bad = (dated & _DNU) != 0
     before = _bad_throughout(model.dq)
@@ -233,15 +264,3 @@ def _error_planes(model: JwstDataModel) -> Iterator[Any]:
         plane = getattr(model, name, None) if model.hasattr(name) else None
         if plane is not None and plane.shape == model.data.shape:
             yield plane
-
-
-def _require_detector_frame(model: JwstDataModel) -> None:
-    kinds = (datamodels.ImageModel, datamodels.CubeModel, datamodels.IFUImageModel)
-    done = model.meta.cal_step.resample
-    if type(model) in kinds and done != "COMPLETE" and model.dq.shape == model.data.shape:
-        return
-    raise InputError(
-        f"expected a ramp, or a _rate, _rateints, _cal or _calints product in the pixels of the "
-        f"detector, found {type(model).__name__} in {name_exposure(model)} (resample {done}); give "
-        "the product of an earlier step"
-    )

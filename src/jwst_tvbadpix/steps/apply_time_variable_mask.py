@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from astropy.io import fits
 from jwst.lib.suffix import KNOW_SUFFIXES
 from jwst.stpipe.utilities import record_step_status
 from stdatamodels.jwst import datamodels
@@ -22,7 +23,14 @@ from ._dated_mask import (
     name_exposure,
     read_mask,
 )
-from ._reflag import Reflagged, find_later_flags, reflag_ramp, reflag_rate
+from ._reflag import (
+    Reflagged,
+    find_later_flags,
+    has_flags,
+    reflag_ramp,
+    reflag_rate,
+    require_detector_frame,
+)
 
 __all__ = ["ApplyTimeVariableMask"]
 
@@ -66,7 +74,7 @@ class ApplyTimeVariableMask(TvBadPixStep):
         ------
         TvBadPixError
             The exposure, the history or the masks are not as they must be; see
-            `choose_dated_mask`, `reflag_ramp` and `reflag_rate`.
+            `choose_dated_mask`, `require_detector_frame` and `reflag_ramp`.
         """
         self._taken: list[Path] = []
         only = inputs[0] if len(inputs) == 1 else list(inputs)
@@ -78,12 +86,18 @@ class ApplyTimeVariableMask(TvBadPixStep):
     def _apply(self, given: Any, host: Step | None) -> JwstDataModel:
         """Apply the mask of its date to one exposure."""
         model = self._open(given, host)
-        mask = choose_dated_mask(model, history=self.history, masks=self.masks)
-        name, other = self._find_other(model, mask, host)
-        if isinstance(model, RampModel):
-            done = self._reflag_ramp(model, mask, name, other, host)
-        else:
-            done = reflag_rate(model, mask.model, other)
+        try:
+            require_detector_frame(model)
+            mask = choose_dated_mask(model, history=self.history, masks=self.masks)
+            name, other = self._find_other(model, mask, host)
+            if isinstance(model, RampModel):
+                done = self._reflag_ramp(model, mask, name, other, host)
+            else:
+                done = reflag_rate(model, mask.model, other)
+        except BaseException:
+            if model is not given:
+                model.close()
+            raise
         _tell(model, mask, name, done)
         record_step_status(model, self.class_alias)
         return model
@@ -137,10 +151,8 @@ class ApplyTimeVariableMask(TvBadPixStep):
         override = getattr(host, "override_mask", None)
         if name.startswith("override://") and isinstance(override, MaskModel):
             return name, override
-        folders = [Path(text) for text in (self.masks or ()) if Path(text).is_dir()]
-        folders += [Path(self.history).parent] if self.history else []
-        path = find_reference_file(name, *folders)
-        return name, None if path is None else read_mask(path)
+        found = find_reference_file(name, mask.folder)
+        return name, None if found is None else read_mask(found)
 
     def _reflag_ramp(
         self,
@@ -152,15 +164,16 @@ class ApplyTimeVariableMask(TvBadPixStep):
     ) -> Reflagged:
         """Replace the flags in a ramp, and name the mask that they are of."""
         keep, missing = find_later_flags(model)
-        if missing and other is not None:
-            log.warning(
-                "%s: flags of %s cannot be told from those of %s, which therefore stay: not found",
-                name_exposure(model),
-                ", ".join(missing),
-                name,
-            )
+        problem = "not found: " + ", ".join(missing) if missing else ""
+        if other is not None and not has_flags(model, other):
+            problem = f"PIXELDQ does not have all flags of {name}: another mask was used"
+        if other is not None and problem:
+            log.warning("%s: flags are only added; %s", name_exposure(model), problem)
             other = None
-        done = reflag_ramp(model, mask.model, other, keep=keep)
+        user_dq = getattr(host, "user_supplied_dq", None)
+        if user_dq is not None:
+            user_dq = fits.getdata(user_dq)
+        done = reflag_ramp(model, mask.model, other, keep=keep, user_dq=user_dq)
         if name is None or other is not None:
             model.meta.ref_file.mask.name = mask.name
             used = getattr(host, "_reference_files_used", None)
@@ -230,8 +243,8 @@ def _tell(model: JwstDataModel, mask: DatedMask, name: str | None, done: Reflagg
     entries = [f"ApplyTimeVariableMask: {text}"]
     if name is not None and done.kept is None:
         entries.append(
-            f"{name}, the mask in this exposure, was not at hand: its flags stay; which of them "
-            "the dated mask does not have is not known"
+            f"The flags of {name}, the mask in this exposure, could not be told from others and "
+            "stay; give r_mask where its file is known"
         )
         log.warning("%s: %s", name_exposure(model), entries[-1])
     elif done.kept:
@@ -240,8 +253,7 @@ def _tell(model: JwstDataModel, mask: DatedMask, name: str | None, done: Reflagg
         )
         log.warning("%s: %s; apply to the ramp instead", name_exposure(model), entries[-1])
     for entry in entries:
-        if entry not in [str(known["description"]) for known in model.history]:
-            model.add_history_entry(entry, SOFTWARE)
+        model.add_history_entry(entry, SOFTWARE)
 
 
 def _find_kind(model: JwstDataModel) -> str:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..refmodels.mask import SOFTWARE
 from ._dated_mask import DatedMask, choose_dated_mask
 
-__all__ = ["TvBadPixDetector1Pipeline", "TvBadPixDQInitStep"]
+__all__ = ["TvBadPixDQInitStep", "TvBadPixDetector1Pipeline"]
 
 log = logging.getLogger(f"jwst.{__name__}")
 
@@ -30,7 +30,7 @@ class TvBadPixDQInitStep(DQInitStep):
         super().__init__(*args, **kwargs)
         if self.history or self.masks:
             # Else the pipeline would ask CRDS for a mask, and fail where it has none.
-            self.reference_file_types = []
+            self.reference_file_types: list[str] = []
 
     @classmethod
     def get_config_reftype(cls) -> str:
@@ -72,6 +72,8 @@ class TvBadPixDetector1Pipeline(Detector1Pipeline):
         save_calibrated_ramp = boolean(default=False)  # Also save the corrected ramp
     """
 
+    _result_id: int | None = None
+
     step_defs = {**Detector1Pipeline.step_defs, "dq_init": TvBadPixDQInitStep}  # noqa: RUF012
 
     @classmethod
@@ -81,19 +83,17 @@ class TvBadPixDetector1Pipeline(Detector1Pipeline):
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Save a product that names its mask in HISTORY."""
-        self._record(model)
+        if id(model) != self._result_id:
+            self._record(model)
         return super().save_model(model, *args, **kwargs)
 
     def finalize_result(self, result: Any, reference_files_used: list[tuple[str, str]]) -> None:
-        """Name the mask in HISTORY of what is returned too."""
+        """Name the mask in HISTORY of the result too, whether or not it is saved."""
         self._record(result)
+        self._result_id = id(result)
         super().finalize_result(result, reference_files_used)
 
     def _record(self, model: Any) -> None:
-        """Add what mask was used to HISTORY, once."""
         mask = self.dq_init.dated_mask
-        if mask is None or not isinstance(model, JwstDataModel):
-            return
-        entry = f"dq_init: {mask}"
-        if entry not in [str(known["description"]) for known in model.history]:
-            model.add_history_entry(entry, SOFTWARE)
+        if mask is not None and isinstance(model, JwstDataModel):
+            model.add_history_entry(f"dq_init: {mask}", SOFTWARE)
