@@ -104,12 +104,12 @@ def draw_static_dq(seed=3):
     return dq
 
 
-def make_static(dq, detector="MIRIMAGE", **selection):
+def make_static(dq, detector="MIRIMAGE", useafter=FIRST, **selection):
     """A mask as today's CRDS has it."""
     return build_mask(
         dq,
         detector=detector,
-        useafter=FIRST,
+        useafter=useafter,
         description="Static mask",
         history=["Made by a test."],
         pedigree="SIMULATION",

@@ -1,11 +1,9 @@
 """ApplyTimeVariableMask: as a hook the same as the mask of the date as override, and alone."""
 
-import gc
 import logging
 import os
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,7 @@ from pipeline import (
     DNU,
     assert_same_products,
     find_products,
+    idle_collector,
     make_bare_environment,
     read_planes,
     read_products,
@@ -46,17 +45,12 @@ CLASS = "jwst_tvbadpix.steps.ApplyTimeVariableMask"
 
 
 @pytest.fixture(autouse=True)
-def idle_collector(monkeypatch):
-    """stpipe collects garbage before each step: most of the time of a small one."""
-    idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
-    monkeypatch.setattr("stpipe.step.gc", idle)
-
-
-@pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """No CRDS set-up but where a test makes one."""
     for key in [key for key in os.environ if key.startswith("CRDS_")]:
         monkeypatch.delenv(key)
+    with idle_collector():
+        yield
 
 
 @pytest.fixture(scope="module")
