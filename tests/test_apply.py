@@ -125,12 +125,14 @@ def make_hook(setting, form):
         return ApplyTimeVariableMask(history=str(setting.history.with_suffix("")))
     if form == "history folder":
         return ApplyTimeVariableMask(history=str(setting.history.parent))
+    if form == "masks as text":
+        return f"{CLASS}(masks='{setting.masks}')"
     return ApplyTimeVariableMask(masks=[str(setting.masks)])
 
 
 @pytest.mark.parametrize(
     ("number", "form"),
-    [(0, "text"), (2, "text"), (3, "text"), (2, "bare name"), (2, "history folder"), (2, "masks")],
+    [(0, "text"), (2, "masks"), (3, "text")],
 )
 def test_hook_equals_override(setting, ramps, overridden, tmp_path, number, form):
     products = run_detector1(
@@ -162,23 +164,32 @@ def run_strun(setting, folder, *arguments, crds=True):
     )
 
 
-@pytest.mark.parametrize("form", ["one argument", "two arguments"])
-def test_strun_takes_the_hook(setting, ramps, overridden, tmp_path, form):
-    hook = f"{CLASS}(history='{setting.history}'),"
-    if form == "two arguments":
-        hook = f"\"{CLASS}(history='{setting.history}', r_mask='{setting.static}')\","
+def test_strun_takes_the_hook(setting, ramps, overridden, tmp_path):
     done = run_strun(
         setting,
         tmp_path,
         "calwebb_detector1",
         ramps[2],
-        f"--steps.dq_init.post_hooks={hook}",
+        f"--steps.dq_init.post_hooks={CLASS}(history='{setting.history}'),",
         f"--output_dir={tmp_path}",
         "--save_calibrated_ramp=True",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_products(find_products(ramps[2], tmp_path), overridden[2])
     assert "state of USEAFTER 2023-06-01T00:00:00" in done.stderr + done.stdout
+
+
+def test_strun_takes_a_hook_of_two_arguments(setting, ramps, overridden, tmp_path):
+    """They need quotes of their own, or the list of hooks would be split at the comma."""
+    hook = f"{CLASS}(history='{setting.history}', r_mask='{setting.static}')"
+    done = run_strun(
+        setting, tmp_path, "dq_init", ramps[2], f'--post_hooks="{hook}",', "--output_file=x.fits"
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (product,) = tmp_path.glob("x*.fits")
+    (pixeldq,) = read_planes(product, "PIXELDQ")
+    (wanted,) = read_planes(overridden[2]["ramp"], "PIXELDQ")
+    np.testing.assert_array_equal(pixeldq, wanted)
 
 
 def test_only_our_steps_with_arguments_are_refused_as_modules():
@@ -193,13 +204,14 @@ def test_only_our_steps_with_arguments_are_refused_as_modules():
     assert [type(f).__name__ for f in sys.meta_path].count("_HooksWithArguments") == 1
 
 
-@pytest.mark.parametrize("subarray", ["FULL", "SLITLESSPRISM"])
-def test_hook_on_dq_init_alone(setting, subarray):
+@pytest.mark.parametrize(
+    ("subarray", "form"),
+    [("FULL", "masks as text"), ("SLITLESSPRISM", "bare name"), ("FULL", "history folder")],
+)
+def test_hook_on_dq_init_alone(setting, subarray, form):
     ramp = setting.write_ramp(1, subarray=subarray, nints=1, ngroups=3, observation=70)
     with use_context(setting.context):
-        hooked = DQInitStep.call(
-            str(ramp), post_hooks=[ApplyTimeVariableMask(history=str(setting.history))]
-        )
+        hooked = DQInitStep.call(str(ramp), post_hooks=[make_hook(setting, form)])
         mask = setting.find_mask(DATES[1], ".asdf")
         direct = DQInitStep.call(str(ramp), override_mask=str(mask))
     assert_same_planes(hooked, direct)
@@ -323,6 +335,17 @@ def test_twice_is_once(setting, static, kind):
     once.close()
 
 
+@pytest.mark.parametrize("suffix", [".fits", ".asdf"])
+def test_either_twin_names_the_same_mask(setting, overridden, suffix):
+    """Where the override that dq_init took is no longer where it was."""
+    ramp = read_model(overridden[2]["ramp"])
+    ramp.meta.ref_file.mask.name = f"/gone/{setting.find_mask(DATES[2], suffix).name}"
+    with use_context(setting.context):
+        result = ApplyTimeVariableMask(history=str(setting.history)).run(ramp)
+    assert_same_planes(result, ramp)
+    assert result.meta.ref_file.mask.name == setting.find_mask(DATES[2], ".asdf").name
+
+
 def test_uncal_alone_gets_flags_and_name(setting, ramps):
     """Without dq_init there is nothing to remove."""
     result = ApplyTimeVariableMask.call(str(ramps[3]), history=str(setting.history))
@@ -418,8 +441,7 @@ def test_parameter_file_does_the_same(setting, static, tmp_path):
 
 def test_series_files_and_context_give_the_same(setting, static, tmp_path):
     files = [str(path) for path in sorted(setting.masks.glob("*.fits"))]
-    masks = {"mask": sorted(setting.masks.glob("*.fits"))}
-    context = build_context(tmp_path / "crds", masks)
+    context = build_context(tmp_path / "crds", {"mask": files})
     rate = str(static[2]["rate"])
     results = [
         ApplyTimeVariableMask(history=str(setting.history)).run(rate),
@@ -640,7 +662,6 @@ def change(model, **values):
         ({"observation__date": None}, DateError, "DATE-OBS and TIME-OBS"),
         ({"observation__time": None}, DateError, "DATE-OBS and TIME-OBS"),
         ({"observation__date": "2021-01-01"}, DateError, "from 2021-12-25T00:00:00 on"),
-        ({"instrument__filter": "F770W"}, InputError, "P750L"),
         ({"subarray__ystart": None}, DetectorError, "rectangle of the mask"),
         ({"subarray__ystart": 900}, DetectorError, "rectangle of the mask"),
         ({"cal_step__resample": "COMPLETE"}, InputError, "pixels of the detector"),
@@ -653,10 +674,31 @@ def test_exposures_that_cannot_be(setting, rate, changes, error, words, by):
         {"history": str(setting.history)} if by == "history" else {"masks": [str(setting.masks)]}
     )
     if by == "masks":
-        words = words.replace("history of", "masks of").replace("P750L", "FILTER F770W")
+        words = words.replace("history of", "masks of")
     with pytest.raises(error, match=words) as caught:
         ApplyTimeVariableMask(**source).run(rate)
     assert rate.meta.filename in str(caught.value)
+
+
+def test_another_filter(setting, rate, caplog):
+    """Files say what they are for, as in CRDS; the state of a pixel is what it is."""
+    change(rate, instrument__filter="F770W")
+    with pytest.raises(InputError, match=r"found none among 4 of MIRIMAGE") as caught:
+        ApplyTimeVariableMask(masks=[str(setting.masks)]).run(rate)
+    assert "FILTER F770W" in str(caught.value)
+    with caplog.at_level(logging.WARNING):
+        result = ApplyTimeVariableMask(history=str(setting.history)).run(rate)
+    assert "are for FILTER P750L, but the exposure is one of FILTER F770W" in caplog.text
+    assert result.dq[610 - 528, 20] & pixel["HOT"]
+
+
+def test_a_history_of_another_shape(rate, tmp_path):
+    path = tmp_path / "x_MIRIMAGE_badpixhistory.asdf"
+    history = make_history([(1500, 10, "HOT", -np.inf, np.inf)])
+    history.meta.filename = path.name
+    write_asdf(history, path)
+    with pytest.raises(InputError, match=r"pixels of MIRIMAGE, \(1024, 1032\)"):
+        ApplyTimeVariableMask(history=str(path)).run(rate)
 
 
 def test_a_cut_out_is_no_exposure_of_the_detector(setting, rate):

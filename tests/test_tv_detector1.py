@@ -4,11 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asdf
 import numpy as np
 import pytest
 from astropy.io import fits
 from crds.core.exceptions import CrdsLookupError
 from dated import DATES, build_setting, draw_static_dq, make_static
+from jwst.dq_init.dq_init_step import DQInitStep
 from jwst.pipeline import Detector1Pipeline
 from pipeline import (
     assert_same_products,
@@ -130,6 +132,40 @@ def test_parameters_of_the_stock_pipeline_apply():
     assert own["save_calibrated_ramp"] == theirs["save_calibrated_ramp"]
     more = set(own["steps"]["dq_init"]) - set(theirs["steps"]["dq_init"])
     assert more == {"history", "masks"}
+
+
+def write_parameters(path, cls, parameters, steps=()):
+    meta = {"author": "a", "date": "2024-01-01T00:00:00", "description": "d", "origin": "STScI"}
+    meta |= {"pedigree": "GROUND", "telescope": "JWST", "useafter": "2021-12-25T00:00:00"}
+    meta |= {"instrument": {"name": "MIRI"}, "reftype": f"pars-{cls.__name__.lower()}"}
+    tree = {"class": f"{cls.__module__}.{cls.__name__}", "name": cls.__name__, "meta": meta}
+    tree |= {"parameters": parameters, "steps": list(steps)}
+    file = asdf.AsdfFile(tree)
+    file.add_history_entry("Made by a test.")
+    file.write_to(path)
+    return path
+
+
+def test_parameter_references_of_crds_are_applied(setting, ramp, tmp_path, monkeypatch):
+    jump = {"class": "jwst.jump.jump_step.JumpStep", "name": "jump"}
+    jump["parameters"] = {"rejection_threshold": 77.0}
+    files = {
+        "pars-detector1pipeline": [
+            write_parameters(
+                tmp_path / "d.asdf", Detector1Pipeline, {"save_calibrated_ramp": True}, [jump]
+            )
+        ],
+        "pars-dqinitstep": [
+            write_parameters(tmp_path / "q.asdf", DQInitStep, {"user_supplied_dq": "user.fits"})
+        ],
+    }
+    context = build_context(tmp_path / "crds", {**files, "gain": setting.references["gain"]})
+    with use_context(context):
+        monkeypatch.delenv("STPIPE_DISABLE_CRDS_STEPPARS")
+        config, _ = TvBadPixDetector1Pipeline.build_config(str(ramp))
+    assert config["save_calibrated_ramp"]
+    assert config["steps"]["jump"]["rejection_threshold"] == 77.0
+    assert config["steps"]["dq_init"]["user_supplied_dq"] == "user.fits"
 
 
 @pytest.mark.parametrize(

@@ -185,26 +185,34 @@ def _find_history(given: str) -> Path:
 def _build_from_history(exposure: JwstDataModel, start: str, path: Path) -> DatedMask:
     """Build the mask that the series of the history has for the exposure."""
     history = read_history(path)
-    meta = exposure.meta
-    mask = build_mask_at(
-        history,
-        start,
-        detector=meta.instrument.detector,
-        readpatt=meta.exposure.readpatt,
-        ngroups=meta.exposure.ngroups,
-        name=path.stem.removesuffix(f"_{history.meta.instrument.detector}_badpixhistory"),
-    )
+    meta, own = exposure.meta, history.meta.instrument.detector
+    try:
+        mask = build_mask_at(
+            history,
+            start,
+            detector=meta.instrument.detector,
+            readpatt=meta.exposure.readpatt,
+            ngroups=meta.exposure.ngroups,
+            name=path.stem.removesuffix(f"_{own}_badpixhistory"),
+        )
+    except IndexError as error:
+        raise InputError(
+            f"expected pixels of {own}, {get_detector(own).shape} (ny, nx), in {path}, found: "
+            f"{error}; make the history again"
+        ) from error
     selection = {
-        key: str(_get(mask, place) or _get(mask, alone) or "")
-        for key, (alone, _, place) in _SELECTED_BY.items()
+        key: str(_get(mask, several) or _get(mask, alone) or "")
+        for key, (alone, _, several) in _SELECTED_BY.items()
     }
     if _weigh(selection, exposure) is None:
-        wanted = ", ".join(
-            f"{key} {value}" for key, value in selection.items() if value not in _ANY
-        )
-        raise InputError(
-            f"expected an exposure of what the masks of {path} are for ({wanted}), found "
-            f"{_describe(exposure)}; make the history with mask_filter=N/A for masks of any filter"
+        # Not refused: a pixel is bad whatever the filter, and nothing is asked of CRDS.
+        named = [f"{key} {value}" for key, value in selection.items() if value not in _ANY]
+        log.warning(
+            "%s: the masks of %s are for %s, but the exposure is one of %s",
+            name_exposure(exposure),
+            path,
+            ", ".join(named),
+            _describe(exposure),
         )
     useafter, source = str(mask.meta.useafter), f"history {_hash(path)}"
     return DatedMask(mask, mask.meta.filename, useafter, source, path.parent)

@@ -146,7 +146,7 @@ class ApplyTimeVariableMask(TvBadPixStep):
             # Without dq_init there is nothing of a mask in the exposure.
             done = model.meta.cal_step.dq_init == "COMPLETE" and name != "N/A"
             return ("a mask that R_MASK does not name" if done else None), None
-        if Path(name).name == Path(mask.name).name:
+        if Path(name).stem == Path(mask.name).stem:  # or that of its twin
             return name, mask.model
         override = getattr(host, "override_mask", None)
         if name.startswith("override://") and isinstance(override, MaskModel):
