@@ -37,9 +37,12 @@ from stdatamodels.jwst.datamodels.dqflags import group, pixel
 from stpipe._hooks import hook_from_string
 
 from jwst_tvbadpix.delivery import build_context, use_context
+from jwst_tvbadpix.detectors import get_detector
 from jwst_tvbadpix.errors import DateError, DetectorError, InputError
 from jwst_tvbadpix.refmodels import build_mask_at, build_mask_series, write_asdf, write_twins
+from jwst_tvbadpix.refmodels.irs2 import strip_irs2
 from jwst_tvbadpix.steps import ApplyTimeVariableMask
+from jwst_tvbadpix.steps.detector1 import TvBadPixDQInitStep
 
 CLASS = "jwst_tvbadpix.steps.ApplyTimeVariableMask"
 
@@ -506,6 +509,22 @@ def test_depth_of_the_exposure_decides(static, tmp_path):
 IRS2 = "NRSIRS2|NRSIRS2RAPID"
 
 
+def write_saturation(detector, folder):
+    dq = np.zeros(SIZES[detector], np.uint32)
+    dq[700, 77] = pixel["NO_SAT_CHECK"] | DNU
+    return save_saturation(dq, "NIRSPEC", detector, folder)
+
+
+def save_saturation(dq, instrument, detector, folder):
+    reference = datamodels.SaturationModel(data=np.ones(dq.shape, np.float32), dq=dq)
+    meta, sub = reference.meta, reference.meta.subarray
+    meta.instrument.name, meta.instrument.detector = instrument, detector
+    sub.name, sub.xstart, sub.ystart, sub.ysize, sub.xsize = "FULL", 1, 1, *dq.shape
+    path = folder / "saturation.fits"
+    reference.save(path)
+    return path
+
+
 def make_irs2_ramp(detector, readpatt="NRSIRS2RAPID"):
     ramp = datamodels.RampModel((1, 2, 3200 if "IRS2" in readpatt else 2048, 2048))
     meta = ramp.meta
@@ -542,6 +561,20 @@ def test_irs2_frame_before_and_after_refpix(tmp_path, detector):
     result = step.run(flagged)
     np.testing.assert_array_equal(result.pixeldq, wanted.dq)
     np.testing.assert_array_equal(result.groupdq[0, 1], wanted.dq & DNU)
+    np.testing.assert_array_equal(
+        TvBadPixDQInitStep(history=str(path)).process(make_irs2_ramp(detector)).pixeldq, wanted.dq
+    )
+    anyone = build_mask_at(history, "2024-01-01", readpatt="NRSRAPID")
+    anyone.meta.exposure.readpatt, anyone.meta.exposure.p_readpatt = "N/A", None
+    (tmp_path / "any").mkdir()
+    flagged.meta.cal_step.saturation = "COMPLETE"  # whose reference is never in the IRS2 frame
+    flagged.meta.ref_file.saturation.name = str(write_saturation(detector, tmp_path))
+    step = ApplyTimeVariableMask(masks=write_masks(tmp_path / "any", anyone), r_mask=str(static))
+    result = step.run(flagged)
+    strayed = strip_irs2(result.pixeldq, get_detector(detector)) != anyone.dq
+    assert np.argwhere(strayed).tolist() == [[700, 77]]
+    flagged.meta.cal_step.saturation = None
+    step = ApplyTimeVariableMask(history=str(path), r_mask=str(static))
     strip_ref_pixels(flagged, make_irs2_mask(3200, 2048, 16, 4))  # what refpix does
     flagged.data = flagged.data[:, :, :2048]
     assert flagged.pixeldq.shape == (2048, 2048)
@@ -571,13 +604,7 @@ def make_late_ramp(static_dq, sat_dq, folder):
     ramp.pixeldq = static_dq[cut] | sat_dq[cut]
     ramp.groupdq[:] = static_dq[cut] & DNU
     meta.cal_step.dq_init = meta.cal_step.saturation = "COMPLETE"
-    reference = datamodels.SaturationModel(data=np.ones(FULL, np.float32), dq=sat_dq)
-    ref = reference.meta
-    ref.instrument.name, ref.instrument.detector = "MIRI", "MIRIMAGE"
-    sub = ref.subarray
-    sub.name, sub.xstart, sub.ystart, sub.xsize, sub.ysize = "FULL", 1, 1, 1032, 1024
-    path = folder / "saturation.fits"
-    reference.save(path)
+    path = save_saturation(sat_dq, "MIRI", "MIRIMAGE", folder)
     meta.ref_file.saturation.name = str(path)
     return ramp
 
@@ -709,7 +736,8 @@ def test_a_cut_out_is_no_exposure_of_the_detector(setting, rate):
 
 @pytest.mark.parametrize("both", [True, False])
 def test_one_source_is_needed(setting, rate, both):
-    given = {"history": str(setting.history), "masks": ["crds"]} if both else {}
+    given = {"history": str(setting.history), "masks": ["crds"]}
+    given = given if both else {"history": "None", "masks": "None"}
     with pytest.raises(InputError, match="one of history and masks"):
         ApplyTimeVariableMask(**given).run(rate)
 

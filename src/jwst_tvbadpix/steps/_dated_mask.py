@@ -19,7 +19,7 @@ from stpipe import crds_client
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
 from ..refmodels import build_mask_at, read_history
-from ..refmodels.irs2 import strip_irs2
+from ..refmodels.irs2 import interleave_irs2, strip_irs2
 from ._base import _has_crds
 
 __all__ = [
@@ -113,6 +113,9 @@ def choose_dated_mask(
         The exposure has no start, or lies before the first mask.
     """
     name = name_exposure(exposure)
+    # A .cfg file can say None only as text.
+    history = None if history == "None" else history
+    masks = [text for text in masks or () if text not in ("", "None")]
     if bool(history) == bool(masks):
         raise InputError(
             f"expected one of history and masks to choose the mask of {name} from, found "
@@ -123,9 +126,9 @@ def choose_dated_mask(
     try:
         if history:
             return _build_from_history(exposure, start, _find_history(history))
-        if list(masks or ()) == ["crds"]:
+        if masks == ["crds"]:
             return _get_from_crds(exposure)
-        return _choose_file(exposure, start, list(_list_masks(masks or ())))
+        return _choose_file(exposure, start, list(_list_masks(masks)))
     except TvBadPixError as error:
         raise type(error)(f"{name}: {error}") from error
 
@@ -432,7 +435,7 @@ def cut_dq(exposure: JwstDataModel, mask: MaskModel) -> np.ndarray:
     Returns
     -------
     ndarray of uint32, the last two axes of `data`
-        Of a mask in the IRS2 frame the pixels of the detector, where the exposure has no other.
+        In the frame of the exposure, IRS2 or not.
 
     Raises
     ------
@@ -456,10 +459,14 @@ def cut_dq(exposure: JwstDataModel, mask: MaskModel) -> np.ndarray:
 
 
 def fit_frame(exposure: JwstDataModel, mask: MaskModel) -> MaskModel:
-    """Take a mask out of the IRS2 frame where the exposure no longer has it."""
+    """Put a mask into the IRS2 frame, or take it out, where the exposure has the other one."""
     facts = get_detector(exposure.meta.instrument.detector)
-    if mask.dq.shape != facts.irs2_shape or exposure.data.shape[-2] != facts.shape[0]:
+    full, irs2 = facts.shape, facts.irs2_shape
+    if irs2 is None or (mask.dq.shape, exposure.data.shape[-2]) not in (
+        (irs2, full[0]),
+        (full, irs2[0]),
+    ):
         return mask
-    stripped = mask.copy()
-    stripped.dq = strip_irs2(np.asarray(mask.dq), facts)
-    return stripped
+    dq, framed = np.asarray(mask.dq), mask.copy()
+    framed.dq = strip_irs2(dq, facts) if dq.shape == irs2 else interleave_irs2(dq, facts)
+    return framed
