@@ -3,6 +3,7 @@
 import gc
 import os
 import types
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,15 @@ def make_bare_environment():
     return kept | {"PYTHONPATH": str(Path(jwst_tvbadpix.__file__).parents[1])}
 
 
+@contextmanager
+def idle_collector():
+    """Keep stpipe from collecting garbage after each step: most of the time of a small ramp."""
+    idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stpipe.step.gc", idle)
+        yield
+
+
 def run_detector1(ramp, folder, context, **steps):
     """Run the stock calwebb_detector1 within a context and save what it makes.
 
@@ -57,10 +67,7 @@ def run_detector1(ramp, folder, context, **steps):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # stpipe collects garbage after each of the twenty steps: most of the time of a small ramp.
-    idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
-    with pytest.MonkeyPatch.context() as patch, use_context(context):
-        patch.setattr("stpipe.step.gc", idle)
+    with idle_collector(), use_context(context):
         Detector1Pipeline.call(
             str(ramp),
             save_results=True,

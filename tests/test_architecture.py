@@ -148,7 +148,11 @@ def test_refmodels_and_delivery_know_no_steps():
 
 def test_pipelines_are_never_imported_at_the_top():
     """They import every step of the pipeline, and so this package: a circle, and slow."""
-    assert not offenders(FILES, ("jwst.pipeline", "jwst.step"), top_level=True)
+    # It is a pipeline; `steps` imports it only when it is asked for.
+    own = PACKAGE / "steps" / "detector1.py"
+    others = [path for path in FILES if path != own]
+    assert not offenders(others, ("jwst.pipeline", "jwst.step"), top_level=True)
+    assert not offenders(others, ours("steps.detector1"), top_level=True)
 
 
 def test_only_the_command_line_prints():

@@ -105,15 +105,19 @@ class TvBadPixStep(Step):
         if not (self.save_results or kwargs.get("force")):
             return None
         folder = self._output_folder()
-        if self._staging is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
-        path = self._staging / model.meta.filename
+        path = self.stage(folder) / model.meta.filename
         if isinstance(model, BadPixHistoryModel):
             write_asdf(model, path)
         else:
             write_twins(model, path.with_suffix(""))
         return str(folder / model.meta.filename)
+
+    def stage(self, folder: Path) -> Path:
+        """Make the folder in which products wait for each other."""
+        if self._staging is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
+        return self._staging
 
     def _output_folder(self) -> Path:
         folder = self.search_attr("output_dir", default="")
