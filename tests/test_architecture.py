@@ -18,6 +18,7 @@ OURS = (
     "headers",
     "sources",
     "events",
+    "check",
     "steps",
     "cli",
     "demo",
@@ -25,7 +26,7 @@ OURS = (
     "report",
     "simulate",
 )
-NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors")
+NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors", "traces")
 
 
 def name_of(path):
@@ -110,7 +111,7 @@ def test_foundations_do_not_build_on_the_numerics(part):
 
 
 def test_simulate_shares_no_code_with_what_it_tests():
-    allowed = ours("simulate", "detectors", "errors")
+    allowed = ours("simulate", "detectors", "errors", "traces")
     wrong = {
         f"{name_of(path)} imports {name}"
         for path in modules("simulate")

@@ -1,0 +1,353 @@
+"""The defects of a history within the aperture of one exposure, and how large they show."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table, vstack
+from astropy.time import Time
+from stdatamodels.dqflags import dqflags_to_mnemonics
+from stdatamodels.jwst.datamodels.dqflags import pixel
+
+from ..badpix import select_active
+from ..errors import DateError, DetectorError
+from ..refmodels import BadPixHistoryModel, compose_dq, dq_value, read_mask_dq
+from .apertures import Aperture, choose_aperture
+from .products import Plane, Product, read_product
+from .spikes import Spikes, measure_spikes
+
+__all__ = ["NOTABLE_PERCENT", "ExposureCheck", "check_exposure"]
+
+log = logging.getLogger(__name__)
+
+# Defects of at least this size [%] are counted as notable: a usual depth of spectral features.
+NOTABLE_PERCENT = 1.0
+
+_DESCRIPTIONS = {
+    "y": "row, 0-based, full frame",
+    "x": "column, 0-based, full frame",
+    "y_sub": "row, 0-based, in the image of the exposure (subarray)",
+    "x_sub": "column, 0-based, in the image of the exposure (subarray)",
+    "y_ds9": "row, 1-based, in the SCI extension (cut-out of a slit)",
+    "x_ds9": "column, 1-based, in the SCI extension (cut-out of a slit)",
+    "slit": "slit, where the product is cut out along slits",
+    "wavelength": "wavelength; NaN without a WCS",
+    "class": "class of the defect, pixel flags of the pipeline",
+    "state": "bad, pending (only the last look of the history says so), telegraph (bad now and "
+    "then, also at the time), telegraph-off (good at the time), base (in the base mask alone)",
+    "log_odds": "natural log of the odds of the interval; NaN for the base mask",
+    "since": "date of the onset; < = before the first exposure of the history",
+    "until": "date of the recovery; empty = still bad at the last exposure",
+    "amplitude": "excess over the neighbours in the history",
+    "amplitude_err": "its standard error",
+    "spike_percent": "expected spike where the pixel is not masked; negative = deficit",
+    "spike_err": "its standard error",
+    "seen_percent": "what the pixel shows over its neighbours in this exposure",
+    "gap_percent": "what is lost where the pixel is masked and not replaced",
+    "flagged": "DO_NOT_USE in most integrations of the product: the mask, or the ramp",
+    "dq": "flags of the product",
+    "mask": "flags of the mask; empty without one",
+}
+_UNITS = {
+    "wavelength": "um",
+    "amplitude": "DN / s",
+    "amplitude_err": "DN / s",
+    **dict.fromkeys(("spike_percent", "spike_err", "seen_percent", "gap_percent"), "%"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureCheck:
+    """The defects within the aperture of one exposure.
+
+    Attributes
+    ----------
+    table : Table
+        One row per defect, the largest first; the columns describe themselves.
+    apertures : tuple of str
+        What the aperture is, one line per image.
+    notes : tuple of str
+        What the user must know: extrapolation, missing WCS, what sizes are relative to.
+    """
+
+    table: Table
+    apertures: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def notable(self) -> np.ndarray:
+        """Mark the rows of at least 1 % that no flag hides: bool (n_rows,)."""
+        size = np.abs(np.asarray(self.table["spike_percent"], float))
+        return self._shows & (np.nan_to_num(size) >= NOTABLE_PERCENT)
+
+    @property
+    def _shows(self) -> np.ndarray:
+        """Mark the rows that are bad at the time and that no flag hides."""
+        off = np.asarray(self.table["state"]) == "telegraph-off"
+        return ~off & ~np.asarray(self.table["flagged"], bool)
+
+    @property
+    def verdict(self) -> str:
+        """Summary in one line."""
+        table = self.table
+        open_rows = table[self._shows]
+        sizes = np.asarray(open_rows["spike_percent"], float)
+        largest = ""
+        if np.isfinite(sizes).any():
+            row = open_rows[int(np.nanargmax(np.abs(sizes)))]
+            at = f"x {row['x']}, y {row['y']}"
+            if np.isfinite(row["wavelength"]):
+                at = f"{row['wavelength']:.2f} um"
+            largest = f"; the largest is {row['spike_percent']:+.3g} % at {at}"
+        return (
+            f"{len(table)} defects in the aperture, {int(self.notable.sum())} of them above "
+            f"{NOTABLE_PERCENT:g} % of {table.meta['relative_to']} and not flagged{largest}; "
+            f"{int(np.sum(table['flagged']))} had been flagged"
+        )
+
+
+def check_exposure(
+    path: Path,
+    history: BadPixHistoryModel,
+    *,
+    aperture: Sequence[int] | str | None = None,
+    image: Path | None = None,
+    mask: Path | None = None,
+) -> ExposureCheck:
+    """List the defects within the aperture of an exposure.
+
+    Parameters
+    ----------
+    path : Path
+        Product of one exposure, see `read_product`.
+    history : BadPixHistoryModel
+        Of the detector of the exposure.
+    aperture : sequence of int or 'all', optional
+        See `choose_aperture`.
+    image : Path, optional
+        2-D product of a spectrum that does not lie beside it.
+    mask : Path, optional
+        The mask that the exposure was calibrated with, for its bits.
+
+    Returns
+    -------
+    ExposureCheck
+        At its date: the defects that the masks carry, and those that are pending.
+
+    Raises
+    ------
+    InputError, DetectorError
+        A file cannot be read, is of another telescope or detector, or has no pixels; the aperture
+        lies outside.
+    DateError
+        The exposure has no date, or lies before the first date of the history.
+    """
+    product = read_product(path, image=image)
+    own = history.meta.instrument.detector
+    if product.record.detector != own:
+        raise DetectorError(
+            f"expected an exposure of {own}, of which the history is, found {path} of "
+            f"{product.record.detector}; give the history of its detector"
+        )
+    mjd = product.record.start_mjd
+    notes = _compare_dates(path, history, mjd)
+    bits = None if mask is None else _read_mask(mask, own)
+    rows = _list_rows(history, mjd)
+    tables, apertures, relative_to = [], [], []
+    for plane in product.planes:
+        chosen = choose_aperture(product, plane, aperture)
+        apertures.append(f"{plane.slit}: {chosen.text}" if plane.slit else chosen.text)
+        notes += [chosen.warning] if chosen.warning else []
+        table, sizes = _tabulate(product, plane, rows, chosen, bits)
+        if len(table):
+            notes.append(_tell_sizes(product, sizes))
+            relative_to.append(sizes.relative_to)
+        tables.append(table)
+    if all(plane.wavelength is None for plane in product.planes):
+        notes.append(f"{product.path.name} has no WCS: wavelengths are blank")
+    table = vstack(tables, metadata_conflicts="silent")
+    size = np.nan_to_num(np.abs(np.asarray(table["spike_percent"], float)), nan=-1.0)
+    table = table[np.lexsort((table["x"], table["y"], -size))]
+    table.meta = {
+        "exposure": product.given.name,
+        "image": product.path.name,
+        "date": Time(mjd, format="mjd").isot[:19],
+        "r_mask": product.record.r_mask,
+        "apertures": apertures,
+        "relative_to": " or ".join(dict.fromkeys(relative_to)) or "the continuum",
+        "notes": list(dict.fromkeys(notes)),
+    }
+    return ExposureCheck(table, tuple(apertures), tuple(dict.fromkeys(notes)))
+
+
+def _compare_dates(path: Path, history: BadPixHistoryModel, mjd: float) -> list[str]:
+    """Say where the exposure lies in the history; refuse what the history says nothing about."""
+    if not np.isfinite(mjd):
+        raise DateError(
+            f"expected EXPSTART, EXPMID or DATE-OBS in {path}, found none; add one of them"
+        )
+    exposures = history.exposures.instance
+    used = np.asarray(exposures["used"], bool)
+    first = float(np.min(exposures["expstart_mjd"][used], initial=np.inf))
+    last = float(np.max(exposures["expend_mjd"][used], initial=-np.inf))
+    begin = float(Time(history.settings.instance["first_useafter"], scale="utc").mjd)
+    if mjd < min(begin, first):
+        raise DateError(
+            f"expected an exposure from {_day(min(begin, first))} on, found {path} of "
+            f"{_day(mjd)}; the history says nothing earlier"
+        )
+    text = "extrapolated: the exposure ({}) lies {:.0f} days {} of the history ({}), whose state "
+    text += "is taken"
+    if mjd > last:
+        return [text.format(_day(mjd), mjd - last, "after the last", _day(last))]
+    if mjd < first:
+        return [text.format(_day(mjd), first - mjd, "before the first", _day(first))]
+    return []
+
+
+def _day(mjd: float) -> str:
+    return str(Time(mjd, format="mjd").isot[:10]) if np.isfinite(mjd) else "no date"
+
+
+def _read_mask(path: Path, detector: str) -> np.ndarray:
+    dq, own = read_mask_dq(path)
+    if own != detector:
+        raise DetectorError(
+            f"expected a mask of {detector}, found {path} of {own}; give that named in R_MASK"
+        )
+    return dq
+
+
+def _list_rows(history: BadPixHistoryModel, mjd: float) -> Table:
+    """List the defects of a date, full frame: one row per pixel."""
+    columns = {name: np.asarray(v) for name, v in history.intervals.instance.items()}
+    names, pending = columns["class"], columns["pending"].astype(bool)
+    telegraph = (names == "TELEGRAPH") & ~pending
+    now = select_active(columns["start_mjd"], columns["end_mjd"], np.zeros(len(names), bool), mjd)
+    bad = (columns["state"] == 1) & (columns["dnu"] | pending) & (now | telegraph)
+    # A telegraph pixel has a row for each time that it was bad: the present one, or any.
+    order = np.flatnonzero(bad)[np.argsort(~now[bad], kind="stable")]
+    place = columns["y"][order].astype(int) * 2**16 + columns["x"][order]
+    order = order[np.sort(np.unique(place, return_index=True)[1])]
+    exposures = history.exposures.instance
+    first = np.min(exposures["expstart_mjd"][exposures["used"]], initial=np.inf)
+    found = Table(
+        {
+            "y": columns["y"][order].astype(int),
+            "x": columns["x"][order].astype(int),
+            "class": names[order].astype(str),
+            "state": np.select(
+                [pending[order], telegraph[order] & now[order], telegraph[order]],
+                ["pending", "telegraph", "telegraph-off"],
+                "bad",
+            ).astype("<U13"),
+            "since": [
+                _day(v) if np.isfinite(v) else f"<{_day(first)}"
+                for v in columns["start_mjd"][order]
+            ],
+            "until": [_day(v) if np.isfinite(v) else "" for v in columns["end_mjd"][order]],
+            **{
+                name: columns[name][order].astype(float)
+                for name in ("log_odds", "amplitude", "amplitude_err", "response")
+            },
+        },
+        dtype=_ROW_DTYPES,
+    )
+    return vstack([found, _list_base(history, mjd, found)])
+
+
+_ROW_DTYPES = (int, int, "U64", "U13", "U11", "U11", float, float, float, float)
+
+
+def _list_base(history: BadPixHistoryModel, mjd: float, found: Table) -> Table:
+    """List what only the base mask has against: rows as those of `_list_rows`."""
+    dq = compose_dq(history, mjd)
+    dq[found["y"], found["x"]] = 0
+    never = np.uint32(dq_value("REFERENCE_PIXEL", "NON_SCIENCE"))
+    bad = np.uint32(dq_value("DO_NOT_USE"))
+    y, x = np.nonzero(((dq & bad) != 0) & ((dq & never) == 0))
+    nothing = np.full(y.size, np.nan)
+    return Table(
+        [
+            y,
+            x,
+            [_name_flags(int(v), hide=int(bad)) for v in dq[y, x]],
+            np.full(y.size, "base"),
+            np.full(y.size, ""),
+            np.full(y.size, ""),
+            nothing,
+            nothing,
+            nothing,
+            np.ones(y.size),
+        ],
+        names=found.colnames,
+        dtype=_ROW_DTYPES,
+    )
+
+
+def _name_flags(value: int, *, hide: int = 0) -> str:
+    """Name the flags of a pixel, joined by |."""
+    return "|".join(sorted(dqflags_to_mnemonics(value & ~hide, pixel) - {"GOOD"}))
+
+
+def _tabulate(
+    product: Product, plane: Plane, rows: Table, aperture: Aperture, bits: np.ndarray | None
+) -> tuple[Table, Spikes]:
+    """Tabulate the defects within the aperture of one plane."""
+    ny, nx = plane.data.shape
+    y, x = (np.asarray(rows[name]) - plane.corner[k] for k, name in enumerate(("y", "x")))
+    held = (y >= 0) & (y < ny) & (x >= 0) & (x < nx)
+    held[held] = aperture.inside[y[held], x[held]]
+    rows, y, x = rows[held], y[held], x[held]
+    sizes = measure_spikes(
+        product,
+        plane,
+        aperture.inside,
+        aperture.extracted,
+        y=y,
+        x=x,
+        **{k: np.asarray(rows[k], float) for k in ("amplitude", "amplitude_err", "response")},
+    )
+    dq = plane.dq[y, x]
+    mask = np.zeros(len(y), np.uint32) if bits is None else bits[rows["y"], rows["x"]]
+    nothing = np.full(len(y), np.nan)
+    table = Table(
+        {
+            "y": rows["y"],
+            "x": rows["x"],
+            "y_sub": np.asarray(rows["y"]) - product.record.corner[0],
+            "x_sub": np.asarray(rows["x"]) - product.record.corner[1],
+            "y_ds9": y + 1,
+            "x_ds9": x + 1,
+            "slit": np.full(len(y), plane.slit, "<U16"),
+            "wavelength": nothing if plane.wavelength is None else plane.wavelength[y, x],
+            **{name: rows[name] for name in ("class", "state", "log_odds")},
+            **{name: rows[name] for name in ("since", "until", "amplitude", "amplitude_err")},
+            "spike_percent": sizes.expected,
+            "spike_err": sizes.expected_err,
+            "seen_percent": sizes.seen,
+            "gap_percent": sizes.gap,
+            "flagged": (dq & np.uint32(dq_value("DO_NOT_USE"))) != 0,
+            "dq": np.array([_name_flags(int(v)) for v in dq], "<U128"),
+            "mask": np.array([_name_flags(int(v)) for v in mask], "<U128"),
+        }
+    )
+    for name, text in _DESCRIPTIONS.items():
+        table[name].description = text
+        table[name].unit = _UNITS.get(name)
+    return table, sizes
+
+
+def _tell_sizes(product: Product, sizes: Spikes) -> str:
+    """Say what the sizes are relative to, and where the conversion comes from."""
+    text = f"sizes are relative to {sizes.relative_to}"
+    if sizes.scale_from == product.path.name:
+        return text
+    if sizes.scale_from:
+        return f"{text}; DN/s become {product.unit} by {sizes.scale_from}"
+    return (
+        f"{text}; {product.path.name} is in {product.unit} and no rate product lies beside it, so "
+        "that the spike of hot pixels is only what is seen (seen_percent)"
+    )
