@@ -111,7 +111,7 @@ def test_foundations_do_not_build_on_the_numerics(part):
 
 
 def test_simulate_shares_no_code_with_what_it_tests():
-    allowed = ours("simulate", "detectors", "errors", "traces")
+    allowed = ours("simulate", "detectors", "errors")
     wrong = {
         f"{name_of(path)} imports {name}"
         for path in modules("simulate")

@@ -124,7 +124,7 @@ def _select_near(exp_type: str, plane: Plane) -> Aperture | None:
         radius = 2 * (_MRS_FWHM[0] * plane.wavelength + _MRS_FWHM[1])
         text = "twice the FWHM"
     with np.errstate(invalid="ignore"):
-        near = np.asarray(plane.distance <= radius)
+        near: np.ndarray = np.less_equal(plane.distance, radius)
     text = f"{near.sum()} pixels within {text} of the target (WCS)"
     return Aperture(near, text, False) if near.any() else None
 
