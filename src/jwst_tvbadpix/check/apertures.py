@@ -107,10 +107,13 @@ def _cut_box(product: Product, plane: Plane, wanted: Sequence[int]) -> Aperture:
             f"expected an aperture X0 X1 Y0 Y1 within columns 0 to {nx - 1} and rows 0 to {ny - 1} "
             f"of {product.path}, found {x0} {x1} {y0} {y1}; give first and last, 0-based"
         )
-    y, x = np.indices(plane.data.shape)
-    y += plane.corner[0] - product.record.corner[0]
-    x += plane.corner[1] - product.record.corner[1]
-    inside = (x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)
+    rows, columns = (
+        np.arange(n) + own - corner
+        for n, own, corner in zip(
+            plane.data.shape, plane.corner, product.record.corner, strict=True
+        )
+    )
+    inside = np.outer((rows >= y0) & (rows <= y1), (columns >= x0) & (columns <= x1))
     text = f"columns {x0} to {x1}, rows {y0} to {y1}, as asked for"
     return Aperture(inside, text, plane.axis is not None)
 

@@ -24,6 +24,8 @@ _SPECTRA = ("x1d", "x1dints", "c1d")
 # Products that hold the detector's pixels, for a spectrum and for its conversion into DN/s.
 _IMAGES = {"x1d": ("cal", "rate"), "x1dints": ("calints", "cal", "rateints", "rate")}
 _RATES = ("rate", "rateints")
+# EXP_TYPE for which the pipeline finds the target by the WCS.
+_WITH_TARGET = ("MIR_LRS-FIXEDSLIT", "NRS_FIXEDSLIT", "NRS_MSASPEC", "NRS_BRIGHTOBJ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,9 +295,9 @@ def _make_plane(
             often = ((dq >> np.uint32(bit)) & 1).sum(axis=0) * 2 > len(dq)
             common |= often.astype(np.uint32) << np.uint32(bit)
         data, dq = bn.nanmedian(data, axis=0), common
-    start = (part.ystart - 1, part.xstart - 1) if cut else (0, 0)
     ny, nx = data.shape
-    corner = (record.corner[0] + int(start[0]), record.corner[1] + int(start[1]))
+    start = _find_start(part, data.shape, record) if cut else (0, 0)
+    corner = (record.corner[0] + start[0], record.corner[1] + start[1])
     axis = getattr(part.meta.wcsinfo, "dispersion_direction", None) or record.dispersion_axis
     own_rate = None if rate is None else rate[start[0] : start[0] + ny, start[1] : start[1] + nx]
     wavelength, distance = _read_wcs(part, data.shape, record.exp_type, model)
@@ -319,6 +321,23 @@ def _make_plane(
         window=window,
         rate=own_rate if own_rate is not None and own_rate.shape == data.shape else None,
     )
+
+
+def _find_start(part: Any, shape: tuple[int, ...], record: ExposureRecord) -> tuple[int, int]:
+    """Find the 0-based (y, x) of a cut-out within the image of the exposure."""
+    if shape == record.shape:
+        return 0, 0  # not cut: LRS slitless names its corner in the full frame here
+    y, x = part.ystart, part.xstart
+    inside = isinstance(y, int | float) and isinstance(x, int | float)
+    if not inside or not (
+        0 < y <= record.shape[0] - shape[0] + 1 and 0 < x <= record.shape[1] - shape[1] + 1
+    ):
+        raise InputError(
+            f"expected SLTSTRT1/2 of a slit of {shape[1]} x {shape[0]} pixels within "
+            f"{record.shape[1]} x {record.shape[0]} in {record.filename}, found {x} and {y}; give "
+            "the _rate product"
+        )
+    return int(y) - 1, int(x) - 1
 
 
 def _read_wcs(
@@ -361,7 +380,8 @@ def _drop_empty(wavelength: np.ndarray | None) -> np.ndarray | None:
 
 def _read_trace(model: Any, part: Any, axis: int | None) -> np.ndarray | None:
     """Ask the pipeline where its extraction would look for the target."""
-    if getattr(part.meta, "wcs", None) is None or axis not in (1, 2):
+    known = model.meta.exposure.type in _WITH_TARGET
+    if not known or getattr(part.meta, "wcs", None) is None or axis not in (1, 2):
         return None
     from jwst.extract_1d.source_location import location_from_wcs
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import bottleneck as bn
 import numpy as np
-from scipy.ndimage import maximum_filter1d
+from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
 from ..robust import compute_running_median
 from .products import Plane, Product, blank_flagged
@@ -90,7 +90,7 @@ def measure_spikes(
         data, inside, y, x = data.T, inside.T, x, y
         rate = None if rate is None else rate.T
     level = _measure_level(data, spectral=plane.axis is not None)
-    scale, scale_from = _measure_scale(product, data, level, rate)
+    scale, scale_from = _measure_scale(product, data, rate)
     here, flux = level[y, x], np.full(len(y), np.nan)
     if extracted:
         background = _measure_background(level, inside)
@@ -129,26 +129,33 @@ def _measure_level(data: np.ndarray, *, spectral: bool) -> np.ndarray:
 
 
 def _measure_scale(
-    product: Product, data: np.ndarray, level: np.ndarray, rate: np.ndarray | None
+    product: Product, data: np.ndarray, rate: np.ndarray | None
 ) -> tuple[np.ndarray, str]:
     """Find the unit of the product per DN/s, (n_along, n_across), and where it comes from.
 
-    The noise of a pixel in the product is its noise in the rate product times the conversion,
-    whatever background was subtracted.
+    It is the slope of the product against the rate product over the neighbours across the
+    dispersion, where wavelength hardly changes: a background that was subtracted drops out.
     """
     if np.isfinite(product.photmjsr):
         text = product.path.name if product.photmjsr == 1 else "PHOTMJSR"
         return np.full(data.shape, product.photmjsr), text
     if rate is None or product.rate_path is None:
         return np.full(data.shape, np.nan), ""
-    rate = np.where(np.isfinite(data), rate, np.nan)
-    noise = rate - compute_running_median(rate, _WINDOW, axis=0)
+    use = np.isfinite(data) & np.isfinite(rate)
+    share = np.maximum(_average(use), 1e-30)
+    mean_data, mean_rate = (_average(np.where(use, v, 0)) / share for v in (data, rate))
+    both = _average(np.where(use, data * rate, 0)) / share - mean_data * mean_rate
+    square = _average(np.where(use, rate * rate, 0)) / share - mean_rate**2
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(
-            np.abs(noise) > bn.nanmedian(np.abs(noise)), (data - level) / noise, np.nan
-        )
-    conversion = compute_running_median(ratio, _CONTINUUM_WINDOW, axis=0)
-    return conversion, product.rate_path.name
+        slope = np.where(square > 0, both / square, np.nan)
+    return compute_running_median(slope, _WINDOW, axis=0), product.rate_path.name
+
+
+def _average(values: np.ndarray) -> np.ndarray:
+    """Average over the neighbours across the dispersion."""
+    return np.asarray(
+        uniform_filter1d(values.astype(float), 2 * _BACKGROUND + 1, axis=1, mode="constant")
+    )
 
 
 def _measure_background(level: np.ndarray, inside: np.ndarray) -> np.ndarray:
