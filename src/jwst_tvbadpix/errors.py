@@ -7,6 +7,7 @@ __all__ = [
     "EvidenceError",
     "InputError",
     "ProductError",
+    "RecipeError",
     "TvBadPixError",
 ]
 
@@ -37,3 +38,7 @@ class EvidenceError(TvBadPixError):
 
 class ProductError(TvBadPixError):
     """A product that is invalid or did not survive being written and read back."""
+
+
+class RecipeError(TvBadPixError):
+    """A recipe of a programme that cannot be read or breaks the rules of its format."""

@@ -24,6 +24,15 @@ log = logging.getLogger(__name__)
 _EMPTY = ("", "N/A", "NULL", "NONE", "UNKNOWN", "UNDEFINED", "NAN")
 _TRUE = ("T", "TRUE", "1", "YES")
 _FALSE = ("F", "FALSE", "0", "NO")
+# Products of one exposure, and what units and dimensions make of a file that is not named so.
+_STAGES = ("uncal", "rate", "rateints", "cal", "calints", "x1d", "x1dints", "i2d", "s2d", "s3d")
+_GUESSES = {
+    ("dn/s", 2): "rate",
+    ("dn/s", 3): "rateints",
+    ("mjy/sr", 2): "cal",
+    ("mjy/sr", 3): "calints",
+    ("dn", 4): "uncal",
+}
 # Name of an exposure of the archive: visit, activity, exposure, detector, perhaps a segment.
 _ARCHIVED = re.compile(
     r"(jw\d{11}_\w{5}_\d{5}_[a-z0-9]+(?:-seg\d+)?)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
@@ -44,8 +53,8 @@ class Observation:
     path : Path
         The file as given.
     stage : str
-        What the file name says the product is: "uncal", "rate", "rateints", "cal", ...; "" where
-        it does not say.
+        What the product is: "uncal", "rate", "rateints", "cal", ..., by the file name, else by the
+        unit and dimensions of SCI; "" where neither says.
     exposure_id : str
         The same for all stages of one exposure (segment): the archive's name without the stage,
         else folder and name without it.
@@ -108,6 +117,7 @@ class Observation:
     target_name: str | None = _card("TARGNAME")
     target_type: str | None = _card("TARGTYPE")
     target_category: str | None = _card("TARGCAT")
+    target_description: str | None = _card("TARGDESC")
     target_ra: float | None = _card("TARG_RA")
     target_dec: float | None = _card("TARG_DEC")
     ra_ref: float | None = _card("RA_REF")
@@ -236,6 +246,8 @@ def _scan(path: Path) -> Observation:
     if (values["program"] or "").isdecimal():
         values["program"] = values["program"].zfill(5)
     exposure_id, stage = _split_name(path)
+    if stage not in _STAGES:
+        stage = _guess_stage(headers) or stage
     return Observation(path=path, stage=stage, exposure_id=exposure_id, **values)
 
 
@@ -264,6 +276,14 @@ def _convert(path: Path, name: str, value: Any) -> Any:
             f"expected {CARDS[name]} as {what.replace('float', 'number')} in {path}, found "
             f"{value!r}; correct the header or leave the file out"
         ) from error
+
+
+def _guess_stage(headers: list[fits.Header]) -> str:
+    """Tell the product from the unit and the dimensions of SCI; "" where they do not say."""
+    if len(headers) < 2 or headers[1].get("EXTNAME") != "SCI":
+        return ""
+    unit = str(headers[1].get("BUNIT", headers[0].get("BUNIT", "")))
+    return _GUESSES.get((unit.replace(" ", "").lower(), headers[1].get("NAXIS", 0)), "")
 
 
 def _split_name(path: Path) -> tuple[str, str]:
