@@ -4,8 +4,11 @@ from dataclasses import dataclass
 
 import bottleneck as bn
 import numpy as np
+from scipy.ndimage import median_filter
 
-__all__ = ["TRACE_SNR", "Trace", "find_trace", "select_field"]
+from .robust import compute_running_median
+
+__all__ = ["TRACE_SNR", "Trace", "find_trace", "measure_coverage", "select_field"]
 
 # From this significance on a trace is one. On simulated blank LRS exposures the largest is 2.7.
 TRACE_SNR = 5.0
@@ -19,6 +22,8 @@ _WIDTH = 3
 _MEDIAN_FACTOR = 1.2533
 # A pixel across the dispersion is covered where the profile exceeds this share of its peak.
 _COVERED = 0.05
+# Window of the running medians that sources in images stand out of [pixel].
+_SKY_WINDOW = 41
 # Rows and columns (first, last + 1) of the LRS slit in the full frame, 0-based, as its aperture is
 # commonly quoted; its edges, which are steps, are left out.
 _LRS_SLIT = (7, 397, 307, 344)
@@ -131,3 +136,28 @@ def _measure_profile(chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     below = -height[height < 0]
     structure = 1.4826 * float(bn.nanmedian(below)) if below.size else 0.0
     return height / max(noise, structure, 1e-30), height
+
+
+def measure_coverage(image: np.ndarray) -> float:
+    """Measure the share of the pixels of an image that sources cover.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Count rates, any unit; NaN = no value.
+
+    Returns
+    -------
+    float
+        Share of the finite pixels whose median over 3 x 3 pixels, which leaves no bad pixel, is 5
+        sigma above the running medians along both axes; 0 for an image without values.
+    """
+    finite = np.isfinite(image)
+    if not finite.any():
+        return 0.0
+    filled = np.where(finite, image, bn.nanmedian(image))
+    smooth = np.where(finite, median_filter(filled, 3, mode="nearest"), np.nan)
+    above = [smooth - compute_running_median(smooth, _SKY_WINDOW, axis=axis) for axis in (0, 1)]
+    excess = np.fmin(*above)
+    sigma = 1.4826 * float(bn.nanmedian(np.abs(excess)))
+    return float((np.nan_to_num(excess) > 5 * sigma).sum() / finite.sum())

@@ -16,7 +16,14 @@ from astropy.time import Time
 from ..errors import DateError, InputError
 from .modes import MODES, SERVICES, Mode
 
-__all__ = ["COLUMNS", "MastQuery", "build_queries", "download_files", "run_query"]
+__all__ = [
+    "COLUMNS",
+    "MastQuery",
+    "build_queries",
+    "download_files",
+    "read_mjd",
+    "run_query",
+]
 
 log = logging.getLogger(__name__)
 
@@ -162,10 +169,10 @@ def build_queries(
             )
         filters.append(("program", (str(int(program)),)))
     if after or before:
-        span = {"min": _read_mjd(after or "2021-12-25"), "max": _read_mjd(before or "2100-01-01")}
+        span = {"min": read_mjd(after or "2021-12-25"), "max": read_mjd(before or "2100-01-01")}
         filters.append(("date_obs_mjd", (span,)))
     if public_at:
-        filters.append(("publicReleaseDate_mjd", ({"min": 0, "max": _read_mjd(public_at)},)))
+        filters.append(("publicReleaseDate_mjd", ({"min": 0, "max": read_mjd(public_at)},)))
     filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
     for mode in modes:
@@ -306,7 +313,8 @@ def _import_astroquery() -> tuple[Any, Any]:
     return Mast, Observations
 
 
-def _read_mjd(date: str) -> float:
+def read_mjd(date: str) -> float:
+    """Read an ISO date [MJD, UTC]; DateError where it is none."""
     try:
         return float(Time(date, scale="utc").mjd)
     except ValueError as error:
