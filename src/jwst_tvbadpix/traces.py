@@ -18,6 +18,8 @@ _CHUNK = 48
 _WANDER = 2
 # Pixels over which a profile is averaged: the core of a point source.
 _WIDTH = 3
+# Where their median is not this significant, against their mean, one column alone reads high.
+_LEAST_SHARE = 0.3
 # Scatter of the median of n values is this many times that of their mean.
 _MEDIAN_FACTOR = 1.2533
 # A pixel across the dispersion is covered where the profile exceeds this share of its peak.
@@ -131,11 +133,17 @@ def _measure_profile(chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scatter = 1.4826 * bn.nanmedian(np.abs(chunk - profile), axis=0)
     noise = _MEDIAN_FACTOR * float(bn.nanmedian(scatter / np.sqrt(n))) / np.sqrt(_WIDTH)
     padded = np.pad(profile, _WIDTH // 2, mode="edge")
-    smooth = bn.move_mean(padded, _WIDTH)[_WIDTH - 1 :]
+    height, snr = _compare(bn.move_mean(padded, _WIDTH)[_WIDTH - 1 :], noise)
+    _, core = _compare(bn.move_median(padded, _WIDTH)[_WIDTH - 1 :], noise)
+    return np.where(core >= _LEAST_SHARE * snr, snr, 0.0), height
+
+
+def _compare(smooth: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """Compare a profile with its noise and its scatter below the middle: height, significance."""
     height = smooth - bn.nanmedian(smooth)
     below = -height[height < 0]
     structure = 1.4826 * float(bn.nanmedian(below)) if below.size else 0.0
-    return height / max(noise, structure, 1e-30), height
+    return height, height / max(noise, structure, 1e-30)
 
 
 def measure_coverage(image: np.ndarray) -> float:

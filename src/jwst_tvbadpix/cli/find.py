@@ -154,7 +154,6 @@ def _rank(options: argparse.Namespace) -> int:
     if options.output:
         write_table(table, options.output)
     if len(table):
-        table["covered"].format = ".2f"
         shown = ("file", "kind", "score", "date", "exposure_s", "target", "reason")
         print("\n".join(table[list(shown)].pformat(max_lines=-1, max_width=-1, align="<")))
     if options.association:

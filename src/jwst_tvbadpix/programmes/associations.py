@@ -78,11 +78,11 @@ class Association:
 
 
 def make_name(parts: Sequence[str | None]) -> str:
-    """Join parts to the name of a product: letters, digits, ``+``, ``.`` and ``-`` alone.
+    """Join parts to the name of a product: letters, digits and ``_+.-`` alone.
 
     Parts that are absent are left out; a part, and the whole, are cut where they are too long.
     """
-    cleaned = [re.sub(r"[^A-Za-z0-9+.-]+", "-", part).strip("-.") for part in parts if part]
+    cleaned = [re.sub(r"[^A-Za-z0-9_+.-]+", "-", part).strip("-._") for part in parts if part]
     name = "_".join(part[:_LONGEST_PART] for part in cleaned if part)
     return name[:_LONGEST_NAME].rstrip("-._")
 

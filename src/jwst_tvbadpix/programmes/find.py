@@ -14,6 +14,7 @@ from astropy.table import Table
 from ..detectors import get_detector
 from ..errors import InputError, TvBadPixError
 from ..refmodels import dq_value
+from ..robust import find_settled
 from ..sources import Scan, scan_exposures
 from ..traces import find_trace, measure_coverage, select_field
 from .associations import Association, Member, make_name
@@ -223,7 +224,8 @@ def rank_candidates(
     Returns
     -------
     tuple of Candidate
-        The best first, then the deeper; those that are none last.
+        The best first, then the deeper; those that are none last. Acquisitions and reference
+        files are no exposures here.
 
     Raises
     ------
@@ -246,14 +248,12 @@ def rank_candidates(
     chosen = [min(group, key=_prefer) for group in groups.values()]
     missed = _find_missed_acquisitions(chosen)
     ranked = []
-    total = sum(classify(one).name != "acquisition" for one in chosen)
-    for observation in chosen:
-        role = classify(observation)
-        if role.name == "acquisition":
-            continue
+    exposures = [(one, classify(one)) for one in chosen if not one.reftype]
+    exposures = [(one, role) for one, role in exposures if role.name != "acquisition"]
+    for observation, role in exposures:
         ranked.append(_judge(observation, role, modes, _get_visit(observation) in missed))
         if progress is not None:
-            progress(len(ranked), total)
+            progress(len(ranked), len(exposures))
     ranked.sort(key=lambda c: (-c.score, -(c.observation.exposure_s or 0), c.observation.path.name))
     return tuple(ranked)
 
@@ -369,7 +369,12 @@ def _read_image(scan: Scan) -> np.ndarray:
         )
     bad = (dq & np.uint32(dq_value("DO_NOT_USE"))) != 0
     image = np.where(bad, np.nan, data)
-    return np.asarray(image if image.ndim == 2 else bn.nanmedian(image, axis=0))
+    if image.ndim == 2:
+        return np.asarray(image)
+    level = bn.nanmedian(image.reshape(len(image), -1), axis=1)
+    scatter = bn.nanmedian(np.abs(image - level[:, None, None]).reshape(len(image), -1), axis=1)
+    settled = list(find_settled(level, 1.4826 * scatter))
+    return np.asarray(bn.nanmedian(image[settled], axis=0) if settled else image[0])
 
 
 def _find_corner(scan: Scan) -> tuple[int, int]:
@@ -409,7 +414,8 @@ def tabulate(candidates: Iterable[Candidate]) -> Table:
         {name: [row[name] for row in rows] for name in names},
         dtype=[float if name in real else str for name in names],
     )
-    table["exposure_s"].unit = "s"
+    table["exposure_s"].unit, table["exposure_s"].format = "s", ".1f"
+    table["covered"].format = ".2f"
     return table
 
 

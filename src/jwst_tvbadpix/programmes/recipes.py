@@ -1,6 +1,7 @@
 """Recipes: what each row of an observation table is; ``recipes/README.md`` has the format."""
 
 import logging
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -9,13 +10,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecipeError
+from ..errors import InputError, RecipeError
 from .classify import ROLES, Role
 from .modes import MODES
 from .scan import CARDS, Observation
 from .targets import normalise
 
-__all__ = ["STEPS", "Recipe", "Row", "find_recipe", "list_recipes", "match_row", "read_recipe"]
+__all__ = [
+    "STEPS",
+    "Recipe",
+    "Row",
+    "find_recipe",
+    "list_recipes",
+    "match_row",
+    "read_program",
+    "read_recipe",
+]
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +132,34 @@ def find_recipe(program: str) -> Recipe | None:
     if not program.isdecimal() or str(int(program)) not in list_recipes():
         return None
     return read_recipe(Path(str(files(__package__) / "recipes" / f"{int(program)}.toml")))
+
+
+def read_program(text: str) -> tuple[Recipe | None, str]:
+    """Read a programme as asked for: its number, or a recipe of the user's.
+
+    Returns
+    -------
+    recipe : Recipe or None
+        None where no recipe of this programme comes with the package.
+    program : str
+        Five digits.
+
+    Raises
+    ------
+    InputError
+        It is neither a number nor a .toml file.
+    RecipeError
+        The file breaks a rule of the format.
+    """
+    if text.lower().endswith(".toml"):
+        recipe = read_recipe(Path(text))
+        return recipe, recipe.program
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) == 0:
+        raise InputError(
+            f"expected a programme such as 1539, or a recipe (.toml), found {text!r}; "
+            f"recipes come with the package for {', '.join(list_recipes())}"
+        )
+    return find_recipe(text), text.zfill(5)
 
 
 def read_recipe(path: Path) -> Recipe:

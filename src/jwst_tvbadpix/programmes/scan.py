@@ -33,9 +33,9 @@ _GUESSES = {
     ("mjy/sr", 3): "calints",
     ("dn", 4): "uncal",
 }
-# Name of an exposure of the archive: visit, activity, exposure, detector, perhaps a segment.
+# Name of an exposure of the archive: visit, activity, exposure, perhaps a segment, detector.
 _ARCHIVED = re.compile(
-    r"(jw\d{11}_\w{5}_\d{5}_[a-z0-9]+(?:-seg\d+)?)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
+    r"(jw\d{11}_\w{5}_\d{5}(?:-seg\d+)?_[a-z0-9]+)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
 )
 
 
@@ -224,16 +224,11 @@ def scan_headers(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
 
 def _scan(path: Path) -> Observation:
     try:
-        with warnings.catch_warnings(), fits.open(path, memmap=True, lazy_load_hdus=True) as hdus:
-            # A file that is cut short still has its headers; the step that reads pixels objects.
-            warnings.simplefilter("ignore", AstropyWarning)
-            headers = [hdus[0].header]
-            with contextlib.suppress(IndexError):
-                headers.append(hdus[1].header)
-            cards = {
-                name: next((h[card] for h in headers if card in h), None)
-                for name, card in CARDS.items()
-            }
+        headers = _read_headers(path)
+        cards = {
+            name: next((header[card] for header in headers if card in header), None)
+            for name, card in CARDS.items()
+        }
     except (OSError, ValueError, TypeError, KeyError, EOFError, fits.VerifyError) as error:
         raise InputError(
             f"expected a FITS file of JWST, found {path}: {error}; check the path and the download"
@@ -249,6 +244,19 @@ def _scan(path: Path) -> Observation:
     if stage not in _STAGES:
         stage = _guess_stage(headers) or stage
     return Observation(path=path, stage=stage, exposure_id=exposure_id, **values)
+
+
+def _read_headers(path: Path) -> list[fits.Header]:
+    """Read the headers of the primary HDU and of the first extension, where there is one."""
+    # astropy leaves a file open that it cannot make sense of.
+    with path.open("rb") as stream, warnings.catch_warnings():
+        # A file that is cut short still has its headers; the step that reads pixels objects.
+        warnings.simplefilter("ignore", AstropyWarning)
+        with fits.open(stream) as hdus:
+            headers = [hdus[0].header]
+            with contextlib.suppress(IndexError):
+                headers.append(hdus[1].header)
+    return headers
 
 
 def _convert(path: Path, name: str, value: Any) -> Any:
