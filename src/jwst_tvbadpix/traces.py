@@ -81,7 +81,7 @@ def select_field(
     return field
 
 
-def find_trace(image: np.ndarray, axis: int) -> Trace:
+def find_trace(image: np.ndarray, axis: int, *, across: int | None = None) -> Trace:
     """Find the most significant trace along the dispersion.
 
     Parameters
@@ -91,6 +91,9 @@ def find_trace(image: np.ndarray, axis: int) -> Trace:
         must be NaN.
     axis : int
         DISPAXIS: 1 = dispersion along x, 2 = along y.
+    across : int, optional
+        Width across the dispersion over which the background is alike [pixel], where it is not so
+        over the whole image: half a slice of an integral-field unit.
 
     Returns
     -------
@@ -110,7 +113,8 @@ def find_trace(image: np.ndarray, axis: int) -> Trace:
         return Trace(0.0, 0.0, np.nan, 0.0)
     along = along - bn.nanmedian(along, axis=1)[:, None]
     chunks = np.array_split(along, max(2, len(along) // _CHUNK))
-    snr, height = (np.stack(v) for v in zip(*map(_measure_profile, chunks), strict=True))
+    measured = [_measure_profile(chunk, across) for chunk in chunks]
+    snr, height = (np.stack(v) for v in zip(*measured, strict=True))
     best, tops = snr.argmax(axis=1), snr.max(axis=1)
     agree = np.abs(np.diff(best)) <= _WANDER
     pairs = np.where(agree, np.minimum(tops[:-1], tops[1:]), 0.0)
@@ -125,10 +129,13 @@ def find_trace(image: np.ndarray, axis: int) -> Trace:
     return Trace(float(pairs[k]), peak, position, float(lit.mean()))
 
 
-def _measure_profile(chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _measure_profile(chunk: np.ndarray, across: int | None) -> tuple[np.ndarray, np.ndarray]:
     """Measure the profile of a chunk: significance and height, each (n_across,)."""
     profile = bn.nanmedian(chunk, axis=0)
     profile = np.where(np.isfinite(profile), profile, bn.nanmedian(profile))
+    if across is not None:
+        local = compute_running_median(profile, across, axis=0)
+        chunk, profile = chunk - local, profile - local
     n = np.maximum(np.isfinite(chunk).sum(axis=0), 1)
     scatter = 1.4826 * bn.nanmedian(np.abs(chunk - profile), axis=0)
     noise = _MEDIAN_FACTOR * float(bn.nanmedian(scatter / np.sqrt(n))) / np.sqrt(_WIDTH)

@@ -61,8 +61,12 @@ _DARKS = {
     "NIRISS": ("NIS_DARK",),
     "FGS": ("FGS_DARK",),
 }
+# Integral-field units, and half the width of their slices [pixel].
+_IFUS, _IFU_ACROSS = ("MIR_MRS", "NRS_IFU"), 11
 # A star of an acquisition image stands this many sigma above its surroundings.
 _STAR_SNR = 10.0
+# An image of which sources cover more is worth nothing, see `badpix.usability`.
+_MOST_COVERED = 0.25
 
 Kind = Literal["blank", "failed", "dark", ""]
 
@@ -237,7 +241,8 @@ def rank_candidates(
     The score of an exposure without a source is 1 where the header says blank sky or background,
     0.9 where it says that the visit failed, 0.7 where it says nothing, and 0.8 for darks. Where
     the pixels are not at hand it is 0.8, 0.6 and 0; with a source half of it, times the share of
-    pixels that the source leaves free; and 0.2 times that where the header says science. An
+    pixels that the source leaves free; and 0.2 times that where the header says science. Images
+    always hold stars: their score falls with the share of pixels that they cover. An
     acquisition of the same visit that shows no star, and doubts about the pointing (PCS_MODE,
     ENGQLPTG, ENG_QUAL, GSACSTAT), add to it. Absent keywords neither add nor take.
     """
@@ -307,13 +312,15 @@ def _judge(observation: Observation, role: Role, modes: Sequence[Mode], missed: 
         return Candidate(observation, role, "", 0.0, f"{text} ({exp_type})", nothing)
     said = role.name if role.name in _SCORES else "science"
     try:
-        source = _measure(observation, modes)
+        source = _measure(observation)
     except TvBadPixError as error:
         return Candidate(observation, role, "", 0.0, f"cannot be used: {error}", nothing)
     looked, unlooked = _SCORES[said]
     score = unlooked if source.seen is None else looked
     if source.seen:
         score = _WITH_SOURCE[said] * max(0.0, 1 - source.covered)
+    elif source.covered:
+        score *= 1 - source.covered / _MOST_COVERED
     doubts = role.doubts
     if missed:
         doubts = (*doubts, "the acquisition of its visit shows no star")
@@ -327,7 +334,7 @@ def _judge(observation: Observation, role: Role, modes: Sequence[Mode], missed: 
     return Candidate(observation, role, kind, round(score, 3), reason, source)
 
 
-def _measure(observation: Observation, modes: Sequence[Mode]) -> Source:
+def _measure(observation: Observation) -> Source:
     """Look for sources in the pixels of an exposure, where they are at hand."""
     if not observation.path.is_file():
         return Source(None, 0.0, "pixels not looked at: no file")
@@ -335,7 +342,6 @@ def _measure(observation: Observation, modes: Sequence[Mode]) -> Source:
         return Source(None, 0.0, f"pixels not looked at: give the _rate, not _{observation.stage}")
     (scan,) = scan_exposures([observation.path])
     image = _read_image(scan)
-    mode = find_mode(observation.exp_type) or modes[0]
     detector = get_detector(observation.detector)
     field = select_field(
         (observation.exp_type or "").upper(),
@@ -348,11 +354,12 @@ def _measure(observation: Observation, modes: Sequence[Mode]) -> Source:
         raise InputError(
             f"expected pixels with values in {observation.path}, found none; leave it out"
         )
-    if mode.kind == "image":
+    axis = _find_axis(observation, scan)
+    if axis is None:
         covered = measure_coverage(image)
-        return Source(covered > 0.25, covered, f"sources cover {covered:.1%} of it")
-    axis = scan.keywords["DISPAXIS"] or (2 if detector.instrument == "MIRI" else 1)
-    trace = find_trace(image, int(axis))
+        return Source(covered > _MOST_COVERED, covered, f"sources cover {covered:.1%} of it")
+    across = _IFU_ACROSS if (observation.exp_type or "").upper() in _IFUS else None
+    trace = find_trace(image, axis, across=across)
     if not trace.seen:
         return Source(False, 0.0, f"no trace is seen ({trace.snr:.1f} sigma)")
     text = f"a trace of {trace.snr:.0f} sigma at {trace.position:.0f} across the dispersion"
@@ -375,6 +382,17 @@ def _read_image(scan: Scan) -> np.ndarray:
     scatter = bn.nanmedian(np.abs(image - level[:, None, None]).reshape(len(image), -1), axis=1)
     settled = list(find_settled(level, 1.4826 * scatter))
     return np.asarray(bn.nanmedian(image[settled], axis=0) if settled else image[0])
+
+
+def _find_axis(observation: Observation, scan: Scan) -> int | None:
+    """Find DISPAXIS, or what the mode has; None = image, as where neither is known."""
+    if scan.keywords["DISPAXIS"] in (1, 2):
+        return int(scan.keywords["DISPAXIS"])
+    mode = find_mode(observation.exp_type)
+    spectral = mode.kind == "spectrum" if mode else observation.filter == "P750L"
+    if not spectral:
+        return None
+    return 2 if get_detector(observation.detector).instrument == "MIRI" else 1
 
 
 def _find_corner(scan: Scan) -> tuple[int, int]:
