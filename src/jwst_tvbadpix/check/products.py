@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import bottleneck as bn
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import ContradictoryDateError, DateError, InputError
 from ..headers import KEYWORDS, ExposureRecord, make_record
@@ -151,14 +153,23 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
 def _read_cards(path: Path) -> tuple[str, dict[str, Any]]:
     """Read the stage that the name says, and the cards of primary header and first SCI."""
     try:
-        with fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
-            headers = [hdus[0].header] + ([hdus["SCI"].header] if "SCI" in hdus else [])
+        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            # A truncated file is an error below, with better words than the warning's.
+            warnings.simplefilter("ignore", AstropyUserWarning)
             names = [hdu.name for hdu in hdus]
+            headers = [hdus[0].header] + ([hdus["SCI"].header] if "SCI" in names else [])
+            needed = max(info["datLoc"] + info["datSpan"] for info in (h.fileinfo() for h in hdus))
+            whole = hdus._file.compression not in (None, "") or path.stat().st_size >= needed
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
         raise InputError(
             f"expected a FITS product of JWST, found {path}: {error}; check the path and the "
             "download"
         ) from error
+    if not whole:
+        raise InputError(
+            f"expected {needed} bytes in {path}, found {path.stat().st_size}: the file is "
+            "truncated; download it again"
+        )
     wanted = (*KEYWORDS, "DATAMODL", "S_RESAMP")
     cards = {key: next((h[key] for h in headers if key in h), None) for key in wanted}
     cards["EXTENSIONS"] = names
@@ -223,9 +234,13 @@ def _read_image(
 ) -> Product:
     """Read the pixels with the pipeline's own models, which know where the WCS is."""
     from stdatamodels.jwst import datamodels
+    from stdatamodels.validate import ValidationWarning
 
     try:
-        model = datamodels.open(path)
+        with warnings.catch_warnings():
+            # Keywords outside the schema are no concern here.
+            warnings.simplefilter("ignore", ValidationWarning)
+            model = datamodels.open(path)
     except Exception as error:
         raise InputError(
             f"expected a product of the pipeline, found {path}: {type(error).__name__}: {error}; "
@@ -298,7 +313,10 @@ def _make_plane(
     ny, nx = data.shape
     start = _find_start(part, data.shape, record) if cut else (0, 0)
     corner = (record.corner[0] + start[0], record.corner[1] + start[1])
-    axis = getattr(part.meta.wcsinfo, "dispersion_direction", None) or record.dispersion_axis
+    axis = (
+        getattr(getattr(part.meta, "wcsinfo", None), "dispersion_direction", None)
+        or record.dispersion_axis
+    )
     own_rate = None if rate is None else rate[start[0] : start[0] + ny, start[1] : start[1] + nx]
     wavelength, distance = _read_wcs(part, data.shape, record.exp_type, model)
     width, window = None, None
