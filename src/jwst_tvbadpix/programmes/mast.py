@@ -71,6 +71,8 @@ COLUMNS = (
     "expmid",
     "expend",
 )
+# The launch, and a date that lies after every exposure.
+_LAUNCH_MJD, _NEVER_MJD = 59573.0, 99999.0
 # productLevel of each stage.
 _LEVELS = {
     "uncal": "1b",
@@ -169,7 +171,10 @@ def build_queries(
             )
         filters.append(("program", (str(int(program)),)))
     if after or before:
-        span = {"min": read_mjd(after or "2021-12-25"), "max": read_mjd(before or "2100-01-01")}
+        span = {
+            "min": read_mjd(after) if after else _LAUNCH_MJD,
+            "max": read_mjd(before) if before else _NEVER_MJD,
+        }
         filters.append(("date_obs_mjd", (span,)))
     if public_at:
         filters.append(("publicReleaseDate_mjd", ({"min": 0, "max": read_mjd(public_at)},)))
