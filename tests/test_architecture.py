@@ -23,6 +23,7 @@ OURS = (
     "cli",
     "demo",
     "delivery",
+    "programmes",
     "report",
     "simulate",
 )
@@ -131,6 +132,11 @@ def test_only_the_demonstration_uses_the_simulator():
 
 def test_report_draws_results_and_knows_no_steps():
     assert not offenders(modules("report"), ours("steps", "cli"))
+
+
+def test_programmes_know_no_steps():
+    assert modules("programmes")
+    assert not offenders(modules("programmes"), ours("steps", "cli", "report", "delivery"))
 
 
 def test_refmodels_and_delivery_know_no_steps():

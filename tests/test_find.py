@@ -411,7 +411,7 @@ def test_the_query_asks_for_all_public_exposures_of_the_mode():
     filters = {f["paramName"]: f["values"] for f in query.params["filters"]}
     assert filters["exp_type"][:3] == ["MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS", "MIR_DARKIMG"]
     assert filters["productLevel"] == ["2a"]
-    assert filters["date_obs_mjd"] == [{"min": 59761.0, "max": 60676.0}]
+    assert filters["expstart"] == [{"min": 59761.0, "max": 60676.0}]
     assert filters["publicReleaseDate_mjd"][0]["max"] == 60827.0
     for wanted in ("visitsta", "bkgdtarg", "pcs_mode", "engqlptg", "dataprob", "targprop"):
         assert wanted in query.params["columns"].split(",")

@@ -107,6 +107,7 @@ def test_a_date_that_is_none_is_refused(tmp_path):
         ("jw01539001001_02101_00001_mirimage_uncal.fits.gz", "uncal", True),
         ("JW01539001001_02101_00001_MIRIMAGE_CAL.FITS", "cal", True),
         ("jw01539001001_02101_00001_mirimage_x1d.fits", "x1d", True),
+        ("jw01539001001_02101_00001_mirimage_o001_crf.fits", "crf", True),
         ("mine_rate.fits", "rate", False),
         ("mine_s2d.fits", "s2d", False),
         ("jw01539-o001_t001_miri_f770w_i2d.fits", "i2d", False),
@@ -138,8 +139,9 @@ def test_segments_are_exposures_of_their_own(tmp_path):
 )
 def test_a_nameless_stage_follows_from_unit_and_dimensions(tmp_path, unit, stage):
     science = {} if unit is None else {"BUNIT": unit}
-    (found,) = scan_headers([write_exposure(tmp_path / "whatever.fits", science=science)])
-    assert found.stage == stage
+    for name in ("whatever.fits", "my_exposure.fits"):
+        (found,) = scan_headers([write_exposure(tmp_path / name, science=science)])
+        assert found.stage == stage
 
 
 def test_simulated_exposures_are_read(tmp_path):
@@ -187,6 +189,7 @@ def test_folders_are_searched_and_files_taken_once(tmp_path):
     one = write_exposure(tmp_path / "deep" / "er" / "a_rate.fits")
     two = write_exposure(tmp_path / "b_rate.fits.gz")
     (tmp_path / "notes.txt").write_text("no exposure")
+    (tmp_path / "._b_rate.fits").write_text("hidden")
     (tmp_path / "deep" / "link_rate.fits").symlink_to(one)
     found = list_fits([tmp_path, two, one, str(tmp_path / "deep")])
     assert sorted(path.resolve() for path in found) == sorted([one.resolve(), two.resolve()])

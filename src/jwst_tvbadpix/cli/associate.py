@@ -22,7 +22,8 @@ def add_command(commands: Any) -> None:
         description="Read the headers of exposures (any stage), tell science, background, blank "
         "sky, failed pointings and darks apart, and write the associations that "
         "time_variable_bad_pixel (one per detector), external_flat_builder and abs_flux_ratio "
-        "(one per detector, mode, filter or grating, subarray, target and epoch) take. Files that "
+        "(one per detector, mode, filter or grating, subarray, target and epoch; a new epoch "
+        "begins after 30 d and 3 d without exposure) take. Files that "
         "fit no step are listed with the reason. An association of the same name is replaced. "
         "Recipes come with the package for programmes 1539, 4487, 4497, 7487 and 7831; other "
         "programmes are sorted by their headers alone.",
@@ -140,12 +141,13 @@ def _print_rest(plan: "Plan", *, all_rows: bool) -> None:
         print("\nIn no row of the recipe, sorted by header alone:")
     for observation in plan.without_row:
         print(f"  {observation.path}")
-    if all_rows and plan.empty_rows:
-        print("\nRows of the recipe without an exposure:")
-        for _, row in plan.empty_rows:
-            print(f"  {row.label or row.mode} {row.target}".rstrip())
-    elif plan.empty_rows:
-        for program, n in sorted(Counter(program for program, _ in plan.empty_rows).items()):
+    if all_rows and plan.rows:
+        print("\nRows of the recipe, observations at hand of those in the table:")
+        for _, row, found in plan.rows:
             print(
-                f"\n{n} rows of recipe {int(program)} have no exposure (--program {int(program)})"
+                f"  {found} of {row.count or 'any'}: {row.label or row.mode} {row.target}".rstrip()
             )
+    empty = Counter(int(recipe.program) for recipe, _, found in plan.rows if not found)
+    for program, n in sorted(empty.items()):
+        hint = "" if all_rows else f" (--program {program} lists them)"
+        print(f"\n{n} rows of recipe {program} have no exposure{hint}")

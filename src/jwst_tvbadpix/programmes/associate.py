@@ -59,8 +59,8 @@ class Plan:
         Every file that is in no association, by path.
     recipes : tuple of Recipe
         The recipes that were used.
-    empty_rows : tuple of (str, Row)
-        Programme and row of each without an exposure.
+    rows : tuple of (Recipe, Row, int)
+        Every row of these, and how many observations of it (OBSERVTN, else exposures) are at hand.
     without_row : tuple of Observation
         One file of each exposure that fits no row of its programme's recipe and is used all the
         same: its header decided.
@@ -69,7 +69,7 @@ class Plan:
     associations: tuple[Association, ...]
     leftovers: tuple[Leftover, ...]
     recipes: tuple[Recipe, ...]
-    empty_rows: tuple[tuple[str, Row], ...]
+    rows: tuple[tuple[Recipe, Row, int], ...]
     without_row: tuple[Observation, ...]
 
 
@@ -131,18 +131,16 @@ def plan_associations(
     used = {id(m.observation) for a in associations for m in a.members}
     for exposure in exposures:
         leftovers += _list_leftovers(exposure, used, orphans)
-    matched = {id(exposure.row) for exposure in exposures}
+    seen = {
+        (id(e.row), e.program, e.files[0].observation or e.files[0].exposure_id) for e in exposures
+    }
+    counted = Counter(row for row, _, _ in seen)
     strays = [e for e in exposures if e.recipe and not e.recipe.archival and e.row is None]
     return Plan(
         associations=tuple(associations),
         leftovers=tuple(sorted(leftovers, key=lambda left: str(left.observation.path))),
         recipes=tuple(recipes),
-        empty_rows=tuple(
-            (recipe.program, row)
-            for recipe in recipes
-            for row in recipe.rows
-            if id(row) not in matched
-        ),
+        rows=tuple((recipe, row, counted[id(row)]) for recipe in recipes for row in recipe.rows),
         without_row=tuple(e.files[0] for e in strays if e.steps),
     )
 
@@ -177,22 +175,25 @@ def _choose_uses(exposure: Exposure) -> Iterable[_Use]:
 
 
 def _group(uses: Sequence[_Use], program: str | None) -> tuple[list[Association], dict[int, str]]:
-    """Make associations; and say why files that a step could take go into none of its own."""
+    """Make associations; and say why an exposure that a step takes is in none of its own."""
     made: list[_Unnamed] = []
     orphans: dict[int, str] = {}
-    masks: dict[tuple[str, str, bool], list[_Use]] = {}
-    for use in uses:
-        if use.step == MASKS:
-            detector = use.observation.detector
-            if detector is None:
-                orphans[id(use.observation)] = "DETECTOR is absent: masks are made per detector"
-                continue
-            masks.setdefault((detector.upper(), use.stage, use.ready), []).append(use)
-    made += [_name_masks(own, program) for own in masks.values()]
     for step in (FLATS, FLUXES):
         groups, lonely = _split_epochs([use for use in uses if use.step == step])
         made += [_name_group(own) for own in groups]
         orphans.update(lonely)
+    masks: dict[tuple[str, str, bool], list[_Use]] = {}
+    for use in uses:
+        if use.step != MASKS:
+            continue
+        detector = use.observation.detector
+        if detector is None:
+            orphans[id(use.exposure)] = "DETECTOR is absent: masks are made per detector"
+            continue
+        if id(use.exposure) in orphans:
+            use = replace(use, doubts=(*use.doubts, orphans[id(use.exposure)]))
+        masks.setdefault((detector.upper(), use.stage, use.ready), []).append(use)
+    made += [_name_masks(own, program) for own in masks.values()]
     return _settle_names(made), orphans
 
 
@@ -220,7 +221,7 @@ def _split_epochs(uses: Sequence[_Use]) -> tuple[list[list[_Use]], dict[int, str
         if near:
             min(near)[2].append(use)
         else:
-            lonely[id(use.observation)] = (
+            lonely[id(use.exposure)] = (
                 f"background without its star: no exposure of {use.exposure.star or 'the target'} "
                 f"in the same setting within {EPOCH_GAP_DAYS[use.step]:g} d"
             )
@@ -243,7 +244,7 @@ def _setting(use: _Use) -> tuple[object, ...]:
     )
     mode = use.exposure.mode
     spelled = tuple((card or "").upper() for card in cards)
-    return (o.program or "", mode.name if mode else "", *spelled, use.stage, use.ready)
+    return (use.exposure.program or "", mode.name if mode else "", *spelled, use.stage, use.ready)
 
 
 def _start(use: _Use) -> float | None:
@@ -275,7 +276,7 @@ def _split_gaps(uses: Sequence[_Use]) -> list[list[_Use]]:
 
 def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
     """Make the association of a detector; its name says what all members share."""
-    program = program or _shared(u.observation.program for u in uses)
+    program = program or _shared(u.exposure.program for u in uses)
     modes = _shared(u.exposure.mode.name if u.exposure.mode else None for u in uses)
     parts = (
         program or "multi",
@@ -296,7 +297,7 @@ def _name_group(uses: list[_Use]) -> _Unnamed:
     start = _start(first)
     epoch = "undated" if start is None else f"{_MJD_ZERO + timedelta(days=start):%Y%m%d}"
     target = first.exposure.star or "no-target"
-    program = o.program or "no-program"
+    program = first.exposure.program or "no-program"
     parts = (
         program,
         first.step,
@@ -397,8 +398,8 @@ def _list_leftovers(
             yield Leftover(one, f"_{stages} of the exposure is used", alternative=True)
         elif exposure.refused:
             yield Leftover(one, exposure.refused)
-        elif id(one) in orphans:
-            yield Leftover(one, orphans[id(one)])
+        elif id(exposure) in orphans:
+            yield Leftover(one, orphans[id(exposure)])
         else:
             steps = " or ".join(exposure.steps)
             yield Leftover(one, f"{steps} takes no _{one.stage or '?'} product of this mode")

@@ -7,7 +7,7 @@ from functools import cache
 
 from .modes import find_mode
 from .scan import Observation
-from .targets import read_name
+from .targets import is_dense_field, read_name
 
 __all__ = ["ROLES", "Role", "classify"]
 
@@ -64,8 +64,8 @@ def classify(observation: Observation) -> Role:
     BKGDTARG; the name of the target (TARGPROP, else TARGNAME); the distance between target
     (TARG_RA, TARG_DEC) and aperture (RA_REF, DEC_REF) beyond the dither (XOFFSET, YOFFSET) and
     the mode's `off_target`. An absent keyword decides nothing and excludes nothing. The distance
-    is not asked of parallel exposures, nor where another aperture was pointed (PPS_APER unlike
-    APERNAME), as for most NIRCam detectors.
+    is not asked of parallel exposures, of dense fields (a mosaic has tiles beside its target), nor
+    where another aperture was pointed (PPS_APER unlike APERNAME), as for most NIRCam detectors.
     """
     special = _find_special(observation)
     if special is not None:
@@ -88,7 +88,8 @@ def classify(observation: Observation) -> Role:
     if said in ("background", "blank", "failed"):
         return Role(said, f"target is {name}", doubts)
     offset = _measure_offset(observation)
-    if mode is not None and offset is not None and offset > mode.off_target:
+    missed = mode is not None and offset is not None and offset > mode.off_target
+    if missed and offset is not None and not is_dense_field(name):
         return Role("failed", f"target lies {_say_arcsec(offset)} from the aperture", doubts)
     return Role("science", f"target is {name or 'not named'}", doubts)
 
@@ -98,9 +99,7 @@ def _find_special(observation: Observation) -> Role | None:
     if observation.reftype:
         return Role("other", f"reference file (REFTYPE = {observation.reftype})")
     exp_type = (observation.exp_type or "").upper()
-    if not exp_type:
-        return Role("other", "EXP_TYPE is absent")
-    if find_mode(exp_type) is not None and "DARK" not in exp_type:
+    if not exp_type or (find_mode(exp_type) is not None and "DARK" not in exp_type):
         return None
     kind = _map_exp_types().get(exp_type.lower(), "")
     if kind in _SPECIAL:
@@ -121,6 +120,8 @@ def _map_exp_types() -> dict[str, str]:
 def _find_doubts(observation: Observation) -> tuple[str, ...]:
     """List what makes the pointing or the label uncertain, without deciding."""
     doubts = []
+    if not observation.exp_type:
+        doubts.append("EXP_TYPE is absent: the mode is not known")
     if (observation.pcs_mode or "").upper() in ("COARSE", "NONE"):
         doubts.append(f"PCS_MODE = {observation.pcs_mode}: not guided finely")
     if (observation.pointing_quality or "").upper() == "PLANNED":

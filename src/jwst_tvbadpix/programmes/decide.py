@@ -48,6 +48,8 @@ class Exposure:
     ----------
     files : tuple of Observation
         Its products.
+    program : str or None
+        Its programme, five digits: PROGRAM, else the one asked for.
     role : Role
         What it is.
     mode : Mode or None
@@ -65,6 +67,7 @@ class Exposure:
     """
 
     files: tuple[Observation, ...]
+    program: str | None
     role: Role
     mode: Mode | None
     steps: tuple[str, ...]
@@ -106,7 +109,7 @@ def decide(
             role = _apply_row(row, role, known, doubts)
             mode = mode or get_mode(row.mode)[0]
         elif archival is None:
-            role = replace(role, doubts=(*role.doubts, f"fits no row of recipe {recipe.program}"))
+            role = replace(role, doubts=(*role.doubts, *doubts))
     if program is not None and known.program is None:
         role = replace(role, doubts=(*role.doubts, f"PROGRAM is absent: taken for {program}"))
     star = _name_star((row.background_of if row else "") or known.target or known.target_name)
@@ -119,7 +122,7 @@ def decide(
         refused = f"no evidence for {archival.program}: {role.name} ({role.reason})"
     else:
         steps, refused = _find_steps(known, role, mode, row)
-    return Exposure(tuple(files), role, mode, steps, refused, recipe, row, star)
+    return Exposure(tuple(files), own, role, mode, steps, refused, recipe, row, star)
 
 
 def is_combined(observation: Observation) -> bool:
@@ -138,8 +141,7 @@ def _apply_row(row: Row, role: Role, observation: Observation, doubts: tuple[str
     if role.name == wanted:
         return replace(role, doubts=doubts)
     if observation.background_target is False and wanted == "background":
-        reason = "BKGDTARG = F"
-        return Role("science", reason, (*doubts, "the recipe says background"))
+        doubts = (*doubts, "BKGDTARG = F though the recipe says background")
     return Role(wanted, f"recipe: {row.label or row.mode} ({row.target})", doubts)
 
 
@@ -181,7 +183,7 @@ def _find_science_step(
     if dense and mode is not None and mode.name in _FLAT_MODES:
         return (FLATS,), ""
     if standard or dense:
-        where = mode.name if mode else observation.exp_type
+        where = mode.name if mode else "a mode that is not known (EXP_TYPE)"
         return (), f"no step for {'a standard star' if standard else 'a dense field'} in {where}"
     return (), (
         f"science: target {name or 'without a name'} is no blank sky, no standard star and no "

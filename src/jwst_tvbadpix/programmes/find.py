@@ -49,6 +49,7 @@ _SCORES = {
 _WITH_SOURCE = {"blank": 0.5, "background": 0.5, "failed": 0.5, "science": 0.2}
 # An acquisition without a star, and doubts about the pointing, speak for a failed pointing.
 _ACQUISITION, _DOUBT = 0.5, 0.1
+_POINTING = ("PCS_MODE", "ENGQLPTG", "ENG_QUAL", "GSACSTAT")
 _DARK = 0.8
 # The stages whose pixels can be looked at, the best first.
 _STAGES = ("rate", "rateints", "cal", "calints")
@@ -326,7 +327,8 @@ def _judge(observation: Observation, role: Role, modes: Sequence[Mode], missed: 
         doubts = (*doubts, "the acquisition of its visit shows no star")
         said = "failed" if said == "science" else said
     if not source.seen:
-        extra = _ACQUISITION * missed + _DOUBT * len(role.doubts)
+        uncertain = sum(doubt.startswith(_POINTING) for doubt in role.doubts)
+        extra = _ACQUISITION * missed + _DOUBT * uncertain
         score = min(1.0, score + (extra if said in ("science", "failed") else 0.0))
     kind: Kind = "failed" if said == "failed" else "blank"
     kind = kind if score >= ACCEPTED else ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.time import Time
 
 from ..errors import DateError, InputError
@@ -27,7 +28,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# What is asked for of each file: what `Observation` holds, and what downloads need.
+# What is asked for of each file: fields that every instrument has, by the list named above, ...
 COLUMNS = (
     "filename",
     "fileSetName",
@@ -40,13 +41,14 @@ COLUMNS = (
     "instrume",
     "detector",
     "exp_type",
-    "filter",
+    "expripar",
     "subarray",
     "apername",
     "pps_aper",
     "readpatt",
     "ngroups",
     "nints",
+    "exsegnum",
     "effexptm",
     "program",
     "observtn",
@@ -55,24 +57,36 @@ COLUMNS = (
     "obslabel",
     "bkgdtarg",
     "visitsta",
+    "visitype",
+    "tsovisit",
+    "intarget",
     "eng_qual",
     "engqlptg",
     "pcs_mode",
     "dataprob",
     "targprop",
     "targname",
+    "targtype",
     "targ_ra",
     "targ_dec",
-    "ra_ref",
-    "dec_ref",
+    "s_region",
+    "xoffset",
+    "yoffset",
     "date_obs",
-    "time_obs",
     "expstart",
     "expmid",
     "expend",
 )
-# The launch, and a date that lies after every exposure.
-_LAUNCH_MJD, _NEVER_MJD = 59573.0, 99999.0
+# ... and those of single instruments.
+_OWN_COLUMNS = {
+    "Miri": ("filter", "channel", "band", "coronmsk"),
+    "Nircam": ("filter", "pupil", "module", "channel"),
+    "Niriss": ("filter", "pupil"),
+    "Nirspec": ("filter", "grating", "fxd_slit"),
+    "Fgs": (),
+}
+# MJD before and after all exposures.
+_ALL_TIME = (50000.0, 99999.0)
 # productLevel of each stage.
 _LEVELS = {
     "uncal": "1b",
@@ -107,7 +121,7 @@ class MastQuery:
     def params(self) -> dict[str, Any]:
         """Parameters of ``astroquery.mast.Mast.service_request(service, params)``."""
         return {
-            "columns": ",".join(COLUMNS),
+            "columns": ",".join((*COLUMNS, *_OWN_COLUMNS[self.service.rpartition(".")[2]])),
             "filters": [{"paramName": name, "values": list(v)} for name, v in self.filters],
         }
 
@@ -171,13 +185,15 @@ def build_queries(
             )
         filters.append(("program", (str(int(program)),)))
     if after or before:
+        first, last = _ALL_TIME
         span = {
-            "min": read_mjd(after) if after else _LAUNCH_MJD,
-            "max": read_mjd(before) if before else _NEVER_MJD,
+            "min": read_mjd(after) if after else first,
+            "max": read_mjd(before) if before else last,
         }
-        filters.append(("date_obs_mjd", (span,)))
+        filters.append(("expstart", (span,)))
     if public_at:
-        filters.append(("publicReleaseDate_mjd", ({"min": 0, "max": read_mjd(public_at)},)))
+        span = {"min": _ALL_TIME[0], "max": read_mjd(public_at)}
+        filters.append(("publicReleaseDate_mjd", (span,)))
     filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
     for mode in modes:
@@ -214,10 +230,7 @@ def run_query(query: MastQuery) -> list[dict[str, Any]]:
     with _Asking("query"):
         table = mast.service_request(query.service, query.params)
     rows = [
-        {
-            name: None if getattr(row[name], "mask", False) is True else row[name]
-            for name in table.colnames
-        }
+        {name: None if np.ma.is_masked(row[name]) else row[name] for name in table.colnames}
         for row in table
     ]
     endings = tuple(f"_{stage}.fits" for stage in query.stages)

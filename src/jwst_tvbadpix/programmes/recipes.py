@@ -305,15 +305,15 @@ def match_row(
     Returns
     -------
     row : Row or None
-        None where no row fits.
+        None where no row fits, or several that make different things of it.
     doubts : tuple of str
-        What in the header differs from the row, or why another row might be meant.
+        What in the header differs from the row, or why there is none.
     """
     exp_type = (observation.exp_type or "").upper()
     rows = [row for row in recipe.rows if exp_type in row.exp_types]
     if recipe.archival:
         rows = [row for row in rows if role.name in row.roles]
-        return (rows[0], ()) if rows else (None, ())
+        return (rows[0] if rows else None), ()
     number = observation.observation or ""
     numbered = [row for row in rows if number.isdecimal() and int(number) in row.observations]
     if numbered:
@@ -329,11 +329,10 @@ def match_row(
             if _count_texts(row, observation) == max(_count_texts(r, observation) for r in fitting)
         ]
     if not fitting:
-        return None, ()
-    targets = {(normalise(row.target), row.roles, row.step) for row in fitting}
-    if len(targets) > 1:
-        others = ", ".join(f"{row.label!r} ({row.target})" for row in fitting[1:])
-        doubts.append(f"the header fits {others} as well")
+        return None, (f"fits no row of recipe {int(recipe.program)}",)
+    if len({(normalise(row.target), row.roles, row.step) for row in fitting}) > 1:
+        names = ", ".join(f"{row.label!r} ({row.target})" for row in fitting)
+        return None, (f"fits several rows of recipe {int(recipe.program)}: {names}",)
     return fitting[0], tuple(doubts)
 
 

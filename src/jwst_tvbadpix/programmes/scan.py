@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 _EMPTY = ("", "N/A", "NULL", "NONE", "UNKNOWN", "UNDEFINED", "NAN")
 _TRUE = ("T", "TRUE", "1", "YES")
 _FALSE = ("F", "FALSE", "0", "NO")
-# Products of one exposure, and what units and dimensions make of a file that is not named so.
-_STAGES = ("uncal", "rate", "rateints", "cal", "calints", "x1d", "x1dints", "i2d", "s2d", "s3d")
+# What unit and dimensions make of a file whose name does not say what product it is.
 _GUESSES = {
     ("dn/s", 2): "rate",
     ("dn/s", 3): "rateints",
@@ -35,7 +34,7 @@ _GUESSES = {
 }
 # Name of an exposure of the archive: visit, activity, exposure, perhaps a segment, detector.
 _ARCHIVED = re.compile(
-    r"(jw\d{11}_\w{5}_\d{5}(?:-seg\d+)?_[a-z0-9]+)(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
+    r"(jw\d{11}_\w{5}_\d{5}(?:-seg\d+)?_[a-z0-9]+?)(?:_[oac]\d+)?(?:_([a-z0-9]+(?:-[a-z0-9]+)*))?$"
 )
 
 
@@ -163,7 +162,8 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     Parameters
     ----------
     paths : iterable of str or Path
-        Files (taken whatever their ending) and folders (searched for .fits and .fits.gz).
+        Files (taken whatever their ending) and folders (searched for .fits and .fits.gz
+        that are not hidden).
 
     Returns
     -------
@@ -179,7 +179,7 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in path.rglob("*") if p.name.lower().endswith((".fits", ".fits.gz"))]
-            inside = [p for p in inside if p.is_file()]
+            inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
             if not inside:
                 raise InputError(
                     f"expected FITS files beneath {path}, found none; give the folder of the "
@@ -241,7 +241,7 @@ def _scan(path: Path) -> Observation:
     if (values["program"] or "").isdecimal():
         values["program"] = values["program"].zfill(5)
     exposure_id, stage = _split_name(path)
-    if stage not in _STAGES:
+    if not _is_product(stage):
         stage = _guess_stage(headers) or stage
     return Observation(path=path, stage=stage, exposure_id=exposure_id, **values)
 
@@ -284,6 +284,12 @@ def _convert(path: Path, name: str, value: Any) -> Any:
             f"expected {CARDS[name]} as {what.replace('float', 'number')} in {path}, found "
             f"{value!r}; correct the header or leave the file out"
         ) from error
+
+
+def _is_product(stage: str) -> bool:
+    from jwst.lib.suffix import KNOW_SUFFIXES
+
+    return stage in KNOW_SUFFIXES
 
 
 def _guess_stage(headers: list[fits.Header]) -> str:
