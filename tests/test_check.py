@@ -257,6 +257,59 @@ def test_flags_of_product_and_mask_are_told(tmp_path):
         check_exposure(path, make_history(detector="MIRIFULONG"), mask=written)
 
 
+def test_masked_pixels_that_are_good_now_are_counted(tmp_path):
+    dq = np.zeros(SHAPE, np.uint32)
+    dq[[10, 20, 30, 40], 38] = DNU
+    dq[20, 60] = DNU  # outside the aperture
+    path = write_rate(tmp_path, Star().render()[0], dq=dq)
+    history = make_history(
+        place(10, 38, state=0, dnu=False, **{"class": "GOOD"}),
+        place(20, 38, end_mjd=60350.0),
+        place(20, 60, end_mjd=60350.0),
+        place(30, 38),
+    )
+    found = check_exposure(path, history)
+    (note,) = [note for note in found.notes if "good at this date" in note]
+    assert note.startswith("2 pixels")
+
+
+def test_the_mask_is_found_beside_the_product(tmp_path):
+    path = write_rate(tmp_path, Star().render()[0])
+    fits.setval(path, "R_MASK", value="crds://jwst_miri_mask_0099.fits")
+    full = np.zeros((1024, 1032), np.uint32)
+    full[628, 38] = DNU | HOT
+    mask = build_mask(
+        full,
+        detector="MIRIMAGE",
+        useafter="2021-12-25T00:00:00",
+        description="x",
+        history=["x"],
+        pedigree="GROUND",
+    )
+    write_twins(mask, tmp_path / "jwst_miri_mask_0099")
+    (row,) = check_exposure(path, make_history(place(100, 38))).table
+    assert row["mask"] == "DO_NOT_USE|HOT"
+
+
+def test_amplitudes_of_calibrated_spectra_are_left_out(tmp_path):
+    path = write_rate(tmp_path, Star(excess={(100, 38): 10.0}).render()[0])
+    history = make_history(place(100, 38))
+    history.warnings = ["Amplitudes are in MJy/sr, the unit of the exposures"]
+    found = check_exposure(path, history)
+    assert np.isnan(found.table["spike_percent"][0])
+    assert found.table["seen_percent"][0] > 5
+    assert any("not in DN/s" in note for note in found.notes)
+
+
+def test_pixels_that_see_no_light_are_left_out(tmp_path):
+    dq = np.zeros(SHAPE, np.uint32)
+    dq[100, 38] = DNU | 512  # NON_SCIENCE
+    path = write_rate(tmp_path, Star().render()[0], dq=dq)
+    history = make_history(place(100, 38), place(101, 38), place(102, 2))
+    found = check_exposure(path, history, aperture="all")
+    assert list(found.table["y_sub"]) == [101]
+
+
 def test_integrations_count_by_their_median_and_most_of_their_flags(tmp_path):
     image = Star(excess={(100, 38): 50.0}).render()[0]
     dq = np.zeros((3, *SHAPE), np.uint32)

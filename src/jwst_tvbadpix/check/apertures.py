@@ -7,6 +7,7 @@ import numpy as np
 
 from ..detectors import get_detector
 from ..errors import InputError
+from ..refmodels import dq_value
 from ..traces import find_trace, select_field
 from .products import Plane, Product, blank_flagged
 
@@ -78,6 +79,7 @@ def choose_aperture(
     exp_type, shape = product.record.exp_type, plane.data.shape
     good = ~get_detector(product.record.detector).reference_pixels()
     light = select_field("", plane.corner, shape, good)
+    light &= (plane.dq & np.uint32(dq_value("NON_SCIENCE"))) == 0
     if isinstance(wanted, str):
         return Aperture(light, f"all {light.sum()} pixels that see light, as asked for", False)
     if wanted is not None:
@@ -91,7 +93,7 @@ def choose_aperture(
     near = _select_near(exp_type, plane)
     if near is not None:
         return near
-    field = select_field(exp_type, plane.corner, shape, good)
+    field = light & select_field(exp_type, plane.corner, shape, good)
     if not plane.axis or exp_type in _IFUS:
         text = f"all {field.sum()} pixels: no extraction is known for this image; see --aperture"
         return Aperture(field, text, False)

@@ -153,8 +153,11 @@ def check_exposure(
         )
     mjd = product.record.start_mjd
     notes = _compare_dates(path, history, mjd)
-    bits = None if mask is None else _read_mask(mask, own)
+    bits = _read_mask(product, mask)
     rows = _list_rows(history, mjd)
+    notes += _refuse_amplitudes(history, rows)
+    good_now = _mark_good(history, rows)
+    n_masked = 0
     tables, apertures, relative_to = [], [], []
     for plane in product.planes:
         chosen = choose_aperture(product, plane, aperture)
@@ -165,6 +168,12 @@ def check_exposure(
             notes.append(_tell_sizes(product, sizes))
             relative_to.append(sizes.relative_to)
         tables.append(table)
+        n_masked += _count_masked(plane, chosen, good_now)
+    if n_masked:
+        notes.append(
+            f"{n_masked} pixels in the aperture are flagged DO_NOT_USE though the history shows "
+            "them good at this date"
+        )
     if all(plane.wavelength is None for plane in product.planes):
         notes.append(f"{product.path.name} has no WCS: wavelengths are blank")
     table = vstack(tables, metadata_conflicts="silent")
@@ -211,13 +220,45 @@ def _day(mjd: float) -> str:
     return str(Time(mjd, format="mjd").isot[:10]) if np.isfinite(mjd) else "no date"
 
 
-def _read_mask(path: Path, detector: str) -> np.ndarray:
+def _read_mask(product: Product, path: Path | None) -> np.ndarray | None:
+    """Read the mask given, or the one that R_MASK names where it lies beside the product."""
+    if path is None:
+        path = product.path.parent / Path(product.record.r_mask.removeprefix("crds://")).name
+        if path.suffix not in (".fits", ".asdf") or not path.is_file():
+            return None
+        log.info("the mask is %s", path)
     dq, own = read_mask_dq(path)
-    if own != detector:
+    if own != product.record.detector:
         raise DetectorError(
-            f"expected a mask of {detector}, found {path} of {own}; give that named in R_MASK"
+            f"expected a mask of {product.record.detector}, found {path} of {own}; give that named "
+            "in R_MASK"
         )
     return dq
+
+
+def _refuse_amplitudes(history: BadPixHistoryModel, rows: Table) -> list[str]:
+    """Blank amplitudes that are not in DN/s; say so."""
+    if not any(text.startswith("Amplitudes are in") for text in history.warnings):
+        return []
+    for name in ("amplitude", "amplitude_err"):
+        rows[name] = np.nan
+    return ["the history was made from calibrated spectra: amplitudes are not in DN/s, left out"]
+
+
+def _mark_good(history: BadPixHistoryModel, rows: Table) -> np.ndarray:
+    """Mark the pixels that the history has rows for, none of which holds now: full frame."""
+    every = history.intervals.instance
+    good: np.ndarray = np.zeros(history.coverage.shape, bool)
+    good[every["y"], every["x"]] = True
+    good[rows["y"], rows["x"]] = False
+    return good
+
+
+def _count_masked(plane: Plane, aperture: Aperture, good: np.ndarray) -> int:
+    """Count the flagged pixels of the aperture that the history shows good."""
+    (y, x), (ny, nx) = plane.corner, plane.data.shape
+    flagged = (plane.dq & np.uint32(dq_value("DO_NOT_USE"))) != 0
+    return int((aperture.inside & flagged & good[y : y + ny, x : x + nx]).sum())
 
 
 def _list_rows(history: BadPixHistoryModel, mjd: float) -> Table:
