@@ -310,6 +310,19 @@ def test_pixels_that_see_no_light_are_left_out(tmp_path):
     assert list(found.table["y_sub"]) == [101]
 
 
+def test_pixels_that_the_history_never_saw_are_told(tmp_path):
+    path = write_rate(tmp_path, Star().render()[0])
+    history = make_history(place(100, 38))
+    known = check_exposure(path, history)
+    assert known.table.meta["n_unseen"] == 0
+    assert known.verdict.endswith("had been flagged")
+    history.exposures.subarray = ["SUB64"] * len(DAYS)
+    found = check_exposure(path, history)
+    assert any("read out by no exposure of the history" in note for note in found.notes)
+    # SUB64 covers rows 250 to 313 of SLITLESSPRISM.
+    assert found.verdict.endswith(f"nothing is known of {1 - 64 / 416:.0%} of the aperture")
+
+
 def test_integrations_count_by_their_median_and_most_of_their_flags(tmp_path):
     image = Star(excess={(100, 38): 50.0}).render()[0]
     dq = np.zeros((3, *SHAPE), np.uint32)

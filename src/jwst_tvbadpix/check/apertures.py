@@ -84,7 +84,7 @@ def choose_aperture(
         return Aperture(light, f"all {light.sum()} pixels that see light, as asked for", False)
     if wanted is not None:
         return _cut_box(product, plane, wanted)
-    if plane.window is not None and plane.axis:
+    if plane.window is not None and plane.axis and exp_type not in _IFUS:
         y0, y1, x0, x1 = plane.window
         box = np.zeros(shape, bool)
         box[max(y0, 0) : y1, max(x0, 0) : x1] = True

@@ -12,6 +12,7 @@ from stdatamodels.dqflags import dqflags_to_mnemonics
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from ..badpix import select_active
+from ..detectors import get_detector
 from ..errors import DateError, DetectorError
 from ..refmodels import BadPixHistoryModel, compose_dq, dq_value, read_mask_dq
 from .apertures import Aperture, choose_aperture
@@ -101,10 +102,14 @@ class ExposureCheck:
             if np.isfinite(row["wavelength"]):
                 at = f"{row['wavelength']:.2f} um"
             largest = f"; the largest is {row['spike_percent']:+.3g} % at {at}"
+        unknown = ""
+        if table.meta["n_unseen"]:
+            share = table.meta["n_unseen"] / table.meta["n_pixels"]
+            unknown = f"; nothing is known of {share:.0%} of the aperture"
         return (
             f"{len(table)} defects in the aperture, {int(self.notable.sum())} of them above "
             f"{NOTABLE_PERCENT:g} % of {table.meta['relative_to']} and not flagged{largest}; "
-            f"{int(np.sum(table['flagged']))} had been flagged"
+            f"{int(np.sum(table['flagged']))} had been flagged{unknown}"
         )
 
 
@@ -156,11 +161,9 @@ def check_exposure(
     bits = _read_mask(product, mask)
     rows = _list_rows(history, mjd)
     notes += _refuse_amplitudes(history, rows)
-    good_now = _mark_good(history, rows)
-    n_masked = 0
     tables, apertures, relative_to = [], [], []
-    for plane in product.planes:
-        chosen = choose_aperture(product, plane, aperture)
+    chosen_ones = [choose_aperture(product, plane, aperture) for plane in product.planes]
+    for plane, chosen in zip(product.planes, chosen_ones, strict=True):
         apertures.append(f"{plane.slit}: {chosen.text}" if plane.slit else chosen.text)
         notes += [chosen.warning] if chosen.warning else []
         table, sizes = _tabulate(product, plane, rows, chosen, bits)
@@ -168,12 +171,8 @@ def check_exposure(
             notes.append(_tell_sizes(product, sizes))
             relative_to.append(sizes.relative_to)
         tables.append(table)
-        n_masked += _count_masked(plane, chosen, good_now)
-    if n_masked:
-        notes.append(
-            f"{n_masked} pixels in the aperture are flagged DO_NOT_USE though the history shows "
-            "them good at this date"
-        )
+    counts = _count_pixels(history, rows, product, chosen_ones)
+    notes += _tell_counts(counts)
     if all(plane.wavelength is None for plane in product.planes):
         notes.append(f"{product.path.name} has no WCS: wavelengths are blank")
     table = vstack(tables, metadata_conflicts="silent")
@@ -185,6 +184,7 @@ def check_exposure(
         "date": Time(mjd, format="mjd").isot[:19],
         "r_mask": product.record.r_mask,
         "apertures": apertures,
+        **counts,
         "relative_to": " or ".join(dict.fromkeys(relative_to)) or "the continuum",
         "notes": list(dict.fromkeys(notes)),
     }
@@ -245,6 +245,36 @@ def _refuse_amplitudes(history: BadPixHistoryModel, rows: Table) -> list[str]:
     return ["the history was made from calibrated spectra: amplitudes are not in DN/s, left out"]
 
 
+def _count_pixels(
+    history: BadPixHistoryModel, rows: Table, product: Product, apertures: Sequence[Aperture]
+) -> dict[str, int]:
+    """Count the pixels of the apertures: all, those never seen, those masked though good."""
+    good, unseen = _mark_good(history, rows), ~_mark_seen(history)
+    counts = {"n_pixels": 0, "n_unseen": 0, "n_masked": 0}
+    for plane, aperture in zip(product.planes, apertures, strict=True):
+        flagged = (plane.dq & np.uint32(dq_value("DO_NOT_USE"))) != 0
+        counts["n_pixels"] += int(aperture.inside.sum())
+        counts["n_unseen"] += int((aperture.inside & _cut(unseen, plane)).sum())
+        counts["n_masked"] += int((aperture.inside & flagged & _cut(good, plane)).sum())
+    return counts
+
+
+def _tell_counts(counts: dict[str, int]) -> list[str]:
+    """Say what the numbers of `_count_pixels` mean."""
+    notes = []
+    if counts["n_unseen"]:
+        notes.append(
+            f"{counts['n_unseen']} of the {counts['n_pixels']} pixels in the aperture were read "
+            "out by no exposure of the history: nothing is known of them"
+        )
+    if counts["n_masked"]:
+        notes.append(
+            f"{counts['n_masked']} pixels in the aperture are flagged DO_NOT_USE though the "
+            "history shows them good at this date"
+        )
+    return notes
+
+
 def _mark_good(history: BadPixHistoryModel, rows: Table) -> np.ndarray:
     """Mark the pixels that the history has rows for, none of which holds now: full frame."""
     every = history.intervals.instance
@@ -254,11 +284,25 @@ def _mark_good(history: BadPixHistoryModel, rows: Table) -> np.ndarray:
     return good
 
 
-def _count_masked(plane: Plane, aperture: Aperture, good: np.ndarray) -> int:
-    """Count the flagged pixels of the aperture that the history shows good."""
+def _mark_seen(history: BadPixHistoryModel) -> np.ndarray:
+    """Mark the pixels that some exposure of the history read out: bool, full frame.
+
+    Subarrays whose corners only the exposures know count as the whole frame.
+    """
+    detector = get_detector(history.meta.instrument.detector)
+    exposures = history.exposures.instance
+    seen: np.ndarray = np.zeros(detector.shape, bool)
+    for name, used in zip(exposures["subarray"], exposures["used"], strict=True):
+        x, y, nx, ny = detector.subarrays.get(name) or (1, 1, *detector.shape[::-1])
+        if used:
+            seen[y - 1 : y - 1 + ny, x - 1 : x - 1 + nx] = True
+    return seen
+
+
+def _cut(full: np.ndarray, plane: Plane) -> np.ndarray:
+    """Cut the pixels of a plane out of the full frame."""
     (y, x), (ny, nx) = plane.corner, plane.data.shape
-    flagged = (plane.dq & np.uint32(dq_value("DO_NOT_USE"))) != 0
-    return int((aperture.inside & flagged & good[y : y + ny, x : x + nx]).sum())
+    return full[y : y + ny, x : x + nx]
 
 
 def _list_rows(history: BadPixHistoryModel, mjd: float) -> Table:
