@@ -357,6 +357,8 @@ def test_calibrated_spectra_take_the_conversion_from_the_rates(tmp_path, rates):
     else:
         assert np.isnan(row["spike_percent"])
         assert any("only what is seen" in note for note in found.notes)
+        assert f"the largest is {row['seen_percent']:+.3g} % at 12.00 um" in found.verdict
+    assert "1 of them above 1 %" in found.verdict
 
 
 def test_without_a_source_sizes_are_relative_to_the_level(tmp_path):

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 # Defects of at least this size [%] are counted as notable: a usual depth of spectral features.
 NOTABLE_PERCENT = 1.0
+# Where no size is expected, for want of an amplitude or a conversion, what is seen counts from so
+# many times the noise on.
+_SEEN_SIGMA = 5.0
 
 _DESCRIPTIONS = {
     "y": "row, 0-based, full frame",
@@ -46,6 +49,7 @@ _DESCRIPTIONS = {
     "spike_percent": "expected spike where the pixel is not masked; negative = deficit",
     "spike_err": "its standard error",
     "seen_percent": "what the pixel shows over its neighbours in this exposure",
+    "seen_err": "noise of the pixels in the aperture",
     "gap_percent": "what is lost where the pixel is masked and not replaced",
     "flagged": "DO_NOT_USE in most integrations of the product: the mask, or the ramp",
     "dq": "flags of the product",
@@ -55,7 +59,7 @@ _UNITS = {
     "wavelength": "um",
     "amplitude": "DN / s",
     "amplitude_err": "DN / s",
-    **dict.fromkeys(("spike_percent", "spike_err", "seen_percent", "gap_percent"), "%"),
+    **dict.fromkeys(("spike_percent", "spike_err", "seen_percent", "seen_err", "gap_percent"), "%"),
 }
 
 
@@ -80,8 +84,7 @@ class ExposureCheck:
     @property
     def notable(self) -> np.ndarray:
         """Mark the rows of at least 1 % that no flag hides: bool (n_rows,)."""
-        size = np.abs(np.asarray(self.table["spike_percent"], float))
-        return self._shows & (np.nan_to_num(size) >= NOTABLE_PERCENT)
+        return self._shows & (np.nan_to_num(np.abs(_take_size(self.table))) >= NOTABLE_PERCENT)
 
     @property
     def _shows(self) -> np.ndarray:
@@ -94,14 +97,15 @@ class ExposureCheck:
         """Summary in one line."""
         table = self.table
         open_rows = table[self._shows]
-        sizes = np.asarray(open_rows["spike_percent"], float)
+        sizes = _take_size(open_rows)
         largest = ""
         if np.isfinite(sizes).any():
-            row = open_rows[int(np.nanargmax(np.abs(sizes)))]
+            k = int(np.nanargmax(np.abs(sizes)))
+            row = open_rows[k]
             at = f"x {row['x']}, y {row['y']}"
             if np.isfinite(row["wavelength"]):
                 at = f"{row['wavelength']:.2f} um"
-            largest = f"; the largest is {row['spike_percent']:+.3g} % at {at}"
+            largest = f"; the largest is {sizes[k]:+.3g} % at {at}"
         unknown = ""
         if table.meta["n_unseen"]:
             share = table.meta["n_unseen"] / table.meta["n_pixels"]
@@ -111,6 +115,16 @@ class ExposureCheck:
             f"{NOTABLE_PERCENT:g} % of {table.meta['relative_to']} and not flagged{largest}; "
             f"{int(np.sum(table['flagged']))} had been flagged{unknown}"
         )
+
+
+def _take_size(table: Table) -> np.ndarray:
+    """Take the size of each defect [%]: as expected, else as seen where it stands out; else NaN."""
+    expected, seen, noise = (
+        np.asarray(table[name], float) for name in ("spike_percent", "seen_percent", "seen_err")
+    )
+    with np.errstate(invalid="ignore"):
+        stands_out = np.abs(seen) > _SEEN_SIGMA * noise
+    return np.where(np.isfinite(expected), expected, np.where(stands_out, seen, np.nan))
 
 
 def check_exposure(
@@ -176,7 +190,7 @@ def check_exposure(
     if all(plane.wavelength is None for plane in product.planes):
         notes.append(f"{product.path.name} has no WCS: wavelengths are blank")
     table = vstack(tables, metadata_conflicts="silent")
-    size = np.nan_to_num(np.abs(np.asarray(table["spike_percent"], float)), nan=-1.0)
+    size = np.nan_to_num(np.abs(_take_size(table)), nan=-1.0)
     table = table[np.lexsort((table["x"], table["y"], -size))]
     table.meta = {
         "exposure": product.given.name,
@@ -413,6 +427,7 @@ def _tabulate(
             "spike_percent": sizes.expected,
             "spike_err": sizes.expected_err,
             "seen_percent": sizes.seen,
+            "seen_err": sizes.seen_err,
             "gap_percent": sizes.gap,
             "flagged": (dq & np.uint32(dq_value("DO_NOT_USE"))) != 0,
             "dq": np.array([_name_flags(int(v)) for v in dq], "<U128"),

@@ -27,8 +27,8 @@ class Spikes:
     ----------
     expected, expected_err : ndarray of float64
         What the defect adds [% of the continuum]; negative = it takes away.
-    seen : ndarray of float64
-        What the pixel itself shows over its neighbours along the dispersion [%].
+    seen, seen_err : ndarray of float64
+        What the pixel itself shows over its neighbours along the dispersion, and its noise [%].
     gap : ndarray of float64
         What is lost when the pixel is masked and not replaced [%].
     relative_to : str
@@ -40,6 +40,7 @@ class Spikes:
     expected: np.ndarray
     expected_err: np.ndarray
     seen: np.ndarray
+    seen_err: np.ndarray
     gap: np.ndarray
     relative_to: str
     scale_from: str
@@ -108,11 +109,13 @@ def measure_spikes(
         excess = np.where(multiplicative, (response - 1) * here, amplitude * scale[y, x])
         per_dn = np.where(multiplicative, excess / amplitude, scale[y, x])
         expected = 100 * excess / flux
+        scatter = 1.4826 * bn.nanmedian(np.abs(data - level)[inside]) if inside.any() else np.nan
         noise = 100 * np.abs(amplitude_err * per_dn / flux)
         return Spikes(
             expected=expected,
             expected_err=np.hypot(noise, np.abs(expected) * share),
             seen=100 * (data[y, x] - here) / flux,
+            seen_err=100 * scatter / flux,
             gap=-100 * source / flux,
             relative_to=relative_to,
             scale_from=scale_from,
