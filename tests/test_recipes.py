@@ -8,6 +8,7 @@ import pytest
 from exposure_headers import cards_of, write_exposure
 
 from jwst_tvbadpix.errors import InputError, RecipeError
+from jwst_tvbadpix.programmes import recipes
 from jwst_tvbadpix.programmes.classify import classify
 from jwst_tvbadpix.programmes.modes import MODES, find_mode, get_mode
 from jwst_tvbadpix.programmes.recipes import (
@@ -183,6 +184,13 @@ def test_nd_squares_are_taken_from_acquisitions(tmp_path):
     row, _ = match("4497", tmp_path, TARGPROP="10Lac", **cards)
     assert row.label.endswith("210R")
     assert row.roles == ("science",)
+
+
+def test_the_readme_lists_every_key_and_no_other():
+    text = (Path(recipes.__file__).parent / "recipes" / "README.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    listed = Counter(name for cell in cells for name in re.findall(r"`(\w+)`", cell))
+    assert listed == Counter([*(set(recipes._TOP) - {"row"}), *recipes._ROW])
 
 
 def change(old, new):

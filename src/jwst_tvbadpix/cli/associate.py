@@ -73,10 +73,12 @@ def _run(options: argparse.Namespace) -> int:
     else:
         report_paths(write_associations(plan.associations, options.output_dir))
     _print_rest(plan, all_rows=program is not None)
-    lost = sum(not left.alternative for left in plan.leftovers)
+    if program and asked is None:
+        print(f"\nNo recipe of programme {int(program)} is known: headers alone decided")
+    lost = sum(left.lost for left in plan.leftovers)
     print(
         f"associate: {len(plan.associations)} associations of {len(observations)} files; "
-        f"{lost} fit no step"
+        f"{lost} files fit no step"
     )
     return 0 if plan.associations else 1
 
@@ -121,21 +123,25 @@ def _print_table(plan: "Plan") -> None:
 
 def _print_rest(plan: "Plan", *, all_rows: bool) -> None:
     """Print what is left over, and what recipe and files do not share."""
-    reasons: dict[str, list[str]] = {}
-    alternatives: Counter[str] = Counter()
+    reasons: dict[str, dict[tuple[Path, str], list[Path]]] = {}
+    spare: Counter[str] = Counter()
     for left in plan.leftovers:
-        if left.alternative:
-            alternatives[left.reason] += 1
+        one = left.observation
+        if not left.lost:
+            spare[left.reason] += 1
         else:
-            reasons.setdefault(left.reason, []).append(str(left.observation.path))
+            exposures = reasons.setdefault(left.reason, {})
+            exposures.setdefault((one.path.parent, one.exposure_id), []).append(one.path)
     if reasons:
         print("\nIn no association:")
-    for reason, paths in sorted(reasons.items()):
+    for reason, exposures in sorted(reasons.items()):
         print(f"  {reason}:")
-        print("".join(f"    {path}\n" for path in paths), end="")
-    if alternatives:
-        print("\nOther products of the same exposures, not needed:")
-    for reason, n in sorted(alternatives.items()):
+        for first, *others in exposures.values():
+            endings = ", ".join("_" + path.name.rpartition("_")[2] for path in others)
+            print(f"    {first}" + (f" (and {endings})" if others else ""))
+    if spare:
+        print("\nNot needed:")
+    for reason, n in sorted(spare.items()):
         print(f"  {n}: {reason}")
     if plan.without_row:
         print("\nIn no row of the recipe, sorted by header alone:")

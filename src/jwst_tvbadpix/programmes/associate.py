@@ -38,13 +38,14 @@ class Leftover:
         The file.
     reason : str
         Why.
-    alternative : bool
-        Whether it is merely another product of an exposure that is used.
+    lost : bool
+        False where it is merely another product of an exposure that is used, or of a programme
+        that was not asked for.
     """
 
     observation: Observation
     reason: str
-    alternative: bool = False
+    lost: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,14 @@ def plan_associations(
     band, slit, coronagraph, subarray, target and epoch (see `EPOCH_GAP_DAYS`).
     """
     files = sorted(observations, key=lambda o: str(o.path))
-    kept, leftovers = _drop_copies(files)
-    exposures = [decide(own, recipes=recipes, program=program) for own in kept]
+    asked = None if any(recipe.archival for recipe in recipes) else program
+    foreign = [o for o in files if asked is not None and o.program not in (None, asked)]
+    own = [o for o in files if asked is None or o.program in (None, asked)]
+    kept, leftovers = _drop_copies(own)
+    leftovers += [
+        Leftover(o, f"programme {o.program} was not asked for", lost=False) for o in foreign
+    ]
+    exposures = [decide(products, recipes=recipes, program=program) for products in kept]
     uses = [use for exposure in exposures for use in _choose_uses(exposure)]
     associations, orphans = _group(uses, program)
     used = {id(m.observation) for a in associations for m in a.members}
@@ -154,11 +161,11 @@ def _drop_copies(
     single = {_optics(one) for one in files if not is_combined(one)}
     for one in files:
         if is_combined(one) and _optics(one) in single:
-            leftovers.append(Leftover(one, "made of exposures that are at hand", alternative=True))
+            leftovers.append(Leftover(one, "made of exposures that are at hand", lost=False))
             continue
         first = found.setdefault(one.exposure_id, {}).setdefault(one.stage, one)
         if first is not one:
-            leftovers.append(Leftover(one, f"the same product as {first.path}", alternative=True))
+            leftovers.append(Leftover(one, f"the same product as {first.path}", lost=False))
     return [tuple(products.values()) for products in found.values()], leftovers
 
 
@@ -276,10 +283,11 @@ def _split_gaps(uses: Sequence[_Use]) -> list[list[_Use]]:
 
 def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
     """Make the association of a detector; its name says what all members share."""
-    program = program or _shared(u.exposure.program for u in uses)
+    if program is None:
+        program = _shared(u.exposure.program or "no-program" for u in uses) or "multi"
     modes = _shared(u.exposure.mode.name if u.exposure.mode else None for u in uses)
     parts = (
-        program or "multi",
+        program,
         MASKS,
         (uses[0].observation.detector or "").upper(),
         modes,
@@ -288,7 +296,7 @@ def _name_masks(uses: list[_Use], program: str | None) -> _Unnamed:
         None if uses[0].stage == "rate" else uses[0].stage,
     )
     doubts = ["one exposure: a static mask at best"] if len(uses) == 1 else []
-    return parts, uses[0].stage, _make(uses, program or "multi", "multi", doubts)
+    return parts, uses[0].stage, _make(uses, program, "multi", doubts)
 
 
 def _name_group(uses: list[_Use]) -> _Unnamed:
@@ -313,9 +321,10 @@ def _name_group(uses: list[_Use]) -> _Unnamed:
 
 
 def _say_optics(o: Observation) -> str | None:
-    """Name filter, pupil, grating, band and slit, as far as there are any."""
+    """Name filter, pupil, grating, band, slit and coronagraph, as far as there are any."""
     pupil = None if (o.pupil or "CLEAR").upper() == "CLEAR" else o.pupil
-    return "-".join(filter(None, (o.filter, pupil, o.grating, o.band, o.fixed_slit))) or None
+    parts = (o.filter, pupil, o.grating, o.band, o.fixed_slit, o.coronagraph)
+    return "-".join(filter(None, parts)) or None
 
 
 def _shared(values: Iterable[str | None]) -> str | None:
@@ -372,8 +381,8 @@ def _settle_names(
     ):
         name = make_name(parts)
         if counted[name.lower()] > 1:
-            # Settings that the name does not show (a channel, a coronagraph) or another product.
-            name = make_name([name, stage])
+            # Settings that the name does not show (a channel), or another product.
+            name = f"{name}_{stage}"
         taken[name.lower()] += 1
         if taken[name.lower()] > 1:
             name = f"{name}_{taken[name.lower()]}"
@@ -395,7 +404,7 @@ def _list_leftovers(
             continue
         if taken:
             stages = "|".join(sorted(other.stage for other in taken))
-            yield Leftover(one, f"_{stages} of the exposure is used", alternative=True)
+            yield Leftover(one, f"_{stages} of the exposure is used", lost=False)
         elif exposure.refused:
             yield Leftover(one, exposure.refused)
         elif id(exposure) in orphans:

@@ -64,8 +64,9 @@ def classify(observation: Observation) -> Role:
     BKGDTARG; the name of the target (TARGPROP, else TARGNAME); the distance between target
     (TARG_RA, TARG_DEC) and aperture (RA_REF, DEC_REF) beyond the dither (XOFFSET, YOFFSET) and
     the mode's `off_target`. An absent keyword decides nothing and excludes nothing. The distance
-    is not asked of parallel exposures, of dense fields (a mosaic has tiles beside its target), nor
-    where another aperture was pointed (PPS_APER unlike APERNAME), as for most NIRCam detectors.
+    is not asked of parallel exposures, of moving targets, of dense fields (a mosaic has tiles
+    beside its target), nor where another aperture was pointed (PPS_APER unlike APERNAME), as for
+    most NIRCam detectors.
     """
     special = _find_special(observation)
     if special is not None:
@@ -143,8 +144,10 @@ def _measure_offset(observation: Observation) -> float | None:
     """Measure how far target and aperture lie apart beyond the dither [arcsec]."""
     o = observation
     parallel = (o.prime_parallel or "PRIME").upper() != "PRIME"
-    elsewhere = o.pps_aperture and o.aperture and o.pps_aperture != o.aperture
-    if parallel or elsewhere:
+    apertures = {(name or "").upper() for name in (o.aperture, o.pps_aperture)} - {""}
+    # Those of the MRS lie within an arcsecond of each other.
+    elsewhere = len(apertures) > 1 and not all(name.startswith("MIRIFU") for name in apertures)
+    if parallel or elsewhere or (o.target_type or "").upper() == "MOVING":
         return None
     if o.target_ra is None or o.target_dec is None or o.ra_ref is None or o.dec_ref is None:
         return None

@@ -89,7 +89,7 @@ def decide(
     recipes : sequence of Recipe
         Asked where they are of the exposure's programme; an archival one is asked about all.
     program : str or None
-        Five digits: exposures of other programmes are refused, unless its recipe is archival.
+        Five digits: what an exposure without PROGRAM is taken for.
 
     Returns
     -------
@@ -101,9 +101,8 @@ def decide(
     archival = next((recipe for recipe in recipes if recipe.archival), None)
     own = known.program or program
     recipe = archival or next((recipe for recipe in recipes if recipe.program == own), None)
-    foreign = program is not None and archival is None and own != program
     row = None
-    if recipe is not None and not foreign:
+    if recipe is not None:
         row, doubts = match_row(recipe, known, role)
         if row is not None:
             role = _apply_row(row, role, known, doubts)
@@ -114,9 +113,7 @@ def decide(
         role = replace(role, doubts=(*role.doubts, f"PROGRAM is absent: taken for {program}"))
     star = _name_star((row.background_of if row else "") or known.target or known.target_name)
     steps: tuple[str, ...] = ()
-    if foreign:
-        refused = f"belongs to programme {known.program}, not {program}"
-    elif row is not None and row.step == "none":
+    if row is not None and row.step == "none":
         refused = row.reason
     elif archival is not None and row is None:
         refused = f"no evidence for {archival.program}: {role.name} ({role.reason})"
@@ -160,8 +157,10 @@ def _find_steps(
     if is_combined(observation) and role.name != "science":
         return (), "product of several exposures: give the exposures"
     if role.name in _MASK_ROLES:
-        flux = role.name == "background" and mode is not None and mode.name in _FLUX_MODES
-        return (MASKS, FLUXES) if flux else (MASKS,), ""
+        other = FLUXES if mode is not None and mode.name in _FLUX_MODES else MASKS
+        other = row.step if row is not None else other
+        both = role.name == "background" and other != MASKS
+        return (MASKS, other) if both else (MASKS,), ""
     steps, refused = _find_science_step(observation, mode, row)
     if steps == (FLATS,) and is_combined(observation):
         return (), "product of several exposures: give the exposures"
@@ -171,7 +170,7 @@ def _find_steps(
 def _find_science_step(
     observation: Observation, mode: Mode | None, row: Row | None
 ) -> tuple[tuple[str, ...], str]:
-    if row is not None and row.step in (FLATS, FLUXES):
+    if row is not None:
         return (row.step,), ""
     name = observation.target or observation.target_name
     about = f"{observation.target_category or ''} {observation.target_description or ''}".lower()
