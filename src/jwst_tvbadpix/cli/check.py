@@ -61,8 +61,9 @@ def add_command(commands: Any) -> None:
     check.add_argument(
         "--aperture",
         nargs="+",
-        metavar=("X0", "X1 Y0 Y1"),
-        help="first and last column, first and last row (0-based, of the exposure's image), or all",
+        metavar="EDGE",
+        help="X0 X1 Y0 Y1: first and last column, first and last row (0-based, of the exposure's "
+        "image), or all; give FILE first",
     )
     check.add_argument(
         "--image", type=Path, metavar="FILE2D", help="the 2-D product of an _x1d, if not beside it"
