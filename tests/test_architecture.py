@@ -18,6 +18,7 @@ OURS = (
     "headers",
     "sources",
     "events",
+    "check",
     "steps",
     "cli",
     "demo",
@@ -26,7 +27,7 @@ OURS = (
     "report",
     "simulate",
 )
-NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors")
+NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors", "traces")
 
 
 def name_of(path):

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import TvBadPixError
-from . import associate, demo, download, mask_at, neutral_mask, simulate
+from . import associate, check, demo, download, find, mask_at, neutral_mask, simulate
 
 __all__ = ["main"]
 
 # In the order of --help.
-_COMMANDS = (demo, simulate, download, associate, mask_at, neutral_mask)
+_COMMANDS = (demo, simulate, download, find, associate, mask_at, neutral_mask, check)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

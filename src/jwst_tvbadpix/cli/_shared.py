@@ -1,10 +1,15 @@
 """What several commands share."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["add_output_dir", "report_paths"]
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+__all__ = ["add_output_dir", "report_paths", "write_table"]
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:
@@ -23,3 +28,18 @@ def report_paths(paths: Sequence[Path]) -> int:
     for path in paths:
         print(path)
     return 0
+
+
+def write_table(table: "Table", path: Path) -> None:
+    """Write a table as ECSV under a temporary name, then rename it."""
+    from ..errors import InputError
+
+    if path.suffix.lower() != ".ecsv":
+        raise InputError(f"expected a name that ends in .ecsv for the table, found {path}; add it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

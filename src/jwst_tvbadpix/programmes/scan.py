@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from astropy.utils.exceptions import AstropyWarning
 
 from ..errors import InputError
 
-__all__ = ["CARDS", "Observation", "list_fits", "scan_headers"]
+__all__ = ["CARDS", "Observation", "list_fits", "read_rows", "scan_headers"]
 
 log = logging.getLogger(__name__)
 
@@ -310,3 +310,48 @@ def _split_name(path: Path) -> tuple[str, str]:
         return match[1], match[2] or ""
     root, separator = remove_suffix(stem)
     return str(path.parent / root), stem[len(root) + len(separator or "") :] if separator else ""
+
+
+def read_rows(rows: Iterable[Mapping[str, Any]], where: Path) -> tuple[Observation, ...]:
+    """Read observations from rows of a table, such as the archive's answer to a query.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        Columns named as the cards, whatever their case (``date_obs`` is DATE-OBS); ``filename``,
+        or ``fileSetName``, must be there, others may be absent or empty.
+    where : Path
+        The table, for messages; the files are looked for beside it.
+
+    Returns
+    -------
+    tuple of Observation
+        In the order of the rows.
+
+    Raises
+    ------
+    InputError
+        A row names no file, is of another telescope, or holds text where a number belongs.
+    """
+    found = []
+    for number, row in enumerate(rows, start=1):
+        cells = {str(key).upper().replace("_", "-"): value for key, value in row.items()}
+        cards = {name: cells.get(card.replace("_", "-")) for name, card in CARDS.items()}
+        name = _convert(where, "filename", cards["filename"] or cells.get("FILESETNAME"))
+        if name is None:
+            raise InputError(
+                f"expected a column filename in {where}, found no name in row {number}; add it"
+            )
+        path = where.with_name(Path(name).name)
+        values = {key: _convert(path, key, value) for key, value in cards.items()}
+        if (values["telescope"] or "JWST").upper() != "JWST":
+            raise InputError(
+                f"expected files of JWST in {where}, found {values['telescope']!r} in row "
+                f"{number}; leave it out"
+            )
+        values["telescope"], values["filename"] = "JWST", path.name
+        if (values["program"] or "").isdecimal():
+            values["program"] = values["program"].zfill(5)
+        exposure_id, stage = _split_name(path)
+        found.append(Observation(path=path, stage=stage, exposure_id=exposure_id, **values))
+    return tuple(found)

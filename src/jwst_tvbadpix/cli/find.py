@@ -1,0 +1,176 @@
+"""``tvbadpix find``: blank-sky and failed exposures of a mode."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ._shared import add_output_dir, report_paths, write_table
+
+if TYPE_CHECKING:
+    from ..programmes.mast import MastQuery
+
+__all__ = ["add_command"]
+
+_EPILOG = """\
+Without FILES: writes the request for all public exposures of the mode, darks included, as JSON
+(find_MODE.json) and as a script that sends it with astroquery and writes the answer as a table
+(find_MODE.py -> find_MODE.csv). That table, which needs no pixels, can then be given as FILES.
+With FILES: ranks them. A blank field without a source scores 1, a failed visit 0.9, an exposure
+of which the header says nothing 0.7, a dark 0.8; a source that is seen, or pixels that are not at
+hand, cost most of it. From 0.3 on an exposure is a candidate. The last line is the summary."""
+
+# What the script does with the request that is put at its top.
+_SCRIPT = '''\
+"""Ask the archive for the exposures of a mode; needs astroquery and the network."""
+
+from astropy.table import Table
+from astroquery.mast import Mast
+
+SERVICE = {service!r}
+PARAMS = {params}
+ENDINGS = {endings!r}
+
+found = Mast.service_request(SERVICE, PARAMS)
+wanted = [k for k, name in enumerate(found["filename"]) if str(name).endswith(ENDINGS)]
+Table(found[wanted]).write({table!r}, format="ascii.csv", overwrite=True)
+print(f"{{len(wanted)}} files of {{len(found)}}: {table}")
+'''
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    find = commands.add_parser(
+        "find",
+        help="find blank-sky and failed exposures of a mode",
+        description="Find exposures for a time-variable mask: the query to the archive, and the "
+        "ranking of what it holds.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    find.add_argument(
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILES",
+        help="FITS files, folders, or tables of headers (.csv, .ecsv, .json)",
+    )
+    find.add_argument(
+        "--mode", required=True, metavar="MODE", help="LRS, imaging, MRS, NIRSpec, ..."
+    )
+    find.add_argument("--after", metavar="DATE", help="exposures from this date on (YYYY-MM-DD)")
+    find.add_argument("--before", metavar="DATE", help="exposures before this date (YYYY-MM-DD)")
+    find.add_argument("--output", type=Path, metavar="FILE.ecsv", help="write the ranking as ECSV")
+    find.add_argument(
+        "--association",
+        metavar="NAME",
+        help="write the candidates as NAME_asn.json for time_variable_bad_pixel",
+    )
+    add_output_dir(find)
+    find.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    return _rank(options) if options.files else _write_query(options)
+
+
+def _write_query(options: argparse.Namespace) -> int:
+    from astropy.time import Time
+
+    from ..errors import InputError
+    from ..programmes.find import build_find_query
+
+    if options.output or options.association:
+        raise InputError(
+            "expected FILES with --output and --association, found none; without FILES the query "
+            "is written (--output-dir)"
+        )
+    query = build_find_query(
+        options.mode,
+        after=options.after,
+        before=options.before,
+        public_at=str(Time.now().isot[:19]),
+    )
+    stem = f"find_{options.mode.lower()}"
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    texts = {
+        options.output_dir / f"{stem}.json": query.to_json() + "\n",
+        options.output_dir / f"{stem}.py": _format_script(query, f"{stem}.csv"),
+    }
+    for path, text in texts.items():
+        _write_text(path, text)
+    report_paths(list(texts))
+    types = ", ".join(dict(query.filters)["exp_type"])
+    print(f"run python {stem}.py there, then tvbadpix find --mode {options.mode} {stem}.csv")
+    print(f"find: query to {query.service} written for {types}")
+    return 0
+
+
+def _format_script(query: "MastQuery", table: str) -> str:
+    return _SCRIPT.format(
+        service=query.service,
+        params=json.dumps(query.params, indent=4),
+        endings=tuple(f"_{stage}.fits" for stage in query.stages),
+        table=table,
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rank(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ..programmes.associations import write_associations
+    from ..programmes.find import (
+        associate_candidates,
+        list_observations,
+        rank_candidates,
+        tabulate,
+    )
+
+    observations = [
+        one
+        for one in list_observations(options.files)
+        if _is_between(one.start_mjd, options.after, options.before)
+    ]
+    with tqdm(total=0, desc="looking", unit="file", leave=False, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        ranked = rank_candidates(observations, options.mode, progress=show)
+    table = tabulate(ranked)
+    if options.association:
+        made = associate_candidates(ranked, options.association, options.mode)
+    if options.output:
+        write_table(table, options.output)
+    if len(table):
+        shown = ("file", "kind", "score", "date", "exposure_s", "target", "reason")
+        print("\n".join(table[list(shown)].pformat(max_lines=-1, max_width=-1, align="<")))
+    if options.association:
+        report_paths(write_associations(made, options.output_dir))
+    kinds = [one.kind for one in ranked]
+    print(
+        f"find: {sum(map(bool, kinds))} candidates of {len(kinds)} exposures "
+        f"({kinds.count('blank')} blank sky, {kinds.count('failed')} failed, "
+        f"{kinds.count('dark')} dark)"
+    )
+    return 0
+
+
+def _is_between(mjd: float | None, after: str | None, before: str | None) -> bool:
+    """Tell whether an exposure began between two dates; one without a date did."""
+    from ..programmes.mast import read_mjd
+
+    if mjd is None:
+        return True
+    return (after is None or mjd >= read_mjd(after)) and (before is None or mjd < read_mjd(before))
