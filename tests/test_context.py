@@ -229,7 +229,7 @@ def test_refuses_bad_references(series, tmp_path):
     cases = [
         ({"mask": [tmp_path / "absent.fits"]}, InputError, "found nothing"),
         ({"mask": [broken]}, InputError, "readable"),
-        ({"mask": []}, InputError, "one instrument"),
+        ({"mask": []}, InputError, "no file"),
         ({"mask": [fits, fits]}, InputError, "once"),
         ({"flat": [fits]}, InputError, "REFTYPE FLAT"),
         ({"mask": [fits, same_date]}, ProductError, "own date"),
