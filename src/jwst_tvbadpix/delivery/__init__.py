@@ -2,8 +2,9 @@
 
 from .allowed import ALLOWED_WARNINGS
 from .context import Context, build_context, use_context
-from .deliver import Check, Verdict, deliver
+from .deliver import deliver
 from .resolve import format_environment, resolve_context
+from .verdict import Check, Verdict
 
 __all__ = [
     "ALLOWED_WARNINGS",

@@ -126,7 +126,10 @@ def find_unreachable(context: str, dates: Mapping[str, str]) -> list[str]:
     for name, useafter in dates.items():
         _, instrument, kind, *_ = name.split("_")
         rules = pmap.get_imap(instrument).get_rmap(kind)
-        for _, selection, _ in rules.file_matches(name):
+        matches = rules.file_matches(name)
+        if not matches:
+            wrong.append(f"{name} is not in the rules")
+        for _, selection, _ in matches:
             header = {key: choose_value(value) for key, value in selection}
             date, time = useafter.split("T")
             header |= {
@@ -138,5 +141,5 @@ def find_unreachable(context: str, dates: Mapping[str, str]) -> list[str]:
                 header, reftypes=[kind], context=context, observatory="jwst", fast=True
             )[kind]
             if Path(found).name != name:
-                wrong.append(f"{name}: {found}")
+                wrong.append(f"{name}: {Path(found).name} is selected")
     return wrong

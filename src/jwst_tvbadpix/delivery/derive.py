@@ -24,6 +24,7 @@ __all__ = [
     "derive_context",
     "find_cached",
     "find_superseded",
+    "has_rules",
     "load_mappings",
     "print_difference",
 ]
@@ -31,7 +32,7 @@ __all__ = [
 
 def derive_context(
     cache: Path, references: Sequence[Reference], *, source: Path, name: str
-) -> tuple[Context, list[str]]:
+) -> Context:
     """Add references to the rules of an existing context, in a cache of our own.
 
     Parameters
@@ -46,10 +47,8 @@ def derive_context(
 
     Returns
     -------
-    context : Context
-        The new context: rules of the old one with the references inserted.
-    mappings : list of str
-        Names of the new mappings.
+    Context
+        The new one: rules of the old one with the references inserted.
 
     Raises
     ------
@@ -83,11 +82,10 @@ def derive_context(
     with _environ(_environment(cache, name)):
         _write_config(cache, name)
         names = _store(cache, source, references, kept)
-        written = _write_mappings(cache, name, references, names, taken)
-    new = next(mapping for mapping in written if mapping.endswith(".pmap"))
+        new = _write_mappings(cache, name, references, names, taken)
     _write_config(cache, new)
     env = _environment(cache, new)
-    return Context(MappingProxyType(env), MappingProxyType(names)), written
+    return Context(MappingProxyType(env), MappingProxyType(names))
 
 
 def find_superseded(context: Context, old: str) -> dict[str, str]:
@@ -122,6 +120,28 @@ def find_superseded(context: Context, old: str) -> dict[str, str]:
                 if not found.upper().startswith("NOT FOUND") and found.upper() != "N/A":
                     superseded[name] = Path(found).name
     return superseded
+
+
+def has_rules(context: Context, name: str, instrument: str, kind: str) -> bool:
+    """Tell whether a context has rules of a type.
+
+    Parameters
+    ----------
+    context : Context
+        Of the cache.
+    name : str
+        The context in this cache that is asked.
+    instrument, kind : str
+        In lower case.
+
+    Returns
+    -------
+    bool
+    """
+    import crds
+
+    with _environ(context.env):
+        return _find_rules(crds.get_cached_mapping(name), instrument, kind) is not None
 
 
 def print_difference(old: str, new: str) -> None:
@@ -238,8 +258,8 @@ def _write_mappings(
     references: Sequence[Reference],
     names: Mapping[Path, str],
     taken: set[str],
-) -> list[str]:
-    """Write new rmaps, imaps and the pmap; return their names, the pmap last."""
+) -> str:
+    """Write new rmaps, imaps and the pmap; return the name of the pmap."""
     import crds
     from crds.refactoring import newcontext, refactor
 
@@ -256,7 +276,7 @@ def _write_mappings(
         same = {other for other in taken if other.endswith(suffix)}
         return f"{prefix}{_next_number(prefix, same):04d}{suffix}"
 
-    imaps, written = [], []
+    imaps = []
     for instrument, kinds in sorted(groups.items()):
         rmaps = []
         for kind, files in sorted(kinds.items()):
@@ -282,13 +302,12 @@ def _write_mappings(
             selections = {rmap.split("_")[2]: rmap for rmap in rmaps}
             _write_imap(cache, instrument, _serial_of(new), selections)
         imaps.append(new)
-        written += [*rmaps, new]
     new = following(name)
     newcontext.hack_in_new_maps(
         str(folder / name), str(folder / new), [str(folder / imap) for imap in imaps]
     )
     refactor.update_derivation(str(folder / new), name)
-    return [*written, new]
+    return new
 
 
 def _serial_of(mapping: str) -> str:

@@ -2,9 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,8 @@ from .found import Reference
 from .readback import Meant, read_bad
 
 __all__ = ["Change", "Entry", "describe_delivery", "format_table", "tabulate_entries"]
+
+_LONGEST_RULE = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +75,12 @@ class Entry:
     supersedes: Change | None
     follows: Change | None
 
-    def as_dict(self) -> dict[str, Any]:
-        """Turn the entry into what JSON can say."""
-        return asdict(self)
-
 
 def describe_delivery(
     references: Sequence[Reference],
     names: Mapping[Path, str],
     meant: Mapping[Path, Meant],
+    bad_pixels: Mapping[Path, np.ndarray | None],
     superseded: Mapping[str, Path] | None,
 ) -> list[Entry]:
     """Describe every file of a delivery.
@@ -95,6 +93,8 @@ def describe_delivery(
         FITS file -> CRDS name.
     meant : mapping of Path to Meant
         Of the masks.
+    bad_pixels : mapping of Path to ndarray of bool or None
+        Of every FITS file.
     superseded : mapping of str to Path, or None
         CRDS name -> where the cache has the file that it supersedes. None: there is no old
         context.
@@ -106,7 +106,7 @@ def describe_delivery(
     entries: list[Entry] = []
     last: tuple[Reference, np.ndarray | None] | None = None
     for reference in references:
-        bad = read_bad(reference.fits)
+        bad = bad_pixels[reference.fits]
         own = meant.get(reference.fits)
         follows = None
         if last and last[0].series == reference.series:
@@ -190,8 +190,9 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         With a newline at the end.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    ruled = [rows[0], ["-" * min(width, _LONGEST_RULE) for width in widths], *rows[1:]]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        for row in ruled
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n"
+    return "\n".join(lines) + "\n"

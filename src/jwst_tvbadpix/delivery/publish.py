@@ -10,9 +10,10 @@ from pathlib import Path
 
 from ..errors import ProductError
 
-__all__ = ["list_own", "publish"]
+__all__ = ["OWN", "list_own", "publish"]
 
-_OWN = ".tvbadpix_deliver.json"
+# Where the files of a run are listed.
+OWN = ".tvbadpix_deliver.json"
 
 
 def list_own(folder: Path) -> list[str]:
@@ -27,7 +28,7 @@ def list_own(folder: Path) -> list[str]:
     list of str
         Paths relative to the folder.
     """
-    path = folder / _OWN
+    path = folder / OWN
     if not path.is_file():
         return []
     try:
@@ -102,9 +103,9 @@ def _move(work: Path, folder: Path, last: str) -> None:
 
 
 def _write_list(folder: Path, names: list[str]) -> None:
-    temporary = folder / f"{_OWN}.tmp"
+    temporary = folder / f"{OWN}.tmp"
     temporary.write_text(json.dumps(names, indent=0) + "\n")
-    os.replace(temporary, folder / _OWN)
+    os.replace(temporary, folder / OWN)
 
 
 def _remove_empty(path: Path, top: Path) -> None:

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from ..refmodels import (
 )
 from .found import Found, Reference
 
-__all__ = ["Meant", "compare_mask", "compare_twins", "match_histories", "read_bad"]
+__all__ = ["Meant", "ReadBack", "match_histories", "read_back", "read_bad"]
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,25 @@ class Meant:
     dq: np.ndarray
     base: str
     base_bad: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """What the files of a reference hold.
+
+    Attributes
+    ----------
+    flags : tuple of str
+        How the flags differ from the history; empty where every bit is the same.
+    twins : tuple of str
+        How the two forms differ.
+    bad : ndarray of bool or None
+        See `read_bad`.
+    """
+
+    flags: tuple[str, ...]
+    twins: tuple[str, ...]
+    bad: np.ndarray | None
 
 
 def match_histories(
@@ -177,70 +196,68 @@ def _name_selection(*values: Any) -> str:
     return "FILTER {}, READPATT {}, NGROUPS {}".format(*lists)
 
 
-def compare_mask(path: Path, meant: np.ndarray) -> list[str]:
-    """Compare the flags of a mask, as the stock steps decode them, with those meant.
+def read_back(reference: Reference, meant: np.ndarray | None) -> ReadBack:
+    """Compare the files of a reference with what was meant, and with each other.
 
     Parameters
     ----------
-    path : Path
-        FITS or ASDF.
-    meant : ndarray of uint32
-        Standard bits.
+    reference : Reference
+    meant : ndarray of uint32, or None
+        Standard bits of a mask, in the frame of the file; None where there is no history.
 
     Returns
     -------
-    list of str
-        What differs; empty where every bit is the same.
+    ReadBack
     """
-    with _quiet_models(), datamodels.MaskModel(path) as mask:
-        dq = np.asarray(mask.dq)
-    if dq.shape != meant.shape or dq.dtype != meant.dtype:
-        return [f"{path.name}: dq is {dq.dtype} {dq.shape}, not {meant.dtype} {meant.shape}"]
+    with ExitStack() as stack:
+        stack.enter_context(_quiet_models())
+        models = [
+            (path, stack.enter_context(datamodels.open(path)))
+            for path in (reference.fits, reference.asdf)
+            if path
+        ]
+        flags, twins = [], []
+        if meant is not None:
+            for path, model in models:
+                flags += _compare_flags(path.name, np.asarray(model.dq), meant)
+        if len(models) == 2:
+            texts = _compare_twins(models[0][1]._instance, models[1][1]._instance)
+            twins = [f"{reference.fits.name}: {text}" for text in texts]
+        bad = _find_bad(reference.fits, models[0][1])
+    return ReadBack(tuple(flags), tuple(twins), bad)
+
+
+def _compare_flags(name: str, dq: np.ndarray, meant: np.ndarray) -> list[str]:
+    """Compare flags, as the stock steps decode them, with those meant, bit for bit."""
+    if dq.shape != meant.shape or dq.dtype.newbyteorder("=") != meant.dtype:
+        return [f"{name}: dq is {dq.dtype} {dq.shape}, not {meant.dtype} {meant.shape}"]
     wrong = np.argwhere(dq != meant)
     if not len(wrong):
         return []
     y, x = (int(value) for value in wrong[0])
     return [
-        f"{path.name}: {len(wrong)} pixels differ from the history, the first at y={y} x={x} "
+        f"{name}: {len(wrong)} pixels differ from the history, the first at y={y} x={x} "
         f"(0-based): {dq[y, x]}, not {meant[y, x]}"
     ]
 
 
-def compare_twins(fits_path: Path, asdf_path: Path) -> list[str]:
-    """Compare all arrays, tables and common metadata of the two forms of a reference.
-
-    Parameters
-    ----------
-    fits_path, asdf_path : Path
-
-    Returns
-    -------
-    list of str
-        What differs.
-    """
-    with (
-        _quiet_models(),
-        datamodels.open(fits_path) as one,
-        datamodels.open(asdf_path) as other,
-    ):
-        found = [_flatten(model._instance) for model in (one, other)]
-        arrays, scalars = ([part[k] for part in found] for k in (0, 1))
-        wrong = [
-            f"{key} is only in {name.name}"
-            for key in sorted(set(arrays[0]) ^ set(arrays[1]))
-            for name in [fits_path if key in arrays[0] else asdf_path]
-        ]
-        wrong += [
-            f"{key} differs between the twins"
-            for key in sorted(set(arrays[0]) & set(arrays[1]))
-            if not _same_array(arrays[0][key], arrays[1][key])
-        ]
-        wrong += [
-            f"{key} is {scalars[0][key]!r} and {scalars[1].get(key)!r}"
-            for key in sorted(scalars[0])
-            if key not in _DIFFERENT and scalars[0][key] != scalars[1].get(key)
-        ]
-    return [f"{fits_path.name}: {text}" for text in wrong]
+def _compare_twins(fits_tree: Any, asdf_tree: Any) -> list[str]:
+    """Compare all arrays and tables, and the metadata that FITS has."""
+    (arrays, scalars), (other_arrays, other_scalars) = map(_flatten, (fits_tree, asdf_tree))
+    wrong = [
+        f"{key} is only in {'FITS' if key in arrays else 'ASDF'}"
+        for key in sorted(set(arrays) ^ set(other_arrays))
+    ]
+    wrong += [
+        f"{key} differs between the twins"
+        for key in sorted(set(arrays) & set(other_arrays))
+        if not _same_array(arrays[key], other_arrays[key])
+    ]
+    return wrong + [
+        f"{key} is {value!r} in FITS, {other_scalars.get(key)!r} in ASDF"
+        for key, value in sorted(scalars.items())
+        if key not in _DIFFERENT and value != other_scalars.get(key)
+    ]
 
 
 def read_bad(path: Path) -> np.ndarray | None:
@@ -257,12 +274,15 @@ def read_bad(path: Path) -> np.ndarray | None:
         Of a mask the frame of the detector; None where the reference has no flags.
     """
     with _quiet_models(), datamodels.open(path) as model:
-        if isinstance(model, datamodels.MaskModel):
-            dq = read_mask_dq(path)[0]
-        elif "dq" in model._instance:
-            dq = np.asarray(model.dq)
-        else:
-            return None
+        return _find_bad(path, model)
+
+
+def _find_bad(path: Path, model: Any) -> np.ndarray | None:
+    if "dq" not in model._instance:
+        return None
+    dq = np.asarray(model.dq)
+    if isinstance(model, datamodels.MaskModel) and dq.shape[0] != model.meta.subarray.ysize:
+        dq = read_mask_dq(path)[0]  # the IRS2 frame
     bad: np.ndarray = (dq & np.uint32(dq_value("DO_NOT_USE"))) != 0
     return bad
 

@@ -1,11 +1,13 @@
 """Processes in which the programs of crds run, each by itself."""
 
 import contextlib
+import gc
 import io
 import logging
 import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,12 +31,15 @@ class Outcome:
         All that it logged and printed.
     value : object
         What it returned.
+    seconds : float
+        How long it took [s].
     """
 
     errors: tuple[str, ...]
     warnings: tuple[str, ...]
     log: str
     value: Any = None
+    seconds: float = 0.0
 
 
 @contextlib.contextmanager
@@ -104,6 +109,11 @@ def _start(env: dict[str, str], folder: str) -> None:
     logger = logging.getLogger("CRDS")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
+    from crds import certify  # noqa: F401  # what every task needs
+    from stdatamodels.jwst import datamodels  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
 
 
 class _Collector(logging.Handler):
@@ -123,7 +133,7 @@ class _Collector(logging.Handler):
 def _run(task: Callable[..., Any], *args: Any) -> Outcome:
     from crds.core import log
 
-    text, value = io.StringIO(), None
+    text, value, began = io.StringIO(), None, time.monotonic()
     collector = _Collector(text)
     logger = logging.getLogger("CRDS")
     logger.addHandler(collector)
@@ -137,6 +147,8 @@ def _run(task: Callable[..., Any], *args: Any) -> Outcome:
         collector.kept[logging.ERROR].append(message)
     finally:
         logger.removeHandler(collector)
+        # crds collects garbage some thirty times per file; all that is cached by now is none.
+        gc.freeze()
     # A counter that the messages do not account for must not be lost.
     for level, counted in ((logging.ERROR, log.errors()), (logging.WARNING, log.warnings())):
         missing = counted - len(collector.kept[level])
@@ -146,4 +158,5 @@ def _run(task: Callable[..., Any], *args: Any) -> Outcome:
         tuple(collector.kept[logging.WARNING]),
         text.getvalue(),
         value,
+        time.monotonic() - began,
     )
