@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..refmodels import identity_dq_def
+
 __all__ = ["asdf_rules"]
 
 
@@ -121,11 +123,15 @@ def _list_keywords(filename: str) -> dict[str, str]:
 
 def _read_arrays(filename: str) -> dict[str, np.ndarray]:
     """Read the arrays that the file has: name of the HDU -> array."""
-    return {
+    arrays = {
         part["fits_hdu"]: np.array(model._instance[path])
         for path, part, model in _walk(filename)
         if "fits_hdu" in part and "." not in path and path in model._instance
     }
+    if "DQ" in arrays:
+        # Left out of our ASDF files, whose flags have their standard bits; FITS has it.
+        arrays.setdefault("DQ_DEF", identity_dq_def())
+    return arrays
 
 
 def _read_tables(filename: str) -> list[np.ndarray]:

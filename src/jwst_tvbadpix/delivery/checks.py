@@ -8,8 +8,8 @@ from pathlib import Path
 from ..refmodels import BadPixHistoryModel
 from .allowed import find_allowed
 from .bestrefs import Effect
-from .context import Context
-from .found import Found, Reference, list_parkeys
+from .context import Context, list_parkeys
+from .found import Found, Reference
 from .readback import Meant, ReadBack
 from .verdict import Check
 from .workers import Outcome

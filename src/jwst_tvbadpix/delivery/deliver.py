@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def deliver(
         job = Job(found, meant, histories, asked, not datasets, context, old, derived)
         notes = [*(f"no mask of {text}" for text in absent), *note_late_series(job)]
         verdict, outcomes = _judge(job, work, output, notes, clock, say)
-        _write_logs(work, output, outcomes)
+        _write_logs(work, outcomes)
         _write(job, work, verdict)
     return verdict
 
@@ -195,7 +195,7 @@ def _judge(
         bad = {path: result.bad for path, result in read.items()}
         entries = describe_delivery(references, job.context.names, job.meant, bad, superseded)
         clock.lap("read-back and manifest")
-        outcomes = {key: future.result() for key, future in futures.items()}
+        outcomes = {key: _settle(future.result(), work, output) for key, future in futures.items()}
     clock.lap("certify, closure and bestrefs")
     effects = collect_effects(job, outcomes)
     checks += check_certify(job, outcomes, notes)
@@ -263,14 +263,26 @@ def _submit_all(job: Job, pool: Any, temporary: Path) -> dict[tuple[str, str], F
     return futures
 
 
-def _write_logs(work: Path, output: Path, outcomes: Outcomes) -> None:
-    """Write what each program said, with the places that the files will have."""
+def _settle(outcome: Outcome, work: Path, output: Path) -> Outcome:
+    """Name files by the places that they will have, and not by that of a process."""
+
+    def settle(text: str) -> str:
+        return re.sub(r"/tmp/worker-\w+", "/tmp", text.replace(str(work), str(output)))
+
+    return replace(
+        outcome,
+        errors=tuple(map(settle, outcome.errors)),
+        warnings=tuple(map(settle, outcome.warnings)),
+        log=settle(outcome.log),
+    )
+
+
+def _write_logs(work: Path, outcomes: Outcomes) -> None:
+    """Write what each program said."""
     (work / _LOGS).mkdir()
     for (what, name), outcome in outcomes.items():
         path = work / "crds_diff.txt" if what == "diff" else work / _LOGS / f"{what}_{name}.log"
-        text = outcome.log.replace(str(work), str(output))
-        # The folder of the process, which is random.
-        path.write_text(re.sub(r"/tmp/worker-\w+", "/tmp", text))
+        path.write_text(outcome.log)
 
 
 def _write(job: Job, work: Path, verdict: Verdict) -> None:

@@ -14,6 +14,8 @@ __all__ = ["fill_form"]
 _FORBIDDEN = re.compile(r"[^A-Za-z0-9._ /,=+-]")
 _INSTEAD = {"|": " or ", ":": "-", ";": ",", "(": ", ", ")": "", "&": " and "}
 _LONGEST = 500
+# Where the last part of a META name does not say what it is.
+_LABELS = {"META.SUBARRAY.NAME": "subarray", "META.EXPOSURE.TYPE": "exp_type"}
 
 
 def fill_form(entries: Sequence[Entry], references: Sequence[Reference], tests: str) -> str:
@@ -90,8 +92,8 @@ def _name_modes(entries: Sequence[Entry]) -> str:
     values: dict[str, set[str]] = {}
     for entry in entries:
         for key, value in entry.keys.items():
-            name = key.rpartition("META.")[2].split(".")[-1].lower()
-            values.setdefault("subarray" if name == "name" else name, set()).add(value)
+            name = _LABELS.get(key, key.split(".")[-1].lower())
+            values.setdefault(name, set()).add(value)
     shown = [
         f"{name} {' '.join(sorted(found))}"
         for name, found in values.items()

@@ -11,16 +11,16 @@ import asdf
 from astropy.io import fits
 
 from ..errors import DateError, InputError
-from .context import _read_header
+from .context import _read_header, list_parkeys
 
-__all__ = ["Found", "Reference", "find_references", "list_parkeys"]
+__all__ = ["Found", "Reference", "find_references"]
 
 _HISTORY = "BADPIXHISTORY"
 _ABSENT = ("UNDEFINED", "")
 # What USEAFTER may look like: the second form is the one that masks of this package have.
 _DATE_LENGTHS = {10: "T00:00:00", 19: ""}
 # What a file must say about itself beside its REFTYPE and what selects it.
-_NEEDED = ("INSTRUMENT.NAME", "INSTRUMENT.DETECTOR", "USEAFTER", "PEDIGREE", "AUTHOR")
+_NEEDED = ("INSTRUMENT.NAME", "USEAFTER", "PEDIGREE", "AUTHOR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,25 +139,6 @@ def find_references(folder: str | Path, *, skip: Iterable[str] = ()) -> Found:
     return Found(tuple(references), histories, ignored)
 
 
-def list_parkeys(instrument: str, kind: str) -> tuple[str, ...]:
-    """List what selects a type by the installed crds, the date left out.
-
-    Parameters
-    ----------
-    instrument, kind : str
-        In lower case.
-
-    Returns
-    -------
-    tuple of str
-        META names. Masks have those of MIRI for every instrument, as in our contexts.
-    """
-    from crds.jwst import TYPES
-
-    spec = TYPES.unified_defs.get("miri" if kind == "mask" else instrument, {}).get(kind)
-    return tuple(spec["parkey"][0]) if spec else ()
-
-
 def _list_kinds() -> set[str]:
     """List the types of the installed crds that are delivered as FITS, in capitals."""
     from crds.jwst import TYPES
@@ -226,6 +207,11 @@ def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
             "these set"
         )
     instrument, useafter = header["META.INSTRUMENT.NAME"].lower(), header["META.USEAFTER"]
+    if not list_parkeys(instrument, kind.lower()):
+        raise InputError(
+            f"expected a reference type of an instrument of JWST in {path}, found {kind} of "
+            f"{instrument.upper()}; correct REFTYPE or INSTRUME, or leave the file out"
+        )
     date = useafter.replace(" ", "T").split(".")[0]
     if len(date) not in _DATE_LENGTHS or not date[:4].isdecimal():
         raise DateError(
@@ -243,7 +229,7 @@ def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
         asdf=twin,
         kind=kind.lower(),
         instrument=instrument,
-        detector=header["META.INSTRUMENT.DETECTOR"],
+        detector=header.get("META.INSTRUMENT.DETECTOR", "N/A"),
         useafter=date + _DATE_LENGTHS[len(date)],
         keys=keys,
         header=header,

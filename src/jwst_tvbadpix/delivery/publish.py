@@ -14,6 +14,7 @@ __all__ = ["OWN", "list_own", "publish"]
 
 # Where the files of a run are listed.
 OWN = ".tvbadpix_deliver.json"
+_WORK = ".deliver.tmp-"
 
 
 def list_own(folder: Path) -> list[str]:
@@ -60,17 +61,24 @@ def publish(folder: Path, last: str) -> Iterator[Path]:
     Raises
     ------
     ProductError
-        A file of another origin is where one of ours should be.
+        A file of another origin is where one of ours should be, or the disk does not take them.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
-    work = folder / f".deliver.tmp-{secrets.token_hex(6)}"
+    for stale in folder.glob(f"{_WORK}*"):  # of a run that was killed
+        shutil.rmtree(stale, ignore_errors=True)
+    work = folder / f"{_WORK}{secrets.token_hex(6)}"
     done = False
     try:
         work.mkdir()
         yield work
         _move(work, folder, last)
         done = True
+    except OSError as error:
+        raise ProductError(
+            f"expected to write to {folder}, found {error}; nothing new was left there. Check "
+            "the folder and the space on its disk"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
         if not done:

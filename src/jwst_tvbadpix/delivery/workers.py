@@ -9,11 +9,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import ProductError
 from .context import Context, use_context
 
 __all__ = ["Outcome", "submit", "workers"]
@@ -43,8 +44,8 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def workers(env: Mapping[str, str], folder: Path, count: int | None = None) -> Iterator[Any]:
-    """Keep processes that run with a context, each in a temporary folder of its own.
+def workers(env: Mapping[str, str], folder: Path) -> Iterator[Any]:
+    """Keep a process per usable core, each with a context and a temporary folder of its own.
 
     Parameters
     ----------
@@ -52,17 +53,14 @@ def workers(env: Mapping[str, str], folder: Path, count: int | None = None) -> I
         Environment of the context; nothing else of crds is taken over from this process.
     folder : Path
         Where the temporary folders are made.
-    count : int, optional
-        Number of processes; by default one per usable core.
 
     Yields
     ------
     ProcessPoolExecutor
     """
     usable = getattr(os, "sched_getaffinity", None)
-    count = count or (len(usable(0)) if usable else os.cpu_count() or 1)
     pool = ProcessPoolExecutor(
-        count,
+        len(usable(0)) if usable else os.cpu_count(),
         # A copy of this process would have what crds has cached in it.
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start,
@@ -70,6 +68,11 @@ def workers(env: Mapping[str, str], folder: Path, count: int | None = None) -> I
     )
     try:
         yield pool
+    except BrokenExecutor as error:
+        raise ProductError(
+            f"expected crds to run in {folder}, found that a process ended by itself ({error}); "
+            "check memory and disk space"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
