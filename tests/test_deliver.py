@@ -205,9 +205,9 @@ def test_derived_context_adds_to_the_old_one(derived):
     assert "(allowed: the first reference of its selection" in run.stdout
     diff = (output / "crds_diff.txt").read_text()
     assert "replaced jwst_miri_mask_0001.fits with jwst_miri_mask_0004.fits" in diff
-    assert "added UseAfter rule for jwst_miri_mask_0007.fits" in diff
+    assert "added terminal 'jwst_miri_mask_0007.fits'" in diff
     assert "replaced jwst_miri_photom_0001.fits with jwst_miri_photom_0002.fits" in diff
-    assert "added UseAfter rule for jwst_miri_photom_0003.fits" in diff
+    assert "added terminal 'jwst_miri_photom_0003.fits'" in diff
     manifest = read_json(output / "manifest.json")
     assert manifest["context"] == "jwst_0002.pmap"
     assert manifest["derived_from"] == "jwst_0001.pmap"
@@ -234,17 +234,19 @@ def test_derived_context_adds_to_the_old_one(derived):
 
 def test_a_second_run_gives_the_same_and_keeps_what_is_not_its_own(delivered, folder, tmp_path):
     output, _ = delivered
-    shutil.copytree(output, tmp_path / "OUT", symlinks=True)
-    stranger = tmp_path / "OUT" / "cache" / "mine.txt"
+    # Quoted by crds as that one.
+    again = tmp_path / "it's here"
+    shutil.copytree(output, again)
+    stranger = again / "cache" / "mine.txt"
     stranger.write_text("mine")
-    (tmp_path / "OUT" / "logs" / "certify_flat.fits.log").write_text("old")
-    assert deliver(folder, tmp_path / "OUT").passed
+    (again / "logs" / "certify_flat.fits.log").write_text("old")
+    assert deliver(folder, again).passed
     assert stranger.read_text() == "mine"
     stranger.unlink()
-    here, there = snapshot(tmp_path / "OUT"), snapshot(output)
+    here, there = snapshot(again), snapshot(output)
     assert set(here) == set(there)
     for name in here:
-        moved = there[name].replace(str(output).encode(), str(tmp_path / "OUT").encode())
+        moved = there[name].replace(str(output).encode(), str(again).encode())
         assert here[name] == moved, name
 
 
@@ -261,7 +263,9 @@ def test_corrupt_flags_are_caught_though_crds_takes_them(tmp_path, capsys):
     late = {**SLITLESS, "META.OBSERVATION.DATE": "2025-01-01"}
     other = {**late, "META.INSTRUMENT.NAME": "NIRCAM"}
     sets = tmp_path / "sets.json"
-    sets.write_text("".join(json.dumps({k: v}) + "\n" for k, v in zip("abc", (early, late, other))))
+    sets.write_text(
+        "".join(json.dumps({k: v}) + "\n" for k, v in zip("abc", (early, late, other), strict=True))
+    )
     options = ["--output-dir", str(tmp_path / "out"), "--datasets", str(sets)]
     assert main(["deliver", str(tmp_path / "in"), *options]) == 1
     lines = capsys.readouterr().out.splitlines()
