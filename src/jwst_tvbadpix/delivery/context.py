@@ -1,5 +1,6 @@
 """A local, server-less CRDS context for reference files of our own."""
 
+import ast
 import filecmp
 import os
 import pprint
@@ -13,7 +14,7 @@ from typing import Any
 
 from ..errors import InputError, ProductError
 
-__all__ = ["Context", "build_context", "use_context"]
+__all__ = ["Context", "build_context", "open_context", "use_context"]
 
 # Any address with "serverless" in it keeps crds from trying to connect.
 _SERVER_URL = "https://jwst-serverless-mode.stsci.edu"
@@ -118,6 +119,43 @@ def build_context(
             selections[kind] = _write_rmap(cache, instrument, kind, serial, named)
         _write_contexts(cache, instrument, serial, selections)
     return Context(MappingProxyType(env), MappingProxyType(names))
+
+
+def open_context(cache: str | Path) -> Context:
+    """Open a CRDS cache that `build_context` has made.
+
+    Parameters
+    ----------
+    cache : str or Path
+        Its folder.
+
+    Returns
+    -------
+    Context
+        With the last context built in it; `names` is empty.
+
+    Raises
+    ------
+    InputError
+        There is no such cache, or it is incomplete.
+    """
+    cache = Path(cache).resolve()
+    config = cache / "config" / "jwst" / "server_config"
+    try:
+        name = str(ast.literal_eval(config.read_text())["operational_context"])
+        env = _environment(cache, name, parameters=False)
+        with _environ(env):
+            from crds.core import rmap
+
+            found = {Path(part).name for part in rmap.get_cached_mapping(name).mapping_names()}
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"expected a CRDS cache with a complete context in {cache}, found: {error}; "
+            "build it again"
+        ) from error
+    has_parameters = any(f"_{_PARAMETERS}" in part for part in found)
+    env = _environment(cache, name, parameters=has_parameters)
+    return Context(MappingProxyType(env), MappingProxyType({}))
 
 
 @contextmanager
