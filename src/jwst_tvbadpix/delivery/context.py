@@ -24,8 +24,13 @@ _ALSO_ABSENT = ("area", "dflat", "fflat", "refpix", "sflat", "sirskernel", "supe
 
 _ABSENT = "UNDEFINED"
 
-# How the types of parameter files begin.
+# How the types of parameter files begin; what they are mostly selected by, and the keyword that
+# holds several values of it.
 _PARAMETERS = "pars-"
+_SELECTS_PARAMETERS = {
+    "META.EXPOSURE.TYPE": "META.EXPOSURE.P_EXPTYPE",
+    "META.INSTRUMENT.DETECTOR": "META.INSTRUMENT.P_DETECTOR",
+}
 
 # What an rmap takes over from the type list of the installed crds.
 _HEADER_KEYS = (
@@ -345,6 +350,8 @@ def _write_rmap(
     }
     if "META.SUBARRAY.NAME" in header["parkey"][0]:
         header["substitutions"] = {"META.SUBARRAY.NAME": {"GENERIC": "N/A"}}
+    if kind.startswith(_PARAMETERS):
+        header["rmap_relevance"] = _relevance(header["parkey"][0], references)
     mapping = _make_mapping(rmap.ReferenceMapping, cache, header, "Match({\n})")
     for path in references:
         try:
@@ -362,6 +369,18 @@ def _write_rmap(
         )
     mapping.write(str(_mapping_path(cache, name)))
     return name
+
+
+def _relevance(parkeys: Sequence[str], references: Sequence[Path]) -> str:
+    """Say which exposures parameters are for; crds complains where it finds none for others."""
+    headers = [_read_header(path) for path in references]
+    conditions = ["always"]
+    for key, several in _SELECTS_PARAMETERS.items():
+        texts = [header.get(several) or header.get(key, _ABSENT) for header in headers]
+        values = {value for text in texts for value in text.split("|") if value}
+        if key in parkeys and not values & {"ANY", "N/A", _ABSENT}:
+            conditions.append(f"{key} in {(*sorted(values), '')!r}")
+    return f"({' and '.join(conditions)})"
 
 
 def _find_rules(instrument: str, kind: str) -> dict[str, Any]:
