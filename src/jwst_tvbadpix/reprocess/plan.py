@@ -1,13 +1,16 @@
 """What is to run: stages, exposures and masks, checked before anything starts."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
 from ..parameters import ParameterFile, read_parameters
@@ -17,6 +20,7 @@ __all__ = [
     "Stage",
     "check_exposure",
     "find_context",
+    "open_whole",
     "read_exposures",
     "read_header",
     "read_masks",
@@ -298,10 +302,22 @@ def check_exposure(one: Exposure, stages: Sequence[Stage], masks: Mapping[str, P
             )
 
 
+@contextmanager
+def open_whole(path: Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file; OSError where it is shorter than its headers say."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)  # the same in more words
+        with fits.open(path, memmap=False) as hdus:
+            ends = [info["datLoc"] + info["datSpan"] for info in (hdu.fileinfo() for hdu in hdus)]
+            if path.stat().st_size < max(ends):
+                raise OSError(f"{path.stat().st_size} bytes instead of {max(ends)}")
+            yield hdus
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """Read the keywords by which an exposure is handled."""
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with open_whole(path) as hdus:
             header = hdus[0].header
             keys = ("TELESCOP", "INSTRUME", "DETECTOR", "EXP_TYPE", "TSOVISIT")
             keywords = {key: header.get(key) for key in keys}

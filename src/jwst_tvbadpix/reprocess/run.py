@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from .plan import (
     read_stages,
 )
 from .stage import PRODUCTS, Task, run_stage
-from .workers import Finished, run_tasks
+from .workers import Finished, Workers
 
 __all__ = ["ExposureOutcome", "ReprocessResult", "reprocess"]
 
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 # What calwebb_spec2 and calwebb_image2 take by integration, whether or not TSOVISIT says so.
 _TIME_SERIES = ("MIR_LRS-SLITLESS", "NIS_SOSS", "NRC_TSGRISM", "NRC_TSIMAGE", "NRS_BRIGHTOBJ")
+
+# What numpy and the system say when a disk is full; the stages pass it on in various ways.
+_NO_SPACE = re.compile(r"requested and \d+ written|No space left|File too large|[Qq]uota exceeded")
 
 _PACKAGES = ("crds", "jwst", "jwst-tvbadpix", "stcal", "stdatamodels", "stpipe")
 
@@ -135,11 +139,11 @@ def reprocess(
     chosen = read_masks(masks, stages)
     with use_context(context) if context else nullcontext():
         name = find_context()
-        with open_ledger(output_dir) as ledger:
+        with open_ledger(output_dir) as ledger, Workers(run_stage, processes=processes) as workers:
             run = _Run(ledger, stages, exposures, chosen, name, progress or (lambda *_: None))
             run.check()
             for stage in stages:
-                run.run_stage(stage, processes)
+                run.run_stage(stage, workers)
     return ReprocessResult(tuple(_sum_up(one) for one in exposures.values()))
 
 
@@ -176,9 +180,9 @@ class _Run:
             except TvBadPixError as error:
                 one.error = str(error)
 
-    def run_stage(self, stage: Stage, processes: int) -> None:
+    def run_stage(self, stage: Stage, workers: Workers) -> None:
         """Run a stage over the exposures that have come so far."""
-        for finished in run_tasks(run_stage, self._plan(stage), processes=processes):
+        for finished in workers.run(self._plan(stage)):
             one = self.exposures[finished.task.exposure]
             self._take(one, finished)
             outcome = "failed" if one.error else "done"
@@ -221,7 +225,10 @@ class _Run:
     def _take(self, one: Exposure, finished: Finished) -> None:
         """Put the products of a stage in their place, or note why there are none."""
         key = finished.task.key
-        problem = finished.error and f"{finished.error} (see {finished.task.log})"
+        problem = finished.error
+        if _NO_SPACE.search(problem):
+            problem = f"no space for the products in {self.ledger.folder}: {problem}"
+        problem = problem and f"{problem} (see {finished.task.log})"
         if not problem:
             try:
                 products: dict[str, str] = finished.value

@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError, ProductError
 from ..parameters import read_parameters
 from .ledger import hash_file
+from .plan import open_whole
 
 __all__ = ["PRODUCTS", "Task", "run_stage"]
 
@@ -128,12 +127,10 @@ def _read_back(path: Path) -> str:
     """Read a product in full; its checksum."""
     if path.suffix == ".fits":
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", message=".*truncated", category=AstropyUserWarning)
-                with fits.open(path, memmap=False) as hdus:
-                    for hdu in hdus:
-                        _ = hdu.data
-        except (OSError, ValueError, TypeError, AstropyUserWarning, fits.VerifyError) as error:
+            with open_whole(path) as hdus:
+                for hdu in hdus:
+                    _ = hdu.data
+        except (OSError, ValueError, TypeError, fits.VerifyError) as error:
             raise ProductError(
                 f"expected {path.name} to be readable after it was written, found: {error}; "
                 "run again"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, Self
 
-__all__ = ["Finished", "describe_error", "run_tasks"]
+__all__ = ["Finished", "Workers"]
 
 log = logging.getLogger(__name__)
 
@@ -39,59 +39,70 @@ class Finished:
     error: str
 
 
-def run_tasks(
-    function: Callable[[Any], Any], tasks: Iterable[Any], *, processes: int
-) -> Iterator[Finished]:
-    """Call a function on each task, in processes of their own.
+class Workers:
+    """Processes that call one function on one task after another.
+
+    They start afresh (spawn) when there is something to do, compute in one thread unless the
+    environment says otherwise, and die when this process does, however it dies.
 
     Parameters
     ----------
     function : callable
         Of one task; a name that another process can import.
-    tasks : iterable
-        Taken one by one, whenever a process is free; all can be pickled.
     processes : int
         How many at a time.
-
-    Yields
-    ------
-    Finished
-        In the order in which they finish. Whatever a task raises, SystemExit included, is its
-        error; so is the death of its process, which is replaced.
-
-    Notes
-    -----
-    The processes start afresh (spawn), compute in one thread unless the environment says
-    otherwise, and die when this process does, however it dies.
     """
-    pending = iter(tasks)
-    idle: list[_Worker] = []
-    busy: dict[Any, _Worker] = {}
-    try:
+
+    def __init__(self, function: Callable[[Any], Any], *, processes: int) -> None:
+        self._function, self._processes = function, processes
+        self._idle: list[_Worker] = []
+        self._busy: dict[Any, _Worker] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all processes, at once where one is at a task."""
+        everyone = (*self._idle, *self._busy.values())
+        for worker in self._busy.values():
+            worker.process.kill()
+        for worker in self._idle:
+            worker.connection.close()  # which tells it that there is no more
+        for worker in everyone:
+            worker.end()
+
+    def run(self, tasks: Iterable[Any]) -> Iterator[Finished]:
+        """Call the function on each task.
+
+        Parameters
+        ----------
+        tasks : iterable
+            Taken one by one, whenever a process is free; all can be pickled.
+
+        Yields
+        ------
+        Finished
+            In the order in which they finish. Whatever a task raises, SystemExit included, is its
+            error; so is the death of its process, which is replaced.
+        """
+        pending = iter(tasks)
         while True:
-            while len(busy) < processes:
+            while len(self._busy) < self._processes:
                 try:
                     task = next(pending)
                 except StopIteration:
                     break
-                worker = idle.pop() if idle else _Worker(function)
+                worker = self._idle.pop() if self._idle else _Worker(self._function)
                 worker.start(task)
-                busy[worker.connection] = worker
-            if not busy:
+                self._busy[worker.connection] = worker
+            if not self._busy:
                 return
-            for connection in wait(list(busy)):
-                worker = busy.pop(connection)
+            for connection in wait(list(self._busy)):
+                worker = self._busy.pop(connection)
                 finished = worker.collect()
                 if worker.process.is_alive():
-                    idle.append(worker)
+                    self._idle.append(worker)
                 yield finished
-    finally:
-        for worker in busy.values():
-            worker.process.kill()
-        for worker in idle:
-            worker.connection.close()  # which tells it that there is no more
-        for worker in (*idle, *busy.values()):
-            worker.end()
 
 
 class _Worker:
@@ -158,7 +169,7 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
         try:
             answer = function(task), ""
         except BaseException as error:  # crds and jwst leave by SystemExit
-            answer = None, describe_error(error)
+            answer = None, _describe_error(error)
         connection.send(answer)
 
 
@@ -170,7 +181,7 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def describe_error(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     """Say in one line what an exception says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, SystemExit):
