@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import TvBadPixError
-from . import demo, mask_at, neutral_mask, parameters, reprocess, simulate
+from . import demo, mask_at, neutral_mask, parameters, prove, reprocess, simulate
 
 __all__ = ["main"]
 
 # In the order of --help.
-_COMMANDS = (demo, simulate, mask_at, neutral_mask, parameters, reprocess)
+_COMMANDS = (demo, simulate, mask_at, neutral_mask, parameters, reprocess, prove)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
