@@ -21,6 +21,7 @@ OURS = (
     "steps",
     "cli",
     "demo",
+    "proof",
     "delivery",
     "report",
     "simulate",

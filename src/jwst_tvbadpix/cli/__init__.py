@@ -6,12 +6,32 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import TvBadPixError
-from . import context, deliver, demo, mask_at, neutral_mask, simulate
+from . import (
+    context,
+    deliver,
+    demo,
+    mask_at,
+    neutral_mask,
+    parameters,
+    prove,
+    reprocess,
+    simulate,
+)
 
 __all__ = ["main"]
 
 # In the order of --help.
-_COMMANDS = (demo, simulate, mask_at, neutral_mask, deliver, context)
+_COMMANDS = (
+    demo,
+    simulate,
+    mask_at,
+    neutral_mask,
+    parameters,
+    reprocess,
+    prove,
+    deliver,
+    context,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

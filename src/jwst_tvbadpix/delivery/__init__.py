@@ -1,7 +1,7 @@
 """Deliver reference files: a local CRDS context, and the tests that a delivery must pass."""
 
 from .allowed import ALLOWED_WARNINGS
-from .context import Context, build_context, use_context
+from .context import Context, build_context, open_context, use_context
 from .deliver import deliver
 from .resolve import format_environment, resolve_context
 from .verdict import Check, Verdict
@@ -14,6 +14,7 @@ __all__ = [
     "build_context",
     "deliver",
     "format_environment",
+    "open_context",
     "resolve_context",
     "use_context",
 ]

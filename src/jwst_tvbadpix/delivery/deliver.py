@@ -102,7 +102,11 @@ def deliver(
             f"expected the CRDS cache that holds {derive_from}, found CRDS_PATH unset; set it"
         )
     clock = _Clock()
-    with publish(output, _LAST) as work, _environ(_environment(work / _CACHE, _NEW)), _at_ease():
+    with (
+        publish(output, _LAST) as work,
+        _environ(_environment(work / _CACHE, _NEW, parameters=False)),
+        _at_ease(),
+    ):
         say(f"Reading {folder}")
         own = {OWN, work.name, *(name.split("/")[0] for name in list_own(output))}
         found = find_references(folder, skip=own if folder == output else ())

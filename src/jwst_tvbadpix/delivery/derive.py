@@ -71,7 +71,7 @@ def derive_context(
             f"expected the context {name} in the CRDS cache {source}, found no file "
             f"mappings/jwst/{name}; check CRDS_PATH, or run `crds sync --contexts {name}`"
         )
-    with _environ(_environment(source, name)):
+    with _environ(_environment(source, name, parameters=False)):
         mappings, kept = load_mappings(source, name)
     folder = cache / "mappings" / "jwst"
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,12 +79,13 @@ def derive_context(
         shutil.copyfile(source / "mappings" / "jwst" / mapping, folder / mapping)
     _link_references(source, cache, kept)
     taken = {path.name for path in (source / "mappings" / "jwst").iterdir()}
-    with _environ(_environment(cache, name)):
+    with _environ(_environment(cache, name, parameters=False)):
         _write_config(cache, name)
         names = _store(cache, source, references, kept)
         new = _write_mappings(cache, name, references, names, taken)
     _write_config(cache, new)
-    env = _environment(cache, new)
+    parameters = any("_pars-" in mapping for mapping in mappings)
+    env = _environment(cache, new, parameters=parameters)
     return Context(MappingProxyType(env), MappingProxyType(names))
 
 

@@ -56,7 +56,7 @@ def resolve_context(folder: str | Path) -> dict[str, str]:
         )
     cache = places[0]
     name = _read_context_name(cache)
-    with _environ(_environment(cache, name)):
+    with _environ(_environment(cache, name, parameters=False)):
         mappings, references = load_mappings(cache, name)
     delivered = _read_delivered(cache)
     for reference in delivered if delivered is not None else references:
@@ -76,10 +76,8 @@ def resolve_context(folder: str | Path) -> dict[str, str]:
                 f"expected {link} to lead to a reference of the CRDS cache that the context was "
                 "derived from, found nothing there; put the cache back, or derive again"
             )
-    env = _environment(cache, name)
-    if any("_pars-" in mapping for mapping in mappings):
-        del env["STPIPE_DISABLE_CRDS_STEPPARS"]
-    return env
+    parameters = any("_pars-" in mapping for mapping in mappings)
+    return _environment(cache, name, parameters=parameters)
 
 
 def _read_context_name(cache: Path) -> str:

@@ -33,6 +33,7 @@ from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
 from .modes import MODES, Mode, build_scene
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
+from .references_lrs import BOX_HALF_WIDTH, write_spectral_references
 from .setups import (
     Aperture,
     Setup,
@@ -42,9 +43,11 @@ from .setups import (
     make_nircam_setup,
     make_nirspec_setup,
 )
+from .star_lrs import StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
 
 __all__ = [
+    "BOX_HALF_WIDTH",
     "KINDS",
     "MODES",
     "Aperture",
@@ -74,6 +77,8 @@ __all__ = [
     "SlitStrip",
     "SourceField",
     "SourceTrace",
+    "StarTrace",
+    "Trace",
     "UndispersedSky",
     "build_imaging_scene",
     "build_lrs_scene",
@@ -86,6 +91,7 @@ __all__ = [
     "draw_specs",
     "find_region",
     "get_electronics",
+    "get_trace",
     "make_defects",
     "make_imaging_setup",
     "make_lrs_setup",
@@ -101,5 +107,6 @@ __all__ = [
     "write_rate",
     "write_rateints",
     "write_references",
+    "write_spectral_references",
     "write_truth",
 ]

@@ -60,6 +60,8 @@ class ExposureSpec:
         How far (y, x) the sky lies from its nominal place on the detector [pixel].
     setup : Setup
         How the instrument is set; LRS unless given.
+    target : str
+        Name of a point source at the reference point of the aperture; empty = blank sky or field.
     """
 
     mjd: float
@@ -76,6 +78,7 @@ class ExposureSpec:
     field: int = 0
     dither: tuple[float, float] = (0.0, 0.0)
     setup: Setup = LRS_SLIT
+    target: str = ""
 
     def __post_init__(self) -> None:
         own = self.setup.region.subarray

@@ -20,6 +20,7 @@ __all__ = [
     "SlitStrip",
     "SourceTrace",
     "build_lrs_scene",
+    "compute_wavelength",
 ]
 
 # Rows of the slit spectrum and its columns (LRS apertures as commonly quoted; 0-based).
@@ -99,7 +100,7 @@ class SlitStrip:
         first, last = _SLIT_ROWS
         shift = self.tilt * (ctx.y - 200)
         strip = make_box(ctx.x - shift, *_SLIT_COLUMNS, self.edge)
-        wavelength = _compute_wavelength((ctx.y - first) / (last - first))
+        wavelength = compute_wavelength((ctx.y - first) / (last - first))
         # Scattered light of the zodi and the warm telescope do not vary together.
         scale = 0.4 * ctx.zodi + 0.6 * ctx.thermal
         spectrum = 0.5 * ctx.zodi + self.level * scale * _compute_thermal(wavelength)
@@ -228,7 +229,7 @@ def build_lrs_scene(*, seed: int) -> Scene:
     )
 
 
-def _compute_wavelength(share: np.ndarray) -> np.ndarray:
+def compute_wavelength(share: np.ndarray) -> np.ndarray:
     """Wavelength [um] at a share (0 = lowest row) of a spectrum; linear, which suffices here."""
     first, last = _WAVELENGTH_UM
     return first + (last - first) * np.clip(share, 0, 1)

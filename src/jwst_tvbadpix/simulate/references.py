@@ -13,7 +13,7 @@ from stdatamodels.jwst.datamodels import (
 from ..detectors import get_detector
 from .electronics import get_electronics
 
-__all__ = ["write_references"]
+__all__ = ["fill_frame", "fill_reference", "write_references"]
 
 # Before the first exposure of the observatory, as the first delivered masks have it.
 _USEAFTER = "2021-12-25T00:00:00"
@@ -58,10 +58,9 @@ def write_references(folder: str | Path, *, detector: str = "MIRIMAGE") -> dict[
     return {reftype: [_save(model, folder, reftype, detector)] for reftype, model in models.items()}
 
 
-def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Path:
-    """Fill what CRDS asks for and write."""
+def fill_reference(model: JwstDataModel, path: Path, reftype: str, detector: str) -> None:
+    """Fill what CRDS asks of every reference: who, for what, from when."""
     facts = get_detector(detector)
-    path = folder / f"simulated_{detector.lower()}_{reftype}.fits"
     meta = model.meta
     meta.filename, meta.telescope = path.name, "JWST"
     meta.reftype = reftype.upper()
@@ -70,18 +69,30 @@ def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Pa
     meta.description = f"Uniform {reftype} of simulated {facts.instrument} exposures"
     meta.useafter = _USEAFTER
     meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
-    if reftype == "gain":
-        meta.instrument.filter = meta.instrument.band = "N/A"
-    else:
-        # CRDS selects by FILTER, for which these schemas have no place.
-        model.extra_fits = {"PRIMARY": {"header": [["FILTER", "N/A", "any filter"]]}}
+    model.add_history_entry("Assumed by jwst_tvbadpix.simulate, not measured.")
+
+
+def fill_frame(model: JwstDataModel, reftype: str, detector: str) -> None:
+    """Fill which pixels a reference is for: the full frame, of which subarrays are cut."""
+    facts = get_detector(detector)
     ny, nx = facts.shape
-    subarray = meta.subarray
+    subarray = model.meta.subarray
     # The installed rules of gain know no GENERIC: only N/A serves every subarray there.
     subarray.name = "N/A" if reftype == "gain" else "GENERIC"
     subarray.xstart, subarray.ystart, subarray.xsize, subarray.ysize = 1, 1, nx, ny
     subarray.fastaxis, subarray.slowaxis = facts.fastaxis, facts.slowaxis
-    model.add_history_entry("Constant value assumed by jwst_tvbadpix.simulate, not measured.")
+
+
+def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Path:
+    """Fill what CRDS asks for and write."""
+    path = folder / f"simulated_{detector.lower()}_{reftype}.fits"
+    fill_reference(model, path, reftype, detector)
+    fill_frame(model, reftype, detector)
+    if reftype == "gain":
+        model.meta.instrument.filter = model.meta.instrument.band = "N/A"
+    else:
+        # CRDS selects by FILTER, for which these schemas have no place.
+        model.extra_fits = {"PRIMARY": {"header": [["FILTER", "N/A", "any filter"]]}}
     model.save(path)
     model.close()
     return path

@@ -125,16 +125,17 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     visit = f"{spec.program}{spec.observation:03d}001"
     observation.visit_id = visit
     observation.observation_id = f"V{visit}P0000000002101"
-    meta.program.category, meta.program.title = "CAL", _TITLES[spec.setup.exp_type]
+    title = f"Simulated spectrum of {spec.target}" if spec.target else _TITLES[spec.setup.exp_type]
+    meta.program.category, meta.program.title = "CAL", title
     meta.visit.type = "PRIME_TARGETED_FIXED"
     meta.visit.tsovisit = spec.setup.exp_type == "MIR_LRS-SLITLESS"
     meta.visit.status = "UNSUCCESSFUL" if spec.failed else "SUCCESSFUL"
     field = "BLANK-SKY" if spec.field == 0 else f"FIELD-{spec.field}"
-    name = "FAILED-POINTING" if spec.failed else field
+    name = spec.target or ("FAILED-POINTING" if spec.failed else field)
     meta.target.catalog_name = meta.target.proposer_name = name
     meta.target.type = "FIXED"
     meta.target.ra, meta.target.dec = _POINTING
-    meta.target.source_type_apt = "UNKNOWN"
+    meta.target.source_type_apt = "POINT" if spec.target else "UNKNOWN"
 
 
 def _fill_exposure(model: JwstDataModel, spec: ExposureSpec) -> None:
