@@ -205,9 +205,9 @@ def test_derived_context_adds_to_the_old_one(derived):
     assert "(allowed: the first reference of its selection" in run.stdout
     diff = (output / "crds_diff.txt").read_text()
     assert "replaced jwst_miri_mask_0001.fits with jwst_miri_mask_0004.fits" in diff
-    assert "added terminal 'jwst_miri_mask_0007.fits'" in diff
+    assert "added terminal jwst_miri_mask_0007.fits" in diff
     assert "replaced jwst_miri_photom_0001.fits with jwst_miri_photom_0002.fits" in diff
-    assert "added terminal 'jwst_miri_photom_0003.fits'" in diff
+    assert "added terminal jwst_miri_photom_0003.fits" in diff
     manifest = read_json(output / "manifest.json")
     assert manifest["context"] == "jwst_0002.pmap"
     assert manifest["derived_from"] == "jwst_0001.pmap"

@@ -66,9 +66,10 @@ def insert_on_trial(paths: Sequence[str], instrument: str, kind: str, context: s
     from crds.refactoring import refactor
 
     old = crds.get_cached_mapping(context).get_imap(instrument).get_rmap(kind)
-    new = Path(tempfile.mkdtemp()) / old.basename
-    refactor.rmap_insert_references(old.filename, str(new), list(paths), observatory="jwst")
-    certify.certify_file(str(new), context)
+    with tempfile.TemporaryDirectory() as folder:
+        new = str(Path(folder) / old.basename)
+        refactor.rmap_insert_references(old.filename, new, list(paths), observatory="jwst")
+        certify.certify_file(new, context)
 
 
 def certify_mappings(context: str, compared: str | None) -> int:

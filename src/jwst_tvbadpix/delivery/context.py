@@ -351,7 +351,6 @@ def _write_rmap(
 ) -> str:
     """Let crds make the rules of one type from the files; return the name of the rmap."""
     from crds.core import rmap
-    from crds.jwst import TYPES
 
     spec = _find_rules(instrument, kind)
     name = f"jwst_{instrument}_{kind}_{serial}.rmap"

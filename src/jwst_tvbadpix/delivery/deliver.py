@@ -271,7 +271,7 @@ def _settle(outcome: Outcome, work: Path, output: Path) -> Outcome:
     """Name files by the places that they will have, and not by that of a process."""
 
     def settle(text: str) -> str:
-        return re.sub(r"/tmp/worker-\w+", "/tmp", text.replace(str(work), str(output)))
+        return re.sub(r"/tmp/worker-\w+(/tmp\w+)?", "/tmp", text.replace(str(work), str(output)))
 
     return replace(
         outcome,
