@@ -22,6 +22,7 @@ OURS = (
     "steps",
     "cli",
     "demo",
+    "proof",
     "delivery",
     "programmes",
     "report",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from crds import certify
 from crds.core import log
+from references import make_photom
 from stdatamodels.jwst.datamodels import GainModel
 
 from jwst_tvbadpix.delivery import build_context, use_context
@@ -220,6 +221,37 @@ def test_other_types_need_only_the_keywords_they_have(series, tmp_path):
     assert found["gain"].endswith("jwst_miri_gain_0001.fits")
 
 
+def test_several_instruments_share_a_context(series, tmp_path):
+    mask = build_mask(
+        np.zeros((2048, 2048), np.uint32),
+        detector="NIS",
+        useafter=DATES[0],
+        description="Time-variable bad pixels",
+        history=["Made by a test."],
+        pedigree="SIMULATION",
+    )
+    other = write_twins(mask, tmp_path / "nis")[1]
+    context = build_context(tmp_path / "cache", {"mask": [series[0][1], other]})
+    niriss = {"META.INSTRUMENT.NAME": "NIRISS", "META.INSTRUMENT.DETECTOR": "NIS"}
+    with use_context(context):
+        assert find_mask(LRS_FULL, "2024-01-01") == "jwst_miri_mask_0001.fits"
+        assert find_mask({**LRS_FULL, **niriss}, "2024-01-01") == "jwst_niriss_mask_0001.fits"
+
+
+def test_photom_files_of_several_modes_are_told_apart(tmp_path):
+    modes = {name: write_photom(tmp_path / name, name) for name in ("MIR_IMAGE", "MIR_TACQ")}
+    context = build_context(tmp_path / "cache", {"photom": list(modes.values())})
+    with use_context(context):
+        for name, path in modes.items():
+            keys = {**LRS_FULL, "META.EXPOSURE.TYPE": name, "META.OBSERVATION.DATE": "2024-01-01"}
+            found = crds.getreferences(keys, reftypes=["photom"], observatory="jwst")
+            assert found["photom"].endswith(context.names[path.resolve()])
+
+
+def write_photom(path, exp_type):
+    return write_twins(make_photom(exp_type=exp_type), path)[1]
+
+
 def test_refuses_bad_references(series, tmp_path):
     fits = series[0][1]
     before = dict(os.environ)
@@ -229,7 +261,7 @@ def test_refuses_bad_references(series, tmp_path):
     cases = [
         ({"mask": [tmp_path / "absent.fits"]}, InputError, "found nothing"),
         ({"mask": [broken]}, InputError, "readable"),
-        ({"mask": []}, InputError, "one instrument"),
+        ({"mask": []}, InputError, "no file"),
         ({"mask": [fits, fits]}, InputError, "once"),
         ({"flat": [fits]}, InputError, "REFTYPE FLAT"),
         ({"mask": [fits, same_date]}, ProductError, "own date"),

@@ -6,12 +6,40 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import TvBadPixError
-from . import associate, check, demo, download, find, mask_at, neutral_mask, simulate
+from . import (
+    associate,
+    check,
+    context,
+    deliver,
+    demo,
+    download,
+    find,
+    mask_at,
+    neutral_mask,
+    parameters,
+    prove,
+    reprocess,
+    simulate,
+)
 
 __all__ = ["main"]
 
 # In the order of --help.
-_COMMANDS = (demo, simulate, download, find, associate, mask_at, neutral_mask, check)
+_COMMANDS = (
+    demo,
+    simulate,
+    download,
+    find,
+    associate,
+    parameters,
+    reprocess,
+    mask_at,
+    neutral_mask,
+    check,
+    deliver,
+    context,
+    prove,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,4 +2,6 @@
 
 from . import main
 
-raise SystemExit(main())
+# A process that `prove` starts imports this file too, and must not run the command again.
+if __name__ == "__main__":
+    raise SystemExit(main())

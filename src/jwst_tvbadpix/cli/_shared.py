@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["add_output_dir", "report_paths", "write_table"]
+__all__ = ["add_output_dir", "read_natural", "report_paths", "write_table"]
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,13 @@ def add_output_dir(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where to write (default: here)",
     )
+
+
+def read_natural(text: str) -> int:
+    """Read a whole number from 0 on; a type for argparse."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
+    return int(text)
 
 
 def report_paths(paths: Sequence[Path]) -> int:

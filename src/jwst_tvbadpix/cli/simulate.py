@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ._shared import read_natural
+
 __all__ = ["add_command"]
 
 
@@ -26,7 +28,7 @@ def add_command(commands: Any) -> None:
     simulate.add_argument(
         "--exposures", type=int, default=12, metavar="N", help="how many (default: %(default)s)"
     )
-    simulate.add_argument("--seed", type=_natural, default=7831, help="default: %(default)s")
+    simulate.add_argument("--seed", type=read_natural, default=7831, help="default: %(default)s")
     simulate.add_argument(
         "--ramp-date",
         action="append",
@@ -35,13 +37,6 @@ def add_command(commands: Any) -> None:
         help="also write an _uncal ramp of this date; may be repeated",
     )
     simulate.set_defaults(run=_run)
-
-
-def _natural(text: str) -> int:
-    """Read a whole number from 0 on."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
-    return int(text)
 
 
 def _run(options: argparse.Namespace) -> int:

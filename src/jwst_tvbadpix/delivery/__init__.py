@@ -1,5 +1,20 @@
-"""Deliver reference files: a local CRDS context."""
+"""Deliver reference files: a local CRDS context, and the tests that a delivery must pass."""
 
-from .context import Context, build_context, use_context
+from .allowed import ALLOWED_WARNINGS
+from .context import Context, build_context, open_context, use_context
+from .deliver import deliver
+from .resolve import format_environment, resolve_context
+from .verdict import Check, Verdict
 
-__all__ = ["Context", "build_context", "use_context"]
+__all__ = [
+    "ALLOWED_WARNINGS",
+    "Check",
+    "Context",
+    "Verdict",
+    "build_context",
+    "deliver",
+    "format_environment",
+    "open_context",
+    "resolve_context",
+    "use_context",
+]

@@ -8,12 +8,15 @@ from .figures import (
     plot_summary,
     plot_timeline,
 )
+from .proof_figures import plot_proof, plot_spectrum
 
 __all__ = [
     "plot_bad_pixel_map",
     "plot_growth",
     "plot_light_curve",
+    "plot_proof",
     "plot_self_test",
+    "plot_spectrum",
     "plot_summary",
     "plot_timeline",
 ]

@@ -33,7 +33,7 @@ from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
 from .modes import MODES, Mode, build_scene
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
-from .references_lrs import write_spectral_references
+from .references_lrs import BOX_HALF_WIDTH, write_spectral_references
 from .setups import (
     Aperture,
     Setup,
@@ -47,6 +47,7 @@ from .star_lrs import StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
 
 __all__ = [
+    "BOX_HALF_WIDTH",
     "KINDS",
     "MODES",
     "Aperture",

@@ -63,7 +63,8 @@ def write_spectral_references(
     Returns
     -------
     dict of str to list of Path
-        Files by reference type, ready for CRDS; all describe the star of `StarTrace` exactly.
+        Files by reference type, ready for CRDS; they describe the star of `StarTrace`. The psf is
+        that of the slit: jwst 3.0 does not find the trace of a slitless spectrum.
         With those of `write_references` and a mask calwebb_detector1 and calwebb_spec2 run
         without an override; every other type may be N/A.
     """
@@ -206,12 +207,18 @@ def _build_flat(pattern: PixelPattern | None) -> FlatModel:
 
 
 def _build_psf() -> SpecPsfModel:
-    """Build the trace across dispersion, finely sampled, the same at all wavelengths."""
+    """Build the trace across dispersion, finely sampled, the same at all wavelengths.
+
+    As the slit has it, whose image is resampled before it is extracted: like interpolation
+    between pixels, which on average widens the trace by a triangle of one pixel.
+    """
     model = SpecPsfModel()
     steps = _PSF_HALF_WIDTH * _PSF_STEPS
     across = np.arange(-steps, steps + 1) / _PSF_STEPS
     seen = (1 - 2 * _CROSSTALK) * compute_profile(across)
     seen += _CROSSTALK * (compute_profile(across - 1) + compute_profile(across + 1))
+    triangle = 1 - np.abs(np.arange(-_PSF_STEPS, _PSF_STEPS + 1)) / _PSF_STEPS
+    seen = np.convolve(seen, triangle / triangle.sum(), mode="same")
     wavelength = np.sort(compute_wavelength(np.linspace(0, 1, 50)))
     aperture = {
         "name": "ANY",

@@ -65,7 +65,7 @@ class TvBadPixStep(Step):
         """Look parameters up only where a CRDS set-up resolves; defaults otherwise."""
         if not dataset:
             return config_parser.ConfigObj()
-        if not _has_crds():
+        if not has_crds():
             log.info("No CRDS set-up (CRDS_PATH, CRDS_SERVER_URL): default parameters are used")
             return config_parser.ConfigObj()
         try:
@@ -253,7 +253,7 @@ def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Pat
         "meta.observation.time": time,
     }
     problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
-    if _has_crds():
+    if has_crds():
         try:
             return Path(crds_client.get_reference_file(parameters, reftype, "jwst"))
         except (Exception, SystemExit) as error:  # crds exits where it finds no cache
@@ -264,7 +264,7 @@ def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Pat
     )
 
 
-def _has_crds() -> bool:
+def has_crds() -> bool:
     """Whether a CRDS set-up resolves: a local cache that is configured, or a server."""
     cache = os.environ.get("CRDS_PATH")
     configured = cache and (Path(cache) / "config" / "jwst" / "server_config").is_file()

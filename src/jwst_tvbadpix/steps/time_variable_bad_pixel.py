@@ -37,6 +37,14 @@ __all__ = ["TimeVariableBadPixel"]
 
 log = logging.getLogger(__name__)
 
+# Measured by `tvbadpix prove`: a gap costs more than a hot pixel, and mingrad, the default of
+# pixel_replace, takes the wings of a narrow trace for its core.
+_LRS = ("MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS")
+_LRS_ADVICE = (
+    "LRS: masked pixels are gaps in a spectrum; run calwebb_spec2 with "
+    "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile"
+)
+
 
 class TimeVariableBadPixel(TvBadPixStep):
     """Find which pixels were bad when, and make the mask of each epoch.
@@ -142,6 +150,8 @@ class TimeVariableBadPixel(TvBadPixStep):
             self_test=self._test(stack, histories) if self.self_test else None,
         )
         history.meta.filename = f"{name}_{stack.detector.name}_{self.suffix}.asdf"
+        if any(record.exp_type in _LRS for record in stack.records):
+            log.info(_LRS_ADVICE)
         return [history, *build_mask_series(history, name)]
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:

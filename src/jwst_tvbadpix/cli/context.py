@@ -1,0 +1,32 @@
+"""``tvbadpix context``: the environment that makes the pipeline use a local context."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_command"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    context = commands.add_parser(
+        "context",
+        help="print the environment that makes strun use a local CRDS context",
+        description="Check that a local CRDS context is whole, and print the commands that make "
+        'strun and crds use it: eval "$(tvbadpix context OUT)"',
+    )
+    context.add_argument(
+        "folder", type=Path, metavar="OUT", help="what `tvbadpix deliver` wrote, or a CRDS cache"
+    )
+    context.add_argument(
+        "--shell", choices=("sh", "csh"), default="sh", help="for sh, bash, zsh, or for csh, tcsh"
+    )
+    context.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from ..delivery import format_environment, resolve_context
+
+    for line in format_environment(resolve_context(options.folder), options.shell):
+        print(line)
+    return 0

@@ -1,0 +1,13 @@
+"""The proof on a spectrum: static mask against dated series, through the standard stages."""
+
+from .run import RECOMMENDED, Check, ProofResult, Spectrum, Total, run_proof, tabulate
+
+__all__ = [
+    "RECOMMENDED",
+    "Check",
+    "ProofResult",
+    "Spectrum",
+    "Total",
+    "run_proof",
+    "tabulate",
+]

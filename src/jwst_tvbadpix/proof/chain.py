@@ -1,0 +1,211 @@
+"""One exposure of the star through calwebb_detector1 and calwebb_spec2, in a process of its own."""
+
+import gc
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from ..delivery import Context, use_context
+from ..simulate import Defects, ExposureSpec, write_ramp, write_rate, write_rateints
+from .scene import Plan, build_star_scene
+
+__all__ = ["REPLACEMENTS", "Extracted", "draw_noise", "prepare_worker", "run_star"]
+
+# Settings of pixel_replace: off is the default of the code, mingrad that of the step.
+REPLACEMENTS = ("off", "mingrad", "fit_profile")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """One spectrum.
+
+    Attributes
+    ----------
+    mask : str
+        'static' or 'dated'; 'none' for noise draws.
+    mask_name : str
+        The file that R_MASK names.
+    replacement : str
+        'off', or the algorithm of pixel_replace.
+    extraction : str
+        'box' or 'optimal'.
+    wavelength_um : ndarray of float, shape (n_bins,)
+        Wavelength [um], ascending.
+    ratio : ndarray of float, shape (n_bins,)
+        Extracted / true flux, integrations averaged.
+    """
+
+    mask: str
+    mask_name: str
+    replacement: str
+    extraction: str
+    wavelength_um: np.ndarray
+    ratio: np.ndarray
+
+
+def prepare_worker() -> None:
+    """Set up a process that runs pipelines: quiet, one thread, and quick at collecting garbage."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    import jwst.pipeline  # noqa: F401  # here, so that what it leaves is frozen below
+
+    # stpipe collects after each of the fifty steps: what lives for ever need not be looked at.
+    gc.collect()
+    gc.freeze()
+
+
+def run_star(
+    folder: Path,
+    plan: Plan,
+    mode: str,
+    spec: ExposureSpec,
+    defects: Defects | None,
+    contexts: dict[str, Context],
+) -> list[Extracted]:
+    """Simulate an exposure of the star and extract it with each mask, in each way.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the spectra are kept; everything else is deleted.
+    plan : Plan
+    mode : str
+        'slitless' or 'slit'.
+    spec : ExposureSpec
+        The exposure.
+    defects : Defects or None
+        Bad pixels.
+    contexts : dict of str to Context
+        'static' and 'dated'; the mask is the one that CRDS picks.
+
+    Returns
+    -------
+    list of Extracted
+        For each context with each setting of ``REPLACEMENTS``, by each extraction of the mode.
+    """
+    scene, _ = build_star_scene(mode, plan)
+    found = []
+    with _scratch(folder) as scratch:
+        ramp = write_ramp(scratch, spec, scene, defects)
+        for mask, context in contexts.items():
+            with use_context(context):
+                rate = _run_detector1(ramp, spec)
+                for replacement in REPLACEMENTS:
+                    for extraction, path in _run_spec2(rate, replacement).items():
+                        name = f"{path.name[:13]}_{mode}_{mask}_{replacement}_{extraction}_x1d.fits"
+                        kept = Path(shutil.move(path, folder / name))
+                        found += _read(kept, plan, mode, mask, replacement, extraction)
+    return found
+
+
+def draw_noise(
+    folder: Path, plan: Plan, mode: str, numbers: range, context: Context
+) -> list[Extracted]:
+    """Extract exposures of the star without defects, as ramp fitting would deliver them.
+
+    Parameters
+    ----------
+    folder : Path
+        For temporary files.
+    plan : Plan
+    mode : str
+        'slitless' or 'slit'.
+    numbers : range
+        One draw each.
+    context : Context
+        One with a mask and the references of calwebb_spec2.
+
+    Returns
+    -------
+    list of Extracted
+        Each draw by each extraction of the mode.
+    """
+    scene, _ = build_star_scene(mode, plan)
+    found = []
+    for spec in plan.make_draws(mode, numbers):
+        with _scratch(folder) as scratch, use_context(context):
+            write = write_rate if spec.nints == 1 else write_rateints
+            rate = write(scratch, spec, scene)
+            for extraction, path in _run_spec2(rate, "off").items():
+                found += _read(path, plan, mode, "none", "off", extraction)
+    return found
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Make a folder that is gone afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="running_") as name:
+        yield Path(name)
+
+
+def _run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
+    """Run the stock pipeline; the product that calwebb_spec2 takes."""
+    from jwst.pipeline import Detector1Pipeline
+
+    model = Detector1Pipeline.call(
+        str(ramp), save_results=True, output_dir=str(ramp.parent), configure_log=False
+    )
+    model.close()
+    suffix = "rate" if spec.nints == 1 else "rateints"
+    return ramp.with_name(ramp.name.replace("_uncal", f"_{suffix}"))
+
+
+def _run_spec2(rate: Path, replacement: str) -> dict[str, Path]:
+    """Run the stock pipeline; in the slit also its last step again, for the optimal extraction."""
+    from jwst.extract_1d.extract_1d_step import Extract1dStep
+    from jwst.pipeline import Spec2Pipeline
+
+    settings: dict[str, Any] = {"skip": True}
+    if replacement != "off":
+        settings = {"skip": False, "algorithm": replacement}
+    Spec2Pipeline.call(
+        str(rate),
+        steps={"pixel_replace": settings},
+        save_results=True,
+        output_dir=str(rate.parent),
+        configure_log=False,
+    )
+    if rate.name.endswith("_rateints.fits"):
+        # Of slitless spectra jwst 3.0 does not find the place: optimal extraction needs it.
+        return {"box": rate.with_name(rate.name.replace("_rateints", "_x1dints"))}
+    box = rate.with_name(rate.name.replace("_rate", "_x1d"))
+    resampled = rate.with_name(rate.name.replace("_rate", "_s2d"))
+    optimal = rate.with_name(rate.name.replace("_rate", "_optimal"))
+    spectrum = Extract1dStep.call(str(resampled), extraction_type="optimal", configure_log=False)
+    spectrum.save(optimal)
+    spectrum.close()
+    return {"box": box, "optimal": optimal}
+
+
+def _read(
+    path: Path, plan: Plan, mode: str, mask: str, replacement: str, extraction: str
+) -> list[Extracted]:
+    """Read the spectra of a file; the integrations of an exposure are averaged."""
+    with fits.open(path) as hdus:
+        table = hdus["EXTRACT1D"].data
+        wavelength = np.atleast_2d(np.array(table["WAVELENGTH"], float))[0]
+        flux = np.atleast_2d(np.array(table["FLUX"], float))
+        name = hdus[0].header.get("R_MASK", "N/A").removeprefix("crds://")
+    order = np.argsort(wavelength)
+    _, star = build_star_scene(mode, plan)
+    ratio = np.where(flux == 0, np.nan, flux) / star.flux(wavelength)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a bin that no integration has
+        means = [np.nanmean(part, axis=0) for part in plan.split_integrations(mode, ratio)]
+    return [
+        Extracted(mask, name, replacement, extraction, wavelength[order], mean[order])
+        for mean in means
+    ]

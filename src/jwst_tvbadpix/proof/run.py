@@ -1,0 +1,477 @@
+"""The proof: masks from blank sky, a star through the pipeline with and without, a verdict."""
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.time import Time
+
+from ..delivery import Context, build_context
+from ..detectors import get_detector
+from ..refmodels import build_mask, dq_value, write_twins
+from ..simulate import (
+    get_trace,
+    simulate_programme,
+    write_references,
+    write_spectral_references,
+)
+from .chain import REPLACEMENTS, Extracted, draw_noise, prepare_worker, run_star
+from .measure import Quality, count_added, measure_quality
+from .scene import CHANGES, MODES, N_BLANK, WAVELENGTHS_UM, Plan, make_plan, select_on_trace
+
+__all__ = ["RECOMMENDED", "Check", "ProofResult", "Spectrum", "Total", "run_proof", "tabulate"]
+
+# Exposures without defects that tell how often noise alone makes a feature.
+_N_DRAWS = 20
+# Share of the features of the static mask that the dated series must remove.
+_REMOVED = 0.95
+# Defects of known dates that must lie on each trace.
+_MIN_DEFECTS = 40
+# The setting of pixel_replace that the verdict is about.
+RECOMMENDED = "fit_profile"
+# Number of the exposure without defects among those of an epoch.
+_NULL_NUMBER = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """A spectrum and how good it is.
+
+    Attributes
+    ----------
+    mode : str
+        'slitless' or 'slit'.
+    epoch : int
+        0 before the first change, k after the k-th; -1 for the exposure without any defect.
+    date : str
+        Start of the exposure.
+    n_defects : int
+        Defects in the extraction box that are bad now or were bad at first.
+    defect_um : ndarray of float, shape (n_defects,)
+        Where they are [um].
+    extracted : Extracted
+    quality : Quality
+    """
+
+    mode: str
+    epoch: int
+    date: str
+    n_defects: int
+    defect_um: np.ndarray
+    extracted: Extracted
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Sums over the dates of a mode, for one way of extraction.
+
+    Attributes
+    ----------
+    mode, extraction, replacement : str
+    static, dated : float
+        Features that defects made, in excess of noise, with each mask.
+    added : int
+        Features that the dated series shows and the static mask does not.
+    expected : float
+        Features that noise alone makes near the defects.
+    largest_static, largest_dated : float
+        Largest feature, as a fraction of the continuum.
+    rms_static, rms_dated : float
+        Root mean square of extracted / true - 1.
+    """
+
+    mode: str
+    extraction: str
+    replacement: str
+    static: float
+    dated: float
+    added: int
+    expected: float
+    largest_static: float
+    largest_dated: float
+    rms_static: float
+    rms_dated: float
+
+    @property
+    def removed(self) -> float:
+        """Share of the features of the static mask that the dated series removes."""
+        return 1 - max(self.dated, 0.0) / self.static if self.static > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A requirement and whether it holds."""
+
+    name: str
+    found: str
+    wanted: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProofResult:
+    """What the proof found.
+
+    Attributes
+    ----------
+    folder : Path
+        Where everything is.
+    plan : Plan
+        What was simulated.
+    n_masks : int
+        Masks in the dated series.
+    spectra : tuple of Spectrum
+    totals : tuple of Total
+    checks : tuple of Check
+        The verdict holds if all of them do.
+    """
+
+    folder: Path
+    plan: Plan
+    n_masks: int
+    spectra: tuple[Spectrum, ...]
+    totals: tuple[Total, ...]
+    checks: tuple[Check, ...]
+
+
+def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofResult:
+    """Run the proof in two processes.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to write; made when absent.
+    seed : int
+        Seed of dates, defects and noise.
+    say : callable
+        Told what happens.
+
+    Returns
+    -------
+    ProofResult
+    """
+    from ..report import plot_proof
+
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(seed)
+    with _start_workers() as pool:
+        contexts, expected, n_masks = _prepare(folder, plan, pool, say)
+        found, draws = _run_all(folder, plan, contexts, pool, say)
+    spectra = tuple(_judge(plan, key, one, draws) for key, many in found.items() for one in many)
+    totals = tuple(_add_up(spectra))
+    checks = tuple(_check(plan, spectra, totals, expected))
+    result = ProofResult(folder, plan, n_masks, spectra, totals, checks)
+    tabulate(result).write(folder / "proof_spectra.ecsv", overwrite=True)
+    for mode in MODES:
+        plot_proof(result, mode).savefig(folder / f"proof_{mode}.png", dpi=120)
+    return result
+
+
+@contextmanager
+def _start_workers() -> Iterator[ProcessPoolExecutor]:
+    """Start two processes of their own environment; a failure cancels what has not begun."""
+    pool = ProcessPoolExecutor(
+        2, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
+    )
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare(
+    folder: Path, plan: Plan, pool: ProcessPoolExecutor, say: Callable[[str], None]
+) -> tuple[dict[str, Context], Mapping[str, list[str]], int]:
+    """Make the programme, both masks, and a context for each."""
+    say(f"Simulating {N_BLANK} blank-sky and failed exposures of four years, and references")
+    writing = pool.submit(
+        simulate_programme,
+        folder / "exposures",
+        n_exposures=N_BLANK,
+        seed=plan.seed,
+        defects=plan.defects,
+        start=plan.period[0],
+        end=plan.period[1],
+    )
+    references = {
+        **write_references(folder / "references"),
+        **write_spectral_references(folder / "references", pattern=plan.pattern),
+    }
+    static = _write_static_mask(folder, plan)
+    static_context = pool.submit(
+        _build_context, folder / "crds", {"mask": [static], **references}, "jwst_0001.pmap"
+    )
+    programme = writing.result()
+    say("Building the dated masks from them (time_variable_bad_pixel)")
+    paths = pool.submit(_build_series, folder, programme.association, static).result()
+    say(f"Making two CRDS contexts: the static mask, and the series of {len(paths)}")
+    context = static_context.result()
+    dated_context = pool.submit(
+        _build_context, folder / "crds", {"mask": paths, **references}, "jwst_0002.pmap"
+    ).result()
+    useafter = {dated_context.names[path]: fits.getval(path, "USEAFTER") for path in paths}
+    static_name = {context.names[static]: "2021-12-25T00:00:00"}
+    expected = {
+        mask: [_pick(names, mjd) for mjd in plan.star_mjd]
+        for mask, names in (("static", static_name), ("dated", useafter))
+    }
+    return {"static": context, "dated": dated_context}, expected, len(paths)
+
+
+def _build_context(cache: Path, references: dict[str, list[Path]], name: str) -> Context:
+    """Build a context that can be sent to another process."""
+    context = build_context(cache, references, name=name)
+    return Context(dict(context.env), dict(context.names))
+
+
+def _pick(names: dict[str, str], mjd: float) -> str:
+    """Pick the mask of a date, as CRDS should."""
+    date = Time(mjd, format="mjd").isot[:19]
+    return max((since, name) for name, since in names.items() if since <= date)[1]
+
+
+def _write_static_mask(folder: Path, plan: Plan) -> Path:
+    """Write what is known at the first epoch: the defects that are bad then."""
+    facts, defects = get_detector("MIRIMAGE"), plan.defects
+    dq = np.zeros(facts.shape, np.uint32)
+    dq[facts.reference_pixels()] = dq_value("REFERENCE_PIXEL", "DO_NOT_USE")
+    bad = defects.state(plan.first_mjd)
+    low = defects.response < 1
+    for chosen, name in ((bad & ~low, "HOT"), (bad & low, "LOW_QE")):
+        dq[defects.y[chosen], defects.x[chosen]] = dq_value("DO_NOT_USE", name)
+    mask = build_mask(
+        dq,
+        detector="MIRIMAGE",
+        useafter="2021-12-25T00:00:00",
+        description="Bad pixels of the first epoch of a simulation",
+        history=["All pixels that are bad at the first exposure of the simulated programme."],
+        pedigree="SIMULATION",
+        filter_name="P750L",
+    )
+    return write_twins(mask, folder / "static_mask")[1]
+
+
+def _build_series(folder: Path, association: Path, static: Path) -> list[Path]:
+    """Run the step; the FITS masks, in order of date."""
+    from ..steps import TimeVariableBadPixel
+
+    _, *masks = TimeVariableBadPixel.call(
+        str(association),
+        base_mask=str(static),
+        output_dir=str(folder / "masks"),
+        save_results=True,
+        configure_log=False,
+    )
+    return [(folder / "masks" / str(mask.meta.filename)).with_suffix(".fits") for mask in masks]
+
+
+_Key = tuple[str, int]
+
+
+def _run_all(
+    folder: Path,
+    plan: Plan,
+    contexts: dict[str, Context],
+    pool: ProcessPoolExecutor,
+    say: Callable[[str], None],
+) -> tuple[dict[_Key, list[Extracted]], dict[tuple[str, str], np.ndarray]]:
+    """Run every exposure of the star, and the noise draws: spectra by (mode, epoch), and draws."""
+    spectra = folder / "spectra"
+    jobs: dict[Future[list[Extracted]], tuple[str, int | None]] = {}
+    # The dearest first, so that both processes end together.
+    for mode in reversed(MODES):
+        half = _N_DRAWS if mode == "slitless" else _N_DRAWS // 2
+        for first in range(0, _N_DRAWS, half):
+            numbers = range(first, first + half)
+            jobs[pool.submit(draw_noise, spectra, plan, mode, numbers, contexts["static"])] = (
+                mode,
+                None,
+            )
+        for epoch in (-1, *range(CHANGES + 1)):
+            null = epoch < 0
+            spec = plan.make_spec(mode, CHANGES if null else epoch, number=_NULL_NUMBER * null)
+            defects = None if null else plan.defects
+            jobs[pool.submit(run_star, spectra, plan, mode, spec, defects, contexts)] = (
+                mode,
+                epoch,
+            )
+    say(f"Running {len(jobs)} jobs of calwebb_detector1 and calwebb_spec2 in two processes")
+    found: dict[_Key, list[Extracted]] = {}
+    draws: dict[tuple[str, str], list[np.ndarray]] = {}
+    for number, job in enumerate(as_completed(jobs), start=1):
+        mode, epoch = jobs[job]
+        if epoch is None:
+            for one in job.result():
+                draws.setdefault((mode, one.extraction), []).append(one.ratio)
+        else:
+            found[mode, epoch] = job.result()
+        what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
+        say(f"  {number} of {len(jobs)}: {mode}, {what}")
+    ordered = {key: found[key] for key in sorted(found)}
+    return ordered, {key: np.array(values) for key, values in draws.items()}
+
+
+def _judge(
+    plan: Plan, key: _Key, one: Extracted, draws: dict[tuple[str, str], np.ndarray]
+) -> Spectrum:
+    """Compare one spectrum with the truth."""
+    mode, epoch = key
+    mjd = plan.star_mjd[epoch]  # -1: the date of the last
+    defects = plan.defects
+    chosen = select_on_trace(mode, defects.y, defects.x)
+    chosen &= defects.state(mjd) | defects.state(plan.first_mjd)
+    wavelength = one.wavelength_um
+    defect_um = np.sort(get_trace(MODES[mode]).wavelength(defects.y[chosen]))
+    quality = measure_quality(
+        one.ratio,
+        draws=draws[mode, one.extraction],
+        defect_bins=np.abs(wavelength[:, None] - defect_um).argmin(axis=0),
+        used=(wavelength > WAVELENGTHS_UM[0]) & (wavelength < WAVELENGTHS_UM[1]),
+    )
+    date = str(Time(mjd, format="mjd").isot[:10])
+    return Spectrum(mode, epoch, date, int(chosen.sum()), defect_um, one, quality)
+
+
+def _add_up(spectra: tuple[Spectrum, ...]) -> Iterator[Total]:
+    """Sum over the dates with defects."""
+    for mode in MODES:
+        for extraction in ("box", "optimal"):
+            for replacement in REPLACEMENTS:
+                by_mask = {
+                    mask: [
+                        s
+                        for s in spectra
+                        if s.mode == mode
+                        and s.epoch >= 0
+                        and (s.extracted.mask, s.extracted.extraction, s.extracted.replacement)
+                        == (mask, extraction, replacement)
+                    ]
+                    for mask in ("static", "dated")
+                }
+                if by_mask["static"]:
+                    yield _sum(mode, extraction, replacement, by_mask)
+
+
+def _sum(mode: str, extraction: str, replacement: str, by_mask: dict[str, list[Spectrum]]) -> Total:
+    static, dated = ([s.quality for s in by_mask[mask]] for mask in ("static", "dated"))
+    return Total(
+        mode=mode,
+        extraction=extraction,
+        replacement=replacement,
+        static=sum(q.excess for q in static),
+        dated=sum(q.excess for q in dated),
+        added=sum(count_added(new, old) for new, old in zip(dated, static, strict=True)),
+        expected=sum(q.n_expected for q in dated),
+        largest_static=max(q.largest for q in static),
+        largest_dated=max(q.largest for q in dated),
+        rms_static=float(np.sqrt(np.mean([q.rms**2 for q in static]))),
+        rms_dated=float(np.sqrt(np.mean([q.rms**2 for q in dated]))),
+    )
+
+
+def _check(
+    plan: Plan,
+    spectra: tuple[Spectrum, ...],
+    totals: tuple[Total, ...],
+    expected: Mapping[str, list[str]],
+) -> Iterator[Check]:
+    """List what must hold."""
+    defects = plan.defects
+    dated = np.isin(defects.switch_mjd, plan.change_mjd).any(axis=1)
+    wrong = [s for s in spectra if s.extracted.mask_name != expected[s.extracted.mask][s.epoch]]
+    yield Check(
+        "spectra whose mask is not the one of their date",
+        f"{len(wrong)} of {len(spectra)}",
+        "0",
+        not wrong,
+    )
+    for mode in MODES:
+        n = int((select_on_trace(mode, defects.y, defects.x) & dated).sum())
+        yield Check(
+            f"{mode}: defects of known dates on the trace",
+            str(n),
+            f">= {_MIN_DEFECTS}",
+            n >= _MIN_DEFECTS,
+        )
+        (total,) = (
+            t for t in totals if (t.mode, t.extraction, t.replacement) == (mode, "box", RECOMMENDED)
+        )
+        yield Check(
+            f"{mode}: features of the static mask removed",
+            f"{100 * total.removed:.1f} % ({total.static:.1f} -> {total.dated:.1f})",
+            f">= {100 * _REMOVED:.0f} %",
+            total.removed >= _REMOVED,
+        )
+        yield from _check_harm(mode, spectra, total)
+
+
+def _check_harm(mode: str, spectra: tuple[Spectrum, ...], total: Total) -> Iterator[Check]:
+    """List what the masks must not cost: features added, and a spectrum without defects."""
+    # What noise alone may do: its mean and two standard deviations.
+    allowed = total.expected + 2 * np.sqrt(total.expected)
+    yield Check(
+        f"{mode}: features added by the series",
+        str(total.added),
+        f"<= {allowed:.1f} (noise)",
+        total.added <= allowed,
+    )
+    static, dated = (
+        s.quality
+        for mask in ("static", "dated")
+        for s in spectra
+        if (s.mode, s.epoch) == (mode, -1)
+        and (s.extracted.mask, s.extracted.extraction, s.extracted.replacement)
+        == (mask, "box", RECOMMENDED)
+    )
+    allowed = dated.n_expected + 2 * np.sqrt(dated.n_expected)
+    yield Check(
+        f"{mode}: features without any defect",
+        f"{static.n_features} -> {dated.n_features}",
+        f"<= {allowed:.1f} (noise)",
+        dated.n_features <= allowed,
+    )
+    yield Check(
+        f"{mode}: rms without any defect",
+        f"{100 * static.rms:.2f} -> {100 * dated.rms:.2f} %",
+        "unchanged by a tenth",
+        dated.rms <= 1.1 * static.rms,
+    )
+    yield Check(
+        f"{mode}: level without any defect",
+        f"{static.level:.4f} -> {dated.level:.4f}",
+        "1 within 0.002",
+        max(abs(static.level - 1), abs(dated.level - 1)) <= 0.002,
+    )
+
+
+def tabulate(result: ProofResult) -> Table:
+    """List the spectra: one row each."""
+    rows = [
+        {
+            "mode": s.mode,
+            "epoch": s.epoch,
+            "date": s.date,
+            "mask": s.extracted.mask,
+            "mask_name": s.extracted.mask_name,
+            "pixel_replace": s.extracted.replacement,
+            "extraction": s.extracted.extraction,
+            "n_defects": s.n_defects,
+            "largest": s.quality.largest,
+            "rms": s.quality.rms,
+            "level": s.quality.level,
+            "n_features": s.quality.n_features,
+            "n_expected": s.quality.n_expected,
+            "n_elsewhere": s.quality.n_elsewhere,
+        }
+        for s in result.spectra
+    ]
+    changes = [str(Time(mjd, format="mjd").isot[:10]) for mjd in result.plan.change_mjd]
+    return Table(rows=rows, meta={"seed": result.plan.seed, "changes": changes})

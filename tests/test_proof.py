@@ -1,0 +1,196 @@
+"""The proof on a spectrum: what is counted, what is simulated, and a small run of the chain."""
+
+import gc
+import types
+
+import numpy as np
+import pytest
+
+from jwst_tvbadpix.cli import main
+from jwst_tvbadpix.delivery import build_context
+from jwst_tvbadpix.proof import chain
+from jwst_tvbadpix.proof.measure import (
+    count_added,
+    count_features,
+    find_features,
+    measure_noise,
+    measure_quality,
+)
+from jwst_tvbadpix.proof.run import _write_static_mask
+from jwst_tvbadpix.proof.scene import (
+    CHANGES,
+    MODES,
+    join_defects,
+    make_plan,
+    select_on_trace,
+)
+from jwst_tvbadpix.refmodels import build_mask, dq_value, write_twins
+from jwst_tvbadpix.simulate import get_trace, make_defects, write_references
+from jwst_tvbadpix.simulate import write_spectral_references as write_spectral
+
+SEED = 5
+N_BINS = 300
+USED = np.ones(N_BINS, bool)
+
+
+def make_draws(sigma=0.01, n=20):
+    return 1 + sigma * np.random.default_rng(1).standard_normal((n, N_BINS))
+
+
+def test_noise_is_that_of_the_draws():
+    noise = measure_noise(make_draws(sigma=0.01, n=400))
+    np.testing.assert_allclose(noise, 0.01, rtol=0.03)
+    np.testing.assert_allclose(measure_noise(make_draws(0.02, 400)), 2 * noise, rtol=1e-9)
+
+
+def test_runs_of_one_sign_are_one_feature():
+    ratio = np.ones(10)
+    ratio[[2, 3]] += 0.1
+    ratio[[4, 8]] -= 0.1
+    ratio[9] = np.nan
+    sign = find_features(ratio, np.full(10, 0.01))
+    np.testing.assert_array_equal(sign, [0, 0, 1, 1, -1, 0, 0, 0, -1, -1])
+    assert count_features(sign, np.ones(10, bool)) == 3
+    assert count_features(sign, np.arange(10) == 3) == 1
+    assert count_features(sign, np.arange(10) == 6) == 0
+
+
+def judge(ratio, bins):
+    return measure_quality(ratio, draws=make_draws(), defect_bins=np.array(bins), used=USED)
+
+
+def test_features_count_where_defects_are():
+    clean = np.ones(N_BINS)
+    spiked = clean.copy()
+    spiked[[50, 100, 200]] = 1.1, 0.8, 1.3
+    near = judge(spiked, [51, 98])
+    assert (near.n_features, near.n_elsewhere) == (2, 1)
+    assert near.largest == pytest.approx(0.2, abs=0.01)
+    assert judge(spiked, [53]).n_features == 0
+    assert near.excess == 2 - near.n_expected
+    assert near.rms == pytest.approx(np.sqrt((0.1**2 + 0.2**2 + 0.3**2) / N_BINS), rel=0.1)
+    assert judge(clean, [51]).n_features == 0
+    assert count_added(near, judge(clean, [51])) == 2
+    assert count_added(near, near) == 0
+
+
+def test_noise_alone_gives_the_expected_number():
+    """Over all bins 0.27 % of each draw are beyond three sigma."""
+    quality = judge(np.ones(N_BINS), np.arange(N_BINS))
+    assert 0.2 < quality.n_expected < 2.5
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 7831])
+def test_plan_has_what_the_proof_needs(seed):
+    plan = make_plan(seed)
+    defects, star, change = plan.defects, plan.star_mjd, plan.change_mjd
+    assert len(change) == CHANGES
+    for k, date in enumerate(change):
+        assert star[k] < date < star[k + 1]
+    dated = np.isin(defects.switch_mjd, change).any(axis=1)
+    states = np.array([defects.state(mjd) for mjd in star])
+    for mode in MODES:
+        here = select_on_trace(mode, defects.y, defects.x) & dated
+        assert here.sum() >= 40
+        changed = (states[1:, here] != states[:-1, here]).sum(axis=1)
+        assert (changed >= 5).all()
+    position = defects.y.astype(int) * 2000 + defects.x
+    assert len(np.unique(position)) == len(defects) > 4000
+    assert make_plan(seed).defects.y.tolist() == defects.y.tolist()
+
+
+def test_a_pixel_belongs_to_the_first_population_that_has_it():
+    one = make_defects("MIRIMAGE", [10, 20], [30, 40], amplitude=[1.0, 2.0])
+    two = make_defects("MIRIMAGE", [20, 5], [40, 50], amplitude=[3.0, 4.0], onset_mjd=59000.0)
+    joined = join_defects(one, two)
+    assert sorted(zip(joined.y.tolist(), joined.amplitude.tolist(), strict=True)) == [
+        (5, 4.0),
+        (10, 1.0),
+        (20, 2.0),
+    ]
+
+
+@pytest.fixture(scope="module")
+def spectra(tmp_path_factory):
+    """The slitless star after the last change, with both masks, and noise draws."""
+    folder = tmp_path_factory.mktemp("proof")
+    plan = make_plan(SEED)
+    references = write_references(folder / "refs")
+    references |= write_spectral(folder / "refs", pattern=plan.pattern)
+    masks = {"static": _write_static_mask(folder, plan), "dated": write_truth(folder, plan)}
+    contexts = {
+        name: build_context(
+            folder / "crds", {"mask": [path], **references}, name=f"jwst_000{number}.pmap"
+        )
+        for number, (name, path) in enumerate(masks.items(), start=1)
+    }
+    idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stpipe.step.gc", idle)
+        patch.setattr(chain, "REPLACEMENTS", ("off", "fit_profile"))
+        spec = plan.make_spec("slitless", CHANGES)
+        found = chain.run_star(folder / "spectra", plan, "slitless", spec, plan.defects, contexts)
+        draws = chain.draw_noise(folder, plan, "slitless", range(6), contexts["static"])
+    assert not list((folder / "spectra").glob("running_*"))
+    assert len(list((folder / "spectra").iterdir())) == 4
+    names = {mask: contexts[mask].names[path] for mask, path in masks.items()}
+    return plan, found, np.array([one.ratio for one in draws]), names
+
+
+def write_truth(folder, plan):
+    """Write the mask of the last date as it should be."""
+    defects = plan.defects
+    bad = defects.state(plan.star_mjd[-1])
+    dq = np.zeros((1024, 1032), np.uint32)
+    dq[defects.y[bad], defects.x[bad]] = dq_value("DO_NOT_USE")
+    mask = build_mask(
+        dq,
+        detector="MIRIMAGE",
+        useafter="2022-06-01T00:00:00",
+        description="Truth of a simulation",
+        history=["The pixels that are bad at the last date."],
+        pedigree="SIMULATION",
+    )
+    return write_twins(mask, folder / "dated_mask")[1]
+
+
+def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
+    plan, found, draws, names = spectra
+    assert draws.shape[0] == 6
+    defects = plan.defects
+    here = select_on_trace("slitless", defects.y, defects.x)
+    here &= defects.state(plan.star_mjd[-1]) | defects.state(plan.first_mjd)
+    where = get_trace(MODES["slitless"]).wavelength(defects.y[here])
+    quality = {}
+    for one in found:
+        assert one.mask_name == names[one.mask]
+        wavelength = one.wavelength_um
+        assert (np.diff(wavelength) > 0).all()
+        quality[one.mask, one.replacement] = measure_quality(
+            one.ratio,
+            draws=draws,
+            defect_bins=np.abs(wavelength[:, None] - where).argmin(axis=0),
+            used=(wavelength > 5) & (wavelength < 12),
+        )
+    static, dated = quality["static", "fit_profile"], quality["dated", "fit_profile"]
+    assert static.excess > 12
+    assert dated.excess < 0.15 * static.excess
+    assert dated.rms < 0.6 * static.rms
+    assert dated.level == pytest.approx(1, abs=0.002)
+    # Without replacement the gaps are worse than what they hide.
+    assert quality["dated", "off"].excess > static.excess
+    assert quality["dated", "off"].largest > 0.15
+
+
+@pytest.mark.slow
+def test_the_command_passes(tmp_path, capsys):
+    assert main(["prove", "--output-dir", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "prove: PASS"
+    assert (tmp_path / "proof_spectra.ecsv").exists()
+    assert (tmp_path / "proof_slit.png").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_an_error(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(["prove", "--output-dir", str(tmp_path / "taken")]) == 1
+    assert "taken" in capsys.readouterr().err
