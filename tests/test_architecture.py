@@ -23,7 +23,9 @@ OURS = (
     "demo",
     "proof",
     "delivery",
+    "parameters",
     "report",
+    "reprocess",
     "simulate",
 )
 NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors")
