@@ -25,7 +25,9 @@ OURS = (
     "proof",
     "delivery",
     "programmes",
+    "parameters",
     "report",
+    "reprocess",
     "simulate",
 )
 NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors", "traces")

@@ -1,6 +1,7 @@
 """Stages over associations: what is planned, kept, resumed and refused.
 
-Most runs here are of the quick stages beside; one is of calwebb_detector1 itself.
+Most runs here are of the quick stages beside; one is of calwebb_detector1 and
+calwebb_spec2 themselves.
 """
 
 import json
@@ -29,12 +30,17 @@ from jwst_tvbadpix.reprocess.ledger import STATE_FOLDER, hash_file, open_ledger
 from jwst_tvbadpix.reprocess.plan import read_exposures, read_masks, read_stages
 from jwst_tvbadpix.reprocess.workers import Workers
 from jwst_tvbadpix.simulate import (
+    DarkPedestal,
     ExposureSpec,
+    Scene,
+    SkyField,
+    StarTrace,
     build_lrs_scene,
     make_imaging_setup,
     write_ramp,
     write_rate,
     write_references,
+    write_spectral_references,
 )
 
 TESTS = Path(__file__).parent
@@ -476,13 +482,14 @@ def test_done_skipped_and_done_again(place, tmp_path):
     (out / products[0]).write_bytes(before[products[0]][:-2880])  # damaged
     assert states(place.run(out)) == ["done", "skipped", "skipped"]
 
-    assert states(place.run(out, masks=[place.neutral])) == ["done"] * 3
+    two = write_asn(tmp_path / "two.json", [str(ramp) for ramp in place.ramps[:2]])
+    assert states(place.run(out, asn=two, masks=[place.neutral])) == ["done"] * 2
     assert fits.getval(out / products[0], "R_MASK") == str(place.neutral)
 
     # Integrations that are made no longer do not stay.
     fewer = place.write_pars("fewer", scale=2.0, keep_ints=False)
-    assert states(place.run(out, fewer)) == ["done"] * 3
-    assert sorted(path.name for path in out.glob("*.fits")) == products[::2]
+    assert states(place.run(out, fewer, asn=two)) == ["done"] * 2
+    assert sorted(path.name for path in out.glob("*.fits")) == [*products[:4:2], *products[4:]]
 
 
 def test_a_changed_input_or_context_is_done_again(place, tmp_path):
@@ -589,6 +596,17 @@ def test_stage_2_gets_integrations_and_backgrounds(place, tmp_path):
     assert "a stage that fails" in result.outcomes[0].error
 
 
+def test_an_instrument_that_the_context_does_not_know_fails(place, tmp_path):
+    ramp = tmp_path / "nircam_uncal.fits"
+    ramp.write_bytes(place.ramps[0].read_bytes())
+    fits.setval(ramp, "INSTRUME", value="NIRCAM")
+    (outcome,) = place.run(
+        tmp_path / "out", asn=write_asn(tmp_path / "a.json", [ramp.name])
+    ).outcomes
+    assert outcome.state == "failed"
+    assert "expected rules for NIRCAM" in outcome.error
+
+
 def test_exposures_of_another_mode_fail_before_they_run(place, tmp_path):
     spec = ExposureSpec(59000.0, seed=1, setup=make_imaging_setup())
     image = write_rate(tmp_path, spec, build_lrs_scene(seed=1))
@@ -619,11 +637,13 @@ def test_no_mask_for_the_detector(place, tmp_path):
     assert "MIRIFULONG" in result.outcomes[0].error
 
 
-def run_command(place, out, *arguments, env=None, **keywords):
+def run_command(place, out, *arguments, n_exposures=3, env=None, **keywords):
+    ramps = [ramp.name for ramp in place.ramps[:n_exposures]]
+    asn = write_asn(place.folder / f"{n_exposures}_asn.json", ramps)
     path = os.pathsep.join([str(TESTS), make_bare_environment()["PYTHONPATH"]])
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "jwst_tvbadpix.cli", "reprocess", str(place.asn)),
+            *(sys.executable, "-m", "jwst_tvbadpix.cli", "reprocess", str(asn)),
             *("--output-dir", str(out), *map(str, arguments)),
         ],
         env={**make_bare_environment(), "PYTHONPATH": path, **(env or {})},
@@ -667,12 +687,13 @@ def test_a_disk_that_is_full_is_said_and_nothing_half_written_stays(place, tmp_p
         place,
         out,
         *("--parameters", place.rates, "--context", place.context.env["CRDS_PATH"]),
+        n_exposures=1,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     ) as process:
         stdout, stderr = process.communicate()
     assert process.returncode == 1, stderr
-    assert stdout.splitlines()[-1] == "reprocess: 0 done, 0 skipped (unchanged), 3 failed"
-    assert stdout.count(f"no space for the products in {out}") == 3
+    assert stdout.splitlines()[-1] == "reprocess: 0 done, 0 skipped (unchanged), 1 failed"
+    assert stdout.count(f"no space for the products in {out}") == 1
     assert not list(out.glob("*.fits"))
     assert not find_leftovers(out)
 
@@ -714,7 +735,7 @@ def is_torn(path):
 
 
 def test_killed_and_resumed_gives_the_same_files(place, tmp_path):
-    paused = place.write_pars("paused", pause=0.5)
+    paused = place.write_pars("paused", pause=0.3)
     cal = place.write_pars("plain_cal", "QuickSpec2")
     arguments = ("--parameters", paused, "--parameters", cal, "--processes", "1")
     kill_and_resume(place, tmp_path, arguments, 3, seed=7831)
@@ -739,18 +760,28 @@ def test_files_that_differ_are_told_apart(place, tmp_path):
         assert_same_files(tmp_path / "one", tmp_path / "two")
 
 
-def test_detector1_itself_with_the_neutral_mask(place, tmp_path, capsys):
-    asn = write_asn(tmp_path / "asn.json", [str(place.ramps[0])])
-    command = ["reprocess", str(asn), "--parameters", "detector1_neutral"]
-    command += ["--mask", str(place.neutral), "--output-dir", str(tmp_path / "out")]
-    command += ["--context", place.context.env["CRDS_PATH"], "--processes", "1"]
+def test_lrs_from_ramp_to_spectrum_by_the_shipped_parameters(place, tmp_path, capsys):
+    """calwebb_detector1 and calwebb_spec2 themselves, with references of the simulator."""
+    references = place.references | write_spectral_references(tmp_path / "references")
+    context = build_context(tmp_path / "crds", {"mask": [place.mask], **references})
+    scene = Scene((SkyField(), DarkPedestal(), StarTrace(flux_jy=1e-3)))
+    spec = ExposureSpec(60000.0, subarray="SLITLESSPRISM", ngroups=6, nints=2, target="STAR")
+    ramp = write_ramp(tmp_path, spec, scene)
+    asn = write_asn(tmp_path / "asn.json", [ramp.name])
+    out = tmp_path / "out"
+    command = ["reprocess", str(asn), "--output-dir", str(out), "--processes", "1"]
+    command += ["--parameters", "detector1_neutral", "--mask", str(place.neutral)]
+    command += ["--parameters", "spec2_lrs_slitless", "--context", context.env["CRDS_PATH"]]
     for line in ("1 done, 0 skipped", "0 done, 1 skipped"):
         assert main(command) == 0
         assert capsys.readouterr().out.splitlines()[-1] == (
             f"reprocess: {line} (unchanged), 0 failed"
         )
-    (rate,) = (tmp_path / "out").glob("*_rate.fits")
-    header = fits.getheader(rate)
+    name = ramp.stem.removesuffix("_uncal")
+    assert sorted(path.name for path in out.glob("*.fits")) == [
+        f"{name}_{kind}.fits" for kind in ("calints", "rate", "rateints", "x1dints")
+    ]
+    header = fits.getheader(out / f"{name}_x1dints.fits")
     assert header["R_MASK"] == str(place.neutral)
-    assert header["S_RAMP"] == "COMPLETE"
+    assert header["S_RAMP"] == header["S_EXTR1D"] == header["S_PXREPL"] == "COMPLETE"
     assert header["CRDS_CTX"] == "jwst_0001.pmap"

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +185,10 @@ def open_ledger(folder: str | Path) -> Iterator[Ledger]:
                 f"expected no other run in {folder}, found process {lock.read().strip()} at work; "
                 "wait for it or choose another folder"
             ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        with suppress(OSError):  # a full disk: the number is for the message above alone
+            lock.truncate(0)
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
         _remove_work(state)
         try:
             yield Ledger(folder)

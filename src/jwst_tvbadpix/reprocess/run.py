@@ -174,7 +174,7 @@ class _Run:
             try:
                 one.header = read_header(one.path)
                 check_exposure(one, self.stages, self.masks)
-                for stage in self.stages:
+                for stage in self.stages if one.is_look else self.stages[:1]:
                     names = [f"{one.name}_{suffix}.fits" for suffix in PRODUCTS[stage.level]]
                     self.ledger.require_free(names, _key(one, stage))
             except TvBadPixError as error:
@@ -225,10 +225,7 @@ class _Run:
     def _take(self, one: Exposure, finished: Finished) -> None:
         """Put the products of a stage in their place, or note why there are none."""
         key = finished.task.key
-        problem = finished.error
-        if _NO_SPACE.search(problem):
-            problem = f"no space for the products in {self.ledger.folder}: {problem}"
-        problem = problem and f"{problem} (see {finished.task.log})"
+        problem = finished.error and f"{finished.error} (see {finished.task.log})"
         if not problem:
             try:
                 products: dict[str, str] = finished.value
@@ -238,6 +235,8 @@ class _Run:
                 one.ran = True
             except (TvBadPixError, OSError) as error:
                 problem = str(error)
+        if _NO_SPACE.search(problem):
+            problem = f"no space for the products in {self.ledger.folder}: {problem}"
         if problem:
             one.error = f"{key.rpartition('.')[2]}: {problem}"
         self.ledger.drop(finished.task.work)
@@ -298,7 +297,12 @@ class _Run:
         from crds.core import config, rmap
 
         if instrument not in self.checksums:
-            imap = rmap.get_cached_mapping(self.context).get_imap(instrument)
+            imap = rmap.get_cached_mapping(self.context).selections.get(instrument.lower(), "N/A")
+            if isinstance(imap, str):
+                raise InputError(
+                    f"expected rules for {instrument} in the CRDS context {self.context}, found "
+                    "none; use another context"
+                )
             names = sorted({self.context, *imap.mapping_names()})
             paths = [config.locate_mapping(name, "jwst") for name in names]
             together = "".join(hash_file(path) for path in paths)

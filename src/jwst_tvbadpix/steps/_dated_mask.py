@@ -20,7 +20,7 @@ from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
 from ..refmodels import build_mask_at, read_history
 from ..refmodels.irs2 import interleave_irs2, strip_irs2
-from ._base import _has_crds
+from ._base import has_crds
 
 __all__ = [
     "DatedMask",
@@ -224,7 +224,7 @@ def _build_from_history(exposure: JwstDataModel, start: str, path: Path) -> Date
 def _get_from_crds(exposure: JwstDataModel) -> DatedMask:
     """Get the mask that the CRDS context has for the exposure."""
     problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
-    if _has_crds():
+    if has_crds():
         try:
             found = crds_client.get_reference_file(exposure.get_crds_parameters(), "mask", "jwst")
             if found != "N/A":
@@ -412,7 +412,7 @@ def find_reference_file(name: str | None, *folders: Path) -> Path | None:
     if not name.startswith("crds://"):
         places = [Path(name), *(folder / Path(name).name for folder in folders)]
         return next((place for place in places if place.is_file()), None)
-    if not _has_crds():
+    if not has_crds():
         return None
     try:
         path = Path(crds_client.reference_uri_to_cache_path(name, "jwst"))
