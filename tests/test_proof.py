@@ -1,6 +1,7 @@
 """The proof on a spectrum: what is counted, what is simulated, and a small run of the chain."""
 
 import gc
+import os
 import types
 
 import numpy as np
@@ -183,9 +184,13 @@ def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
 
 
 @pytest.mark.slow
-def test_the_command_passes(tmp_path, capsys):
+def test_the_command_passes_whatever_the_crds_variables_say(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CRDS_PATH", "/nowhere")
+    monkeypatch.setenv("CRDS_CONTEXT", "jwst_9999.pmap")
+    before = dict(os.environ)
     assert main(["prove", "--output-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "prove: PASS"
+    assert dict(os.environ) == before
     assert (tmp_path / "proof_spectra.ecsv").exists()
     assert (tmp_path / "proof_slit.png").exists()
 

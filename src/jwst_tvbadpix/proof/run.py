@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from astropy.time import Time
 
 from ..delivery import Context, build_context
 from ..detectors import get_detector
+from ..errors import ProductError
 from ..refmodels import build_mask, dq_value, write_twins
 from ..simulate import (
     get_trace,
@@ -35,6 +37,8 @@ _REMOVED = 0.95
 _MIN_DEFECTS = 40
 # The setting of pixel_replace that the verdict is about.
 RECOMMENDED = "fit_profile"
+# Of the static mask: before the observatory's first exposure.
+_FIRST_USEAFTER = "2021-12-25T00:00:00"
 # Number of the exposure without defects among those of an epoch.
 _NULL_NUMBER = 24
 
@@ -156,6 +160,13 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
     Returns
     -------
     ProofResult
+
+    Raises
+    ------
+    ProductError
+        When a process was killed.
+    OSError
+        When the folder cannot be written.
     """
     from ..report import plot_proof
 
@@ -183,6 +194,11 @@ def _start_workers() -> Iterator[ProcessPoolExecutor]:
     )
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise ProductError(
+            "expected two processes to run pipelines, found one killed, most likely for want of "
+            "memory (each needs about 1 GB); free some and run again"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -218,7 +234,7 @@ def _prepare(
         _build_context, folder / "crds", {"mask": paths, **references}, "jwst_0002.pmap"
     ).result()
     useafter = {dated_context.names[path]: fits.getval(path, "USEAFTER") for path in paths}
-    static_name = {context.names[static]: "2021-12-25T00:00:00"}
+    static_name = {context.names[static]: _FIRST_USEAFTER}
     expected = {
         mask: [_pick(names, mjd) for mjd in plan.star_mjd]
         for mask, names in (("static", static_name), ("dated", useafter))
@@ -250,7 +266,7 @@ def _write_static_mask(folder: Path, plan: Plan) -> Path:
     mask = build_mask(
         dq,
         detector="MIRIMAGE",
-        useafter="2021-12-25T00:00:00",
+        useafter=_FIRST_USEAFTER,
         description="Bad pixels of the first epoch of a simulation",
         history=["All pixels that are bad at the first exposure of the simulated programme."],
         pedigree="SIMULATION",
