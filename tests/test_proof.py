@@ -1,6 +1,7 @@
 """The proof on a spectrum: what is counted, what is simulated, and a small run of the chain."""
 
 import gc
+import os
 import types
 
 import numpy as np
@@ -15,6 +16,7 @@ from jwst_tvbadpix.proof.measure import (
     find_features,
     measure_noise,
     measure_quality,
+    measure_scale,
 )
 from jwst_tvbadpix.proof.run import _write_static_mask
 from jwst_tvbadpix.proof.scene import (
@@ -72,6 +74,24 @@ def test_features_count_where_defects_are():
     assert judge(clean, [51]).n_features == 0
     assert count_added(near, judge(clean, [51])) == 2
     assert count_added(near, near) == 0
+
+
+def test_scale_is_how_much_noisier_a_spectrum_is():
+    noisy = 1 + 0.02 * np.random.default_rng(9).standard_normal(N_BINS)
+    noisy[7] = np.nan
+    scale = measure_scale(noisy, draws=make_draws(0.01, 200), used=USED)
+    assert scale == pytest.approx(2, abs=4 * 2 / np.sqrt(N_BINS))
+    ratio = np.ones(N_BINS)
+    ratio[100] = 1.05
+    settings = {"draws": make_draws(0.01), "defect_bins": np.array([100]), "used": USED}
+    assert measure_quality(ratio, **settings).n_features == 1
+    assert measure_quality(ratio, **settings, scale=2.0).n_features == 0
+
+
+def test_bins_that_are_never_extracted_harm_no_others():
+    draws = make_draws()
+    draws[:, :2] = np.nan
+    assert np.isfinite(measure_noise(draws)).all()
 
 
 def test_noise_alone_gives_the_expected_number():
@@ -183,9 +203,13 @@ def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
 
 
 @pytest.mark.slow
-def test_the_command_passes(tmp_path, capsys):
+def test_the_command_passes_whatever_the_crds_variables_say(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CRDS_PATH", "/nowhere")
+    monkeypatch.setenv("CRDS_CONTEXT", "jwst_9999.pmap")
+    before = dict(os.environ)
     assert main(["prove", "--output-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "prove: PASS"
+    assert dict(os.environ) == before
     assert (tmp_path / "proof_spectra.ecsv").exists()
     assert (tmp_path / "proof_slit.png").exists()
 

@@ -345,6 +345,7 @@ def test_our_log_lines_appear(by_alias, made):
         "WARNING - NOT FOR DELIVERY",
         "jwst_tvbadpix.badpix.find - INFO",
         "416 of 416 rows",
+        "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile",
         f"Saved {2 * len(made) - 1} files",
     ):
         assert line in text

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.stats import mad_std
 from scipy.ndimage import binary_dilation, uniform_filter
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "find_features",
     "measure_noise",
     "measure_quality",
+    "measure_scale",
 ]
 
 # A feature is what differs from the truth by more than this [sigma of one spectrum].
@@ -70,7 +72,14 @@ def measure_noise(draws: np.ndarray) -> np.ndarray:
     ndarray of float, shape (n_bins,)
         1 sigma per bin, smoothed along the bins.
     """
-    return np.sqrt(uniform_filter(np.var(draws, axis=0, ddof=1), _SMOOTHING, mode="nearest"))
+    return np.sqrt(_smooth(np.var(draws, axis=0, ddof=1)))
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Smooth along the bins; those that were never extracted take the median."""
+    finite = np.isfinite(values)
+    filled = np.where(finite, values, np.median(values[finite]))
+    return uniform_filter(filled, _SMOOTHING, mode="nearest")
 
 
 def find_features(ratio: np.ndarray, sigma: np.ndarray) -> np.ndarray:
@@ -101,8 +110,29 @@ def spread_bins(bins: np.ndarray, n_bins: int, reach: int = REACH) -> np.ndarray
     return binary_dilation(marked, iterations=reach) if marked.any() else marked
 
 
+def measure_scale(ratio: np.ndarray, *, draws: np.ndarray, used: np.ndarray) -> float:
+    """Measure the noise of a spectrum without defects relative to that of draws.
+
+    Parameters
+    ----------
+    ratio : ndarray of float, shape (n_bins,)
+        Extracted / true flux of an exposure that went through the whole chain.
+    draws : ndarray of float, shape (n_draws, n_bins)
+        The same of exposures that began as rates.
+    used : ndarray of bool, shape (n_bins,)
+        Bins that are judged.
+    """
+    deviation = (ratio / _smooth(np.mean(draws, axis=0)) - 1) / measure_noise(draws)
+    return float(mad_std(deviation[used], ignore_nan=True))
+
+
 def measure_quality(
-    ratio: np.ndarray, *, draws: np.ndarray, defect_bins: np.ndarray, used: np.ndarray
+    ratio: np.ndarray,
+    *,
+    draws: np.ndarray,
+    defect_bins: np.ndarray,
+    used: np.ndarray,
+    scale: float = 1.0,
 ) -> Quality:
     """Compare a spectrum with its truth.
 
@@ -116,6 +146,8 @@ def measure_quality(
         Bins in which defects lie.
     used : ndarray of bool, shape (n_bins,)
         Bins that are judged.
+    scale : float
+        Noise of the spectrum relative to that of the draws.
 
     Returns
     -------
@@ -123,9 +155,9 @@ def measure_quality(
     """
     sigma = measure_noise(draws)
     # What the extraction itself does, as an aperture correction would take it out.
-    systematic = uniform_filter(np.mean(draws, axis=0), _SMOOTHING, mode="nearest")
+    systematic = _smooth(np.mean(draws, axis=0))
     near = spread_bins(defect_bins, ratio.size) & used
-    sign = find_features(ratio / systematic, sigma)
+    sign = find_features(ratio / systematic, scale * sigma)
     in_draws = [find_features(draw / systematic, sigma) for draw in draws]
     deviation = np.where(np.isfinite(ratio), ratio / systematic - 1, -1.0)
     n_features = count_features(sign, near)

@@ -42,7 +42,7 @@ _PERIOD = ("2022-07-01", "2026-06-30")
 # Dates at which the defects of the traces change.
 CHANGES = 3
 # Defects of each trace by history: onsets, recoveries and telegraph pixels.
-_N_TURN_ON, _N_RECOVER, _N_TELEGRAPH = 38, 10, 4
+_N_TURN_ON, _N_RECOVER, _N_TELEGRAPH = 50, 10, 4
 # Columns at either side of the trace on which they lie [pixel].
 _HALF_COLUMNS = 4
 # Wavelengths that are judged [um]: where the star is bright in LRS.
