@@ -53,7 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     print(
         "\nMasking a pixel alone leaves a gap that box extraction turns into a deficit: run\n"
         "calwebb_spec2 with --steps.pixel_replace.skip=False "
-        f"--steps.pixel_replace.algorithm={RECOMMENDED}.\n"
+        f"--steps.pixel_replace.algorithm={RECOMMENDED}\n"
+        "(mingrad, its default, takes the wings of the trace for its core), and in the slit with\n"
+        "--steps.resample_spec.weight_type=exptime, as here.\n"
     )
     for check in result.checks:
         state = "ok  " if check.holds else "FAIL"

@@ -23,6 +23,10 @@ __all__ = ["REPLACEMENTS", "Extracted", "draw_noise", "prepare_worker", "run_sta
 
 # Settings of pixel_replace: off is the default of the code, mingrad that of the step.
 REPLACEMENTS = ("off", "mingrad", "fit_profile")
+# Weights of resample_spec. The default, ivm, weighs a pixel whose ramp has a jump less than its
+# neighbour in the profile of the trace: each such pixel leaves a feature of up to 3 %, whatever
+# the mask.
+_WEIGHTS = "exptime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +177,7 @@ def _run_spec2(rate: Path, replacement: str) -> dict[str, Path]:
         settings = {"skip": False, "algorithm": replacement}
     Spec2Pipeline.call(
         str(rate),
-        steps={"pixel_replace": settings},
+        steps={"pixel_replace": settings, "resample_spec": {"weight_type": _WEIGHTS}},
         save_results=True,
         output_dir=str(rate.parent),
         configure_log=False,
