@@ -28,6 +28,7 @@ from jwst_tvbadpix.parameters import (
     make_files,
     read_parameters,
 )
+from jwst_tvbadpix.proof import RECOMMENDED
 from jwst_tvbadpix.refmodels import build_mask, build_neutral_mask, write_twins
 from jwst_tvbadpix.simulate import (
     ExposureSpec,
@@ -99,6 +100,9 @@ def test_lrs_files_turn_pixel_replacement_on_and_say_why():
         tree = read_tree(find_shipped(name))
         step = Step.from_config_file(str(find_shipped(name)))
         assert step.pixel_replace.skip is False
+        assert step.pixel_replace.algorithm == RECOMMENDED
+        weights = ("exptime", "ivm")[name == "spec2_lrs_slitless"]
+        assert step.resample_spec.weight_type == weights
         assert type(step)().pixel_replace.skip is True
         assert "pixel_replace is on" in tree["meta"]["description"]
         assert "deficit" in tree["meta"]["description"]

@@ -127,6 +127,6 @@ def _print(found: "ExposureCheck") -> None:
         print("\n".join(table.pformat(max_lines=-1, max_width=-1, show_unit=True)))
         print(
             "note: masking leaves a gap (gap_percent): run calwebb_spec2 with "
-            "--steps.pixel_replace.skip=False"
+            "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile"
         )
     print(f"check: {found.verdict}")

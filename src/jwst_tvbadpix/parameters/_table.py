@@ -24,13 +24,16 @@ _STEPS = {
     "photom": "jwst.photom.photom_step.PhotomStep",
     "pixel_replace": "jwst.pixel_replace.pixel_replace_step.PixelReplaceStep",
     "resample": "jwst.resample.resample_step.ResampleStep",
+    "resample_spec": "jwst.resample.resample_spec_step.ResampleSpecStep",
 }
 
 _WHY_REPLACE = (
     "pixel_replace is on, which the code has off: extraction drops masked pixels, and without "
     "their replacement each leaves a deficit of 16 to 28 per cent where the hot pixel had made an "
-    "excess of 5 to 11 per cent (measured on simulated slitless spectra)."
+    "excess of 5 to 11 per cent (measured on simulated slitless spectra). The algorithm is "
+    "fit_profile: mingrad, its default, takes the wings of the trace for its core."
 )
+_REPLACE = {"skip": False, "algorithm": "fit_profile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +87,9 @@ TABLE: Mapping[str, Entry] = {
     "spec2_lrs_slit": Entry(
         _SPEC2,
         "calwebb_spec2 for MIRI LRS through the slit, masked pixels replaced",
-        _WHY_REPLACE,
-        steps={"pixel_replace": {"skip": False}},
+        f"{_WHY_REPLACE} resample_spec weighs by exposure time: by its default, ivm, a pixel whose "
+        "ramp has a jump weighs less than its neighbours in the trace and leaves a feature.",
+        steps={"pixel_replace": _REPLACE, "resample_spec": {"weight_type": "exptime"}},
         exp_type=("MIR_LRS-FIXEDSLIT",),
         selection={"visit": {"tsovisit": "ANY"}},
     ),
@@ -93,7 +97,7 @@ TABLE: Mapping[str, Entry] = {
         _SPEC2,
         "calwebb_spec2 for MIRI LRS without slit (time series), masked pixels replaced",
         _WHY_REPLACE,
-        steps={"pixel_replace": {"skip": False}},
+        steps={"pixel_replace": _REPLACE},
         exp_type=("MIR_LRS-SLITLESS",),
         selection={"visit": {"tsovisit": "ANY"}},
     ),
