@@ -288,6 +288,7 @@ def test_a_copy_is_used_once_and_named(tmp_path):
         ({"EXP_TYPE": "MIR_TACQ"}, "EXP_TYPE = MIR_TACQ"),
         ({"EXP_TYPE": None, "TARGPROP": "P330E"}, "in a mode that is not known"),
         ({"DETECTOR": None}, "DETECTOR is absent"),
+        ({"DETECTOR": "MULTIPLE"}, "DETECTOR is MULTIPLE"),
         ({"TARGPROP": "P330E", "EXP_TYPE": "NIS_AMI"}, "no step for a standard star in niriss-ami"),
         ({"TARGPROP": "LMC", "EXP_TYPE": "MIR_MRS"}, "no step for a dense field in mrs"),
         ({"REFTYPE": "MASK"}, "reference file"),
