@@ -543,6 +543,13 @@ def test_what_cannot_be_checked_is_refused(tmp_path):
         check_exposure(tmp_path / "text_rate.fits", history)
     with pytest.raises(InputError, match=r"absent_rate\.fits"):
         check_exposure(tmp_path / "absent_rate.fits", history)
+    with pytest.raises(InputError, match=r"pixels with values in .*_rate\.fits"):
+        check_exposure(write_rate(tmp_path, np.full(SHAPE, np.nan)), history)
+    path = write_rate(tmp_path, image)
+    with fits.open(path, mode="update") as hdus:
+        hdus["DQ"].data = hdus["DQ"].data[:50]
+    with pytest.raises(InputError, match=r"SCI and DQ of one shape in .*_rate\.fits"):
+        check_exposure(path, history)
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -550,6 +557,34 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(InputError, match="_rate"):
         check_exposure(path, make_history(place(10, 38)))
+
+
+def test_a_truncated_compressed_file_is_refused(tmp_path):
+    """Where it ends astropy finds no further extension, and says nothing."""
+    path = write_rate(tmp_path, Star().render()[0])
+    with fits.open(path) as hdus:
+        hdus[:2].writeto(tmp_path / "cut_rate.fits.gz")
+    with pytest.raises(InputError, match=r"SCI and DQ .* in cut_rate\.fits\.gz"):
+        check_exposure(tmp_path / "cut_rate.fits.gz", make_history(place(10, 38)))
+
+
+def test_the_first_exposure_of_a_history_is_not_before_it(tmp_path):
+    """Its DATE-OBS and TIME-OBS lie a little before its EXPSTART."""
+    path = write_rate(tmp_path, Star().render()[0], day=DAYS[0])
+    fits.setval(path, "TIME-OBS", value="00:00:00.000")
+    fits.setval(path, "DATE-OBS", value="2023-02-24")
+    found = check_exposure(path, make_history(place(10, 38)))
+    assert not any(note.startswith("extrapolated") for note in found.notes)
+
+
+def test_an_aperture_without_light_has_no_continuum(tmp_path):
+    image = Star().render()[0]
+    image[:20] = np.nan
+    found = check_exposure(
+        write_rate(tmp_path, image), make_history(place(10, 38)), aperture=(30, 45, 5, 15)
+    )
+    assert len(found.table) == 1
+    assert found.table.meta["relative_to"] == "the local level"
 
 
 def test_the_command_prints_a_table_and_a_verdict(tmp_path, capsys):

@@ -271,6 +271,11 @@ def _read_image(
         planes = tuple(
             _make_plane(model, part, cut, record, rate, _choose(widths, part)) for part in parts
         )
+    if not any(np.isfinite(plane.data).any() for plane in planes):
+        raise InputError(
+            f"expected pixels with values in {path}, found none; give another product of the "
+            "exposure"
+        )
     unit = str(cards["BUNIT"] or "DN/s")
     photmjsr = 1.0 if rate_path is None and unit.lower() == "dn/s" else np.nan
     if unit.lower() == "mjy/sr" and record.dispersion_axis is None and cards["PHOTMJSR"]:
@@ -303,7 +308,13 @@ def _make_plane(
     rate: np.ndarray | None,
     extraction: _Extraction | None,
 ) -> Plane:
-    data, dq = np.asarray(part.data, np.float64), np.asarray(part.dq, np.uint32)
+    data = np.asarray(part.data, np.float64)
+    dq = np.zeros(0, np.uint32) if part.dq is None else np.asarray(part.dq, np.uint32)
+    if dq.shape != data.shape:
+        raise InputError(
+            f"expected SCI and DQ of one shape in {record.filename}, found {data.shape} and "
+            f"{dq.shape}; download the file again"
+        )
     if data.ndim == 3:
         common = np.zeros(data.shape[1:], np.uint32)
         for bit in range(32):
