@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -415,6 +416,26 @@ def test_several_products_keep_their_names(setting, static, tmp_path):
         one.close()
 
 
+def test_two_inputs_of_one_name_are_refused(setting, static, tmp_path):
+    """The second would replace the first."""
+    (tmp_path / "b").mkdir()
+    twin = tmp_path / "b" / static[2]["rate"].name
+    shutil.copy(static[2]["rate"], twin)
+    with pytest.raises(InputError, match=rf"two that become .*{twin.stem[:-5]}_tvmask_rate\.fits"):
+        ApplyTimeVariableMask.call(
+            [str(static[2]["rate"]), str(twin)],
+            history=str(setting.history),
+            output_dir=str(tmp_path / "out"),
+            save_results=True,
+        )
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_input_is_needed(setting):
+    with pytest.raises(InputError, match="expected an exposure, found none"):
+        ApplyTimeVariableMask(history=str(setting.history)).run()
+
+
 def test_parameter_file_does_the_same(setting, static, tmp_path):
     """strun by alias, by class name, and from the parameters it saved; without any CRDS."""
     pars = tmp_path / "pars.asdf"
@@ -423,7 +444,7 @@ def test_parameter_file_does_the_same(setting, static, tmp_path):
         "class": (CLASS,),
         "file": (pars,),
     }
-    rate, *_ = static[2]["rate"], None
+    rate = static[2]["rate"]
     made = []
     for name, (first, *options) in runs.items():
         folder = tmp_path / name
