@@ -24,7 +24,7 @@ from jwst_tvbadpix.programmes.associations import make_name, write_associations
 from jwst_tvbadpix.programmes.classify import classify
 from jwst_tvbadpix.programmes.mast import MastQuery, build_queries, download_files, run_query
 from jwst_tvbadpix.programmes.modes import MODES, get_mode
-from jwst_tvbadpix.programmes.recipes import find_recipe, read_recipe
+from jwst_tvbadpix.programmes.recipes import find_recipe, list_recipes, read_recipe
 from jwst_tvbadpix.programmes.scan import Observation, scan_headers
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
@@ -712,18 +712,32 @@ def test_queries_ask_by_mode_programme_and_date():
         stages=("rate", "uncal"),
         after="2023-02-25",
         public_at="2023-02-26",
-        extra={"visitsta": ["FAILED"]},
     )
     request = json.loads(lrs.to_json())
     assert request["service"] == "Mast.Jwst.Filtered.Miri"
     filters = {entry["paramName"]: entry["values"] for entry in request["params"]["filters"]}
-    assert filters["exp_type"] == ["MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"]
+    assert filters["exp_type"] == [
+        "MIR_LRS-FIXEDSLIT",
+        "MIR_LRS-SLITLESS",
+        "MIR_TACONFIRM",
+        "MIR_TACQ",
+    ]
     assert (filters["program"], filters["productLevel"]) == (["1539"], ["1b", "2a"])
     assert filters["expstart"][0]["min"] == 60000.0
     assert filters["publicReleaseDate_mjd"][0]["max"] == 60001.0
-    assert filters["visitsta"] == ["FAILED"]
     services = [query.service for query in build_queries()]
     assert len(services) == len(set(services)) == 5
+
+
+@pytest.mark.parametrize("program", [p for p in list_recipes() if p != "7831"])
+def test_a_download_brings_all_that_the_recipe_takes(program):
+    asked = {
+        exp_type
+        for query in build_queries(program=program)
+        for exp_type in dict(query.filters)["exp_type"]
+    }
+    for row in find_recipe(program).rows:
+        assert set(row.exp_types) <= asked, row.label
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.time import Time
 
 from ..errors import DateError, InputError
+from .classify import list_acquisitions
 from .modes import MODES, SERVICES, Mode
 
 __all__ = [
@@ -139,7 +140,6 @@ def build_queries(
     after: str | None = None,
     before: str | None = None,
     public_at: str | None = None,
-    extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> tuple[MastQuery, ...]:
     """Build the requests for all files of some modes, one per instrument.
 
@@ -148,15 +148,15 @@ def build_queries(
     modes : iterable of Mode
         What to ask for; all by default, see `get_mode`.
     program : str or None
-        Programme, such as "1539"; None = all.
+        Programme, such as "1539", whose acquisitions by the same instrument are asked for too:
+        recipes take ND squares from them, and `find` tells by them which visits missed their
+        target. None = all.
     stages : sequence of str
         Products: "uncal", "rate", "rateints", "cal", "calints", "x1d", "x1dints".
     after, before : str or None
         ISO dates between which the exposures began.
     public_at : str or None
         ISO date at which the files must be public; None = public or not.
-    extra : mapping or None
-        Further fields of the service and their values.
 
     Returns
     -------
@@ -194,10 +194,12 @@ def build_queries(
     if public_at:
         span = {"min": _ALL_TIME[0], "max": read_mjd(public_at)}
         filters.append(("publicReleaseDate_mjd", (span,)))
-    filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
     for mode in modes:
         by_instrument.setdefault(mode.instrument, []).extend(mode.exp_types)
+    if program is not None:
+        for exp_types in by_instrument.values():
+            exp_types += list_acquisitions(exp_types[0])
     return tuple(
         MastQuery(
             service=f"Mast.Jwst.Filtered.{SERVICES[instrument]}",
