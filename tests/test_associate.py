@@ -773,6 +773,15 @@ def test_downloads_keep_what_is_there_and_say_what_was_refused(archive, tmp_path
     assert (tmp_path / "c_rate.fits").read_bytes() == b"abcde"
 
 
+def test_a_download_of_another_size_is_refused(archive, tmp_path):
+    (tmp_path / "a_rate.fits").write_bytes(b"123")
+    rows = [{"filename": "a_rate.fits", "fileSize": 7}, {"filename": "b_rate.fits"}]
+    paths, refused = download_files(rows, tmp_path)
+    assert [path.name for path in paths] == ["b_rate.fits"]
+    assert refused == ("a_rate.fits: expected 7 bytes, found 5; try again",)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_rate.fits", "b_rate.fits"]
+
+
 def test_the_download_command(archive, tmp_path, capsys):
     options = ["download", "4497", "--mode", "LRS", "--output-dir", str(tmp_path / "new")]
     assert main([*options, "--dry-run"]) == 0

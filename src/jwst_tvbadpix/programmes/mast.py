@@ -276,19 +276,20 @@ def download_files(
     refused: list[str] = []
     for done, row in enumerate(jobs, start=1):
         path = folder / Path(str(row["filename"])).name
+        problem = ""
         if not (path.is_file() and path.stat().st_size == row.get("fileSize")):
             uri = str(row.get("dataURI") or f"mast:JWST/product/{path.name}")
-            problem = _download(observations, uri, path)
-            if problem:
-                refused.append(f"{path.name}: {problem}")
-        if path.is_file():
+            problem = _download(observations, uri, path, row.get("fileSize"))
+        if problem:
+            refused.append(f"{path.name}: {problem}")
+        else:
             paths.append(path)
         if progress is not None:
             progress(done, len(jobs))
     return tuple(paths), tuple(refused)
 
 
-def _download(observations: Any, uri: str, path: Path) -> str:
+def _download(observations: Any, uri: str, path: Path, size: int | None) -> str:
     """Download one file under a temporary name and rename it; what went wrong, or ""."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -297,6 +298,8 @@ def _download(observations: Any, uri: str, path: Path) -> str:
                 uri, local_path=str(part), cache=False, verbose=False
             )
         if str(status) == "COMPLETE" and part.is_file():
+            if size is not None and 0 < size != part.stat().st_size:
+                return f"expected {size} bytes, found {part.stat().st_size}; try again"
             part.replace(path)
             return ""
         return str(message or status)
