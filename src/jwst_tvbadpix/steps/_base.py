@@ -83,7 +83,8 @@ class TvBadPixStep(Step):
         super().finalize_result(result, reference_files_used)
 
     def remove_suffix(self, name: str) -> tuple[str, str]:
-        """Remove the endings of our own products too."""
+        """Remove the endings of our own products too, and that of what was compressed."""
+        name = name.removesuffix(".fits")
         stripped = _SUFFIX.sub("", name)
         return (stripped, "_") if stripped != name else super().remove_suffix(name)
 

@@ -266,7 +266,7 @@ def _tell(model: JwstDataModel, mask: DatedMask, name: str | None, done: Reflagg
 
 def _find_kind(model: JwstDataModel) -> str:
     """Find the ending by which stock stages know a product, such as ``rate``."""
-    ending = Path(str(model.meta.filename or "")).stem.rpartition("_")[2]
+    ending = str(model.meta.filename or "").partition(".fits")[0].rpartition("_")[2]
     if isinstance(model, RampModel):
         return "ramp"
     if ending in KNOW_SUFFIXES:
