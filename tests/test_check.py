@@ -421,6 +421,9 @@ def test_a_spectrum_names_its_window(tmp_path):
         check_exposure(tmp_path / rate.name, history, image=rate)
     with pytest.raises(InputError, match="expected a 2-D product with --image"):
         check_exposure(spectrum, history, image=spectrum)
+    other = write_rate(elsewhere, Star().render()[0], day=DAYS[1])
+    with pytest.raises(InputError, match=r"expected DATE-OBS = 2024-03-31 in .*as in .*_x1d\.fits"):
+        check_exposure(spectrum, history, image=other)
 
 
 def test_a_spectrum_of_a_rectified_image_names_only_its_width(tmp_path):

@@ -131,12 +131,14 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
     given = path
     if _is_spectrum(stage, cards):
         widths = _read_extractions(path)
+        spectrum = cards
         path = _find_image(path, stage, image)
         stage, cards = _read_cards(path)
         if _is_spectrum(stage, cards):
             raise InputError(
                 f"expected a 2-D product with --image, found {path}; give _cal or _rate"
             )
+        _require_same_exposure(given, spectrum, path, cards)
     elif image is not None:
         raise InputError(
             f"expected a spectrum (_x1d) where a 2-D product is given too, found {path}; leave "
@@ -175,6 +177,18 @@ def _read_cards(path: Path) -> tuple[str, dict[str, Any]]:
     cards["EXTENSIONS"] = names
     match = re.search(r"_([a-z0-9]+)\.fits(\.gz)?$", path.name.lower())
     return (match[1] if match else ""), cards
+
+
+def _require_same_exposure(
+    given: Path, spectrum: dict[str, Any], path: Path, image: dict[str, Any]
+) -> None:
+    """Require a spectrum and an image of one detector and start; absent cards decide nothing."""
+    for key in ("DETECTOR", "DATE-OBS", "TIME-OBS"):
+        if None not in (spectrum[key], image[key]) and spectrum[key] != image[key]:
+            raise InputError(
+                f"expected {key} = {spectrum[key]} in {path}, as in {given}, found {image[key]}; "
+                "give the 2-D product of the same exposure"
+            )
 
 
 def _is_spectrum(stage: str, cards: dict[str, Any]) -> bool:
