@@ -409,6 +409,16 @@ def test_the_association_is_one_the_step_takes(tmp_path, capsys):
     assert list(table["kind"]).count("") + np.ma.count_masked(table["kind"]) == 1
 
 
+def test_candidates_that_enter_no_association_are_told(tmp_path, capsys):
+    write(tmp_path, make_sky(), number=1)
+    write(tmp_path, make_sky(), number=2, stage="uncal", TARGPROP="BLANK-SKY")
+    words = ["find", "--mode", "LRS", str(tmp_path), "--association", "x"]
+    assert main([*words, "--output-dir", str(tmp_path)]) == 0
+    *_, told, last = capsys.readouterr().out.splitlines()
+    assert told.startswith("1 candidates are in no association")
+    assert last.startswith("find: 2 candidates of 2 exposures")
+
+
 # The query ------------------------------------------------------------------------------------
 
 

@@ -171,10 +171,13 @@ def _rank(options: argparse.Namespace) -> int:
     if len(table):
         shown = ("file", "kind", "score", "date", "exposure_s", "target", "reason")
         print("\n".join(table[list(shown)].pformat(max_lines=-1, max_width=-1, align="<")))
-    if options.association:
-        report_paths(write_associations(made, options.output_dir))
     kinds = [one.kind for one in ranked]
     n_found = sum(map(bool, kinds))
+    if options.association:
+        report_paths(write_associations(made, options.output_dir))
+        n_left = n_found - sum(len(association.members) for association in made)
+        if n_left:
+            print(f"{n_left} candidates are in no association: give their _rate, _rateints or _cal")
     print(
         f"find: {n_found} candidates of {len(kinds)} exposures "
         f"({kinds.count('blank')} blank sky, {kinds.count('failed')} failed, "
