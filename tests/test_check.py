@@ -627,6 +627,16 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, more, text):
     assert printed.out == ""
 
 
+def test_an_image_is_not_told_to_replace_pixels(tmp_path, capsys):
+    image = np.full(SHAPE, 5.0) + np.random.default_rng(1).normal(0, 0.01, SHAPE)
+    path = write_rate(tmp_path, image, exp_type="MIR_IMAGE")
+    history = write_asdf(make_history(place(100, 39)), tmp_path / "h_badpixhistory.asdf")
+    assert main(["check", str(path), "--history", str(history)]) == 0
+    out = capsys.readouterr().out
+    assert "check: 1 defects" in out
+    assert "pixel_replace" not in out
+
+
 def test_no_defect_is_a_verdict_too(tmp_path, capsys):
     path = write_rate(tmp_path, Star().render()[0])
     history = write_asdf(make_history(place(100, 5)), tmp_path / "h_badpixhistory.asdf")
