@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -415,6 +416,40 @@ def test_several_products_keep_their_names(setting, static, tmp_path):
         one.close()
 
 
+def test_compressed_products_keep_their_kind(setting, static, tmp_path):
+    stem = static[2]["rate"].stem.removesuffix("_rate")
+    packed = tmp_path / f"{stem}_cal.fits.gz"
+    with fits.open(static[2]["rate"]) as hdus:
+        hdus.writeto(packed)
+    ApplyTimeVariableMask.call(
+        str(packed),
+        history=str(setting.history),
+        output_dir=str(tmp_path / "out"),
+        save_results=True,
+    ).close()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"{stem}_tvmask_cal.fits"]
+
+
+def test_two_inputs_of_one_name_are_refused(setting, static, tmp_path):
+    """The second would replace the first."""
+    (tmp_path / "b").mkdir()
+    twin = tmp_path / "b" / static[2]["rate"].name
+    shutil.copy(static[2]["rate"], twin)
+    with pytest.raises(InputError, match=rf"two that become .*{twin.stem[:-5]}_tvmask_rate\.fits"):
+        ApplyTimeVariableMask.call(
+            [str(static[2]["rate"]), str(twin)],
+            history=str(setting.history),
+            output_dir=str(tmp_path / "out"),
+            save_results=True,
+        )
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_input_is_needed(setting):
+    with pytest.raises(InputError, match="expected an exposure, found none"):
+        ApplyTimeVariableMask(history=str(setting.history)).run()
+
+
 def test_parameter_file_does_the_same(setting, static, tmp_path):
     """strun by alias, by class name, and from the parameters it saved; without any CRDS."""
     pars = tmp_path / "pars.asdf"
@@ -423,7 +458,7 @@ def test_parameter_file_does_the_same(setting, static, tmp_path):
         "class": (CLASS,),
         "file": (pars,),
     }
-    rate, *_ = static[2]["rate"], None
+    rate = static[2]["rate"]
     made = []
     for name, (first, *options) in runs.items():
         folder = tmp_path / name
@@ -731,6 +766,13 @@ def test_a_history_of_another_shape(rate, tmp_path):
 def test_a_cut_out_is_no_exposure_of_the_detector(setting, rate):
     rate.data, rate.dq = rate.data[:50], rate.dq[:50]
     with pytest.raises(DetectorError, match="rectangle of the mask"):
+        ApplyTimeVariableMask(history=str(setting.history)).run(rate)
+
+
+@pytest.mark.parametrize("rows", [None, 50])
+def test_a_rate_needs_its_flags(setting, rate, rows):
+    rate.dq = None if rows is None else rate.dq[:rows]
+    with pytest.raises(InputError, match=r"DQ of .* beside SCI"):
         ApplyTimeVariableMask(history=str(setting.history)).run(rate)
 
 

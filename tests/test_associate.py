@@ -24,7 +24,7 @@ from jwst_tvbadpix.programmes.associations import make_name, write_associations
 from jwst_tvbadpix.programmes.classify import classify
 from jwst_tvbadpix.programmes.mast import MastQuery, build_queries, download_files, run_query
 from jwst_tvbadpix.programmes.modes import MODES, get_mode
-from jwst_tvbadpix.programmes.recipes import find_recipe, read_recipe
+from jwst_tvbadpix.programmes.recipes import find_recipe, list_recipes, read_recipe
 from jwst_tvbadpix.programmes.scan import Observation, scan_headers
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
@@ -288,6 +288,7 @@ def test_a_copy_is_used_once_and_named(tmp_path):
         ({"EXP_TYPE": "MIR_TACQ"}, "EXP_TYPE = MIR_TACQ"),
         ({"EXP_TYPE": None, "TARGPROP": "P330E"}, "in a mode that is not known"),
         ({"DETECTOR": None}, "DETECTOR is absent"),
+        ({"DETECTOR": "MULTIPLE"}, "DETECTOR is MULTIPLE"),
         ({"TARGPROP": "P330E", "EXP_TYPE": "NIS_AMI"}, "no step for a standard star in niriss-ami"),
         ({"TARGPROP": "LMC", "EXP_TYPE": "MIR_MRS"}, "no step for a dense field in mrs"),
         ({"REFTYPE": "MASK"}, "reference file"),
@@ -711,18 +712,32 @@ def test_queries_ask_by_mode_programme_and_date():
         stages=("rate", "uncal"),
         after="2023-02-25",
         public_at="2023-02-26",
-        extra={"visitsta": ["FAILED"]},
     )
     request = json.loads(lrs.to_json())
     assert request["service"] == "Mast.Jwst.Filtered.Miri"
     filters = {entry["paramName"]: entry["values"] for entry in request["params"]["filters"]}
-    assert filters["exp_type"] == ["MIR_LRS-FIXEDSLIT", "MIR_LRS-SLITLESS"]
+    assert filters["exp_type"] == [
+        "MIR_LRS-FIXEDSLIT",
+        "MIR_LRS-SLITLESS",
+        "MIR_TACONFIRM",
+        "MIR_TACQ",
+    ]
     assert (filters["program"], filters["productLevel"]) == (["1539"], ["1b", "2a"])
     assert filters["expstart"][0]["min"] == 60000.0
     assert filters["publicReleaseDate_mjd"][0]["max"] == 60001.0
-    assert filters["visitsta"] == ["FAILED"]
     services = [query.service for query in build_queries()]
     assert len(services) == len(set(services)) == 5
+
+
+@pytest.mark.parametrize("program", [p for p in list_recipes() if p != "7831"])
+def test_a_download_brings_all_that_the_recipe_takes(program):
+    asked = {
+        exp_type
+        for query in build_queries(program=program)
+        for exp_type in dict(query.filters)["exp_type"]
+    }
+    for row in find_recipe(program).rows:
+        assert set(row.exp_types) <= asked, row.label
 
 
 @pytest.mark.parametrize(
@@ -756,6 +771,15 @@ def test_downloads_keep_what_is_there_and_say_what_was_refused(archive, tmp_path
     assert refused == ("b_rate.fits: HTTPError: 401",)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a_rate.fits", "c_rate.fits"]
     assert (tmp_path / "c_rate.fits").read_bytes() == b"abcde"
+
+
+def test_a_download_of_another_size_is_refused(archive, tmp_path):
+    (tmp_path / "a_rate.fits").write_bytes(b"123")
+    rows = [{"filename": "a_rate.fits", "fileSize": 7}, {"filename": "b_rate.fits"}]
+    paths, refused = download_files(rows, tmp_path)
+    assert [path.name for path in paths] == ["b_rate.fits"]
+    assert refused == ("a_rate.fits: expected 7 bytes, found 5; try again",)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a_rate.fits", "b_rate.fits"]
 
 
 def test_the_download_command(archive, tmp_path, capsys):

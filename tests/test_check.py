@@ -421,6 +421,9 @@ def test_a_spectrum_names_its_window(tmp_path):
         check_exposure(tmp_path / rate.name, history, image=rate)
     with pytest.raises(InputError, match="expected a 2-D product with --image"):
         check_exposure(spectrum, history, image=spectrum)
+    other = write_rate(elsewhere, Star().render()[0], day=DAYS[1])
+    with pytest.raises(InputError, match=r"expected DATE-OBS = 2024-03-31 in .*as in .*_x1d\.fits"):
+        check_exposure(spectrum, history, image=other)
 
 
 def test_a_spectrum_of_a_rectified_image_names_only_its_width(tmp_path):
@@ -543,6 +546,13 @@ def test_what_cannot_be_checked_is_refused(tmp_path):
         check_exposure(tmp_path / "text_rate.fits", history)
     with pytest.raises(InputError, match=r"absent_rate\.fits"):
         check_exposure(tmp_path / "absent_rate.fits", history)
+    with pytest.raises(InputError, match=r"pixels with values in .*_rate\.fits"):
+        check_exposure(write_rate(tmp_path, np.full(SHAPE, np.nan)), history)
+    path = write_rate(tmp_path, image)
+    with fits.open(path, mode="update") as hdus:
+        hdus["DQ"].data = hdus["DQ"].data[:50]
+    with pytest.raises(InputError, match=r"SCI and DQ of one shape in .*_rate\.fits"):
+        check_exposure(path, history)
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -550,6 +560,34 @@ def test_a_truncated_file_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
     with pytest.raises(InputError, match="_rate"):
         check_exposure(path, make_history(place(10, 38)))
+
+
+def test_a_truncated_compressed_file_is_refused(tmp_path):
+    """Where it ends astropy finds no further extension, and says nothing."""
+    path = write_rate(tmp_path, Star().render()[0])
+    with fits.open(path) as hdus:
+        hdus[:2].writeto(tmp_path / "cut_rate.fits.gz")
+    with pytest.raises(InputError, match=r"SCI and DQ .* in cut_rate\.fits\.gz"):
+        check_exposure(tmp_path / "cut_rate.fits.gz", make_history(place(10, 38)))
+
+
+def test_the_first_exposure_of_a_history_is_not_before_it(tmp_path):
+    """Its DATE-OBS and TIME-OBS lie a little before its EXPSTART."""
+    path = write_rate(tmp_path, Star().render()[0], day=DAYS[0])
+    fits.setval(path, "TIME-OBS", value="00:00:00.000")
+    fits.setval(path, "DATE-OBS", value="2023-02-24")
+    found = check_exposure(path, make_history(place(10, 38)))
+    assert not any(note.startswith("extrapolated") for note in found.notes)
+
+
+def test_an_aperture_without_light_has_no_continuum(tmp_path):
+    image = Star().render()[0]
+    image[:20] = np.nan
+    found = check_exposure(
+        write_rate(tmp_path, image), make_history(place(10, 38)), aperture=(30, 45, 5, 15)
+    )
+    assert len(found.table) == 1
+    assert found.table.meta["relative_to"] == "the local level"
 
 
 def test_the_command_prints_a_table_and_a_verdict(tmp_path, capsys):
@@ -587,6 +625,16 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, more, text):
     assert printed.err.startswith("tvbadpix check: error: expected")
     assert text in printed.err
     assert printed.out == ""
+
+
+def test_an_image_is_not_told_to_replace_pixels(tmp_path, capsys):
+    image = np.full(SHAPE, 5.0) + np.random.default_rng(1).normal(0, 0.01, SHAPE)
+    path = write_rate(tmp_path, image, exp_type="MIR_IMAGE")
+    history = write_asdf(make_history(place(100, 39)), tmp_path / "h_badpixhistory.asdf")
+    assert main(["check", str(path), "--history", str(history)]) == 0
+    out = capsys.readouterr().out
+    assert "check: 1 defects" in out
+    assert "pixel_replace" not in out
 
 
 def test_no_defect_is_a_verdict_too(tmp_path, capsys):

@@ -283,6 +283,9 @@ def test_pixels_that_cannot_be_read_are_no_candidate(tmp_path):
     empty = write(tmp_path, np.full(SHAPE, np.nan), number=2)
     assert "no" in rank(empty)[0].reason
     assert rank(empty)[0].kind == ""
+    beyond = write(tmp_path, make_sky(), number=3, SUBSTRT1=5000, SUBSTRT2=1)
+    assert "within MIRIMAGE" in rank(beyond)[0].reason
+    assert rank(beyond)[0].kind == ""
 
 
 def test_integrations_count_by_their_median_and_stages_once(tmp_path):
@@ -372,7 +375,11 @@ def test_a_table_of_headers_is_ranked_without_files(tmp_path, kind):
         ("b.json", '{"products": []}', "expected rows in .*b.json"),
         ("c.csv", "exp_type\nMIR_LRS-FIXEDSLIT\n", "column filename in .*c.csv"),
         ("d.csv", "filename,telescop\nx_rate.fits,HST\n", "files of JWST in .*d.csv"),
-        ("e.csv", "filename,effexptm\nx_rate.fits,long\n", "EFFEXPTM as number"),
+        (
+            "e.csv",
+            "filename,effexptm\nx_rate.fits,long\n",
+            r"EFFEXPTM as number in row 1 of .*e\.csv, found 'long'",
+        ),
         ("f.ecsv", "filename\nx_rate.fits\n", "f.ecsv"),
     ],
 )
@@ -400,6 +407,16 @@ def test_the_association_is_one_the_step_takes(tmp_path, capsys):
     table = Table.read(out, format="ascii.ecsv")
     assert len(table) == 5
     assert list(table["kind"]).count("") + np.ma.count_masked(table["kind"]) == 1
+
+
+def test_candidates_that_enter_no_association_are_told(tmp_path, capsys):
+    write(tmp_path, make_sky(), number=1)
+    write(tmp_path, make_sky(), number=2, stage="uncal", TARGPROP="BLANK-SKY")
+    words = ["find", "--mode", "LRS", str(tmp_path), "--association", "x"]
+    assert main([*words, "--output-dir", str(tmp_path)]) == 0
+    *_, told, last = capsys.readouterr().out.splitlines()
+    assert told.startswith("1 candidates are in no association")
+    assert last.startswith("find: 2 candidates of 2 exposures")
 
 
 # The query ------------------------------------------------------------------------------------
@@ -471,6 +488,8 @@ def test_dates_choose_among_files_too(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "find: 1 candidates of 1 exposures (1 blank sky" in out
     assert "2024-01-02" in out
+    assert main([*words, "--after", "2025-01-01"]) == 1
+    assert capsys.readouterr().out.startswith("find: 0 candidates of 0 exposures")
 
 
 @pytest.mark.parametrize(
@@ -480,6 +499,9 @@ def test_dates_choose_among_files_too(tmp_path, capsys):
         (["--mode", "nothing"], "expected a mode"),
         (["--mode", "LRS", "--association", "x"], "expected FILES"),
         (["--mode", "LRS", "--after", "soon"], "soon"),
+        (["--mode", "LRS", "--after", "2025-01-01", "--before", "2024-01-01"], "--after before"),
+        (["--mode", "LRS", "a_rate.fits", "--association", "../"], "--association, found '../'"),
+        (["--mode", "LRS", "a_rate.fits", "--association", ""], "--association, found ''"),
     ],
 )
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch, words, text):

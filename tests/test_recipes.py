@@ -202,9 +202,11 @@ def change(old, new):
     [
         ("program = ", "in TOML"),
         ("program = 1\ntitle = 'x'\nrow = []", "at least one row"),
-        (change("program = 1234", "program = 'x'"), "program of another type"),
-        (change("program = 1234", "program = true"), "program of another type"),
-        (change("program = 1234", "program = -1"), "above 0"),
+        (change("program = 1234", "program = 'x'"), "program to be a whole number"),
+        (change("program = 1234", "program = true"), "program to be a whole number"),
+        (change("program = 1234", "program = -1"), "from 1 to 99999"),
+        (change("program = 1234", "program = 123456"), "from 1 to 99999"),
+        (change('"science"', "3"), "role to be a text or a list"),
         (change("program = 1234", ""), "no program"),
         (change("title =", "name ="), "unknown name"),
         (change("[[row]]", "row = [1]\n[other]"), "unknown other"),
@@ -223,7 +225,7 @@ def change(old, new):
         (GOOD + "count = 2\nobservations = [1, 1]", "each observation in one row"),
         (GOOD + "match = { colour = 'red' }", "match to name fields"),
         (GOOD + "match = { filter = 1 }", "list of texts"),
-        (GOOD + "exp_types = 'MIR_IMAGE'", "exp_types of another type"),
+        (GOOD + "exp_types = 'MIR_IMAGE'", "exp_types to be a list"),
         (GOOD + "doubts = ['']", "list of texts"),
     ],
 )
@@ -233,6 +235,7 @@ def test_a_recipe_that_breaks_a_rule_is_refused_by_name(tmp_path, text, words):
     with pytest.raises(RecipeError, match=rf"{words}.*") as caught:
         read_recipe(path)
     assert "mine.toml" in str(caught.value)
+    assert Path(str(caught.value).rpartition("; see ")[2]).is_file()
 
 
 def test_a_recipe_of_ones_own_is_read(tmp_path):

@@ -562,9 +562,14 @@ def test_read_history_refuses_what_is_no_history(tmp_path):
     mask, _ = write_twins(make_mask(), tmp_path / "mask")
     with pytest.raises(InputError, match="MASK"):
         read_history(mask)
+    with asdf.open(path, lazy_load=False, memmap=False) as file:
+        intervals = {name: np.array(v) for name, v in file.tree["intervals"].items()}
     for key, value, message in (
         ("schema_version", "2.0.0", "2.0.0"),
-        ("intervals", {}, "entries of a history"),
+        ("intervals", {}, r"entries of a history in .*other\.asdf.* is a required property; give"),
+        ("intervals", {**intervals, "x": intervals["x"][1:]}, "equal length in intervals"),
+        ("intervals", {**intervals, "y": intervals["y"] + 2048}, "pixels of MIRIMAGE"),
+        ("intervals", {**intervals, "x": intervals["x"] - 2048}, "pixels of MIRIMAGE"),
     ):
         with asdf.open(path, lazy_load=False, memmap=False) as file:
             tree = {**file.tree, key: value}

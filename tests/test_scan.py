@@ -93,6 +93,13 @@ def test_start_falls_back(tmp_path, cards, start):
     assert found.start_mjd == start
 
 
+@pytest.mark.parametrize("cards", [{"EXPSTART": 1e9}, {"EXPSTART": None, "EXPMID": 0.0}])
+def test_a_start_long_before_or_after_jwst_is_refused(tmp_path, cards):
+    (found,) = scan_headers([write_exposure(tmp_path / "a_rate.fits", **cards)])
+    with pytest.raises(InputError, match=r"EXPSTART .* in .*a_rate\.fits as MJD"):
+        _ = found.start_mjd
+
+
 def test_a_date_that_is_none_is_refused(tmp_path):
     path = write_exposure(tmp_path / "a_rate.fits", EXPSTART=None, DATE_OBS="25/02/2023")
     (found,) = scan_headers([path])

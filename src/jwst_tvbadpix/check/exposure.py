@@ -171,7 +171,7 @@ def check_exposure(
             f"{product.record.detector}; give the history of its detector"
         )
     mjd = product.record.start_mjd
-    notes = _compare_dates(path, history, mjd)
+    notes = _compare_dates(path, history, mjd, product.record.expstart_mjd)
     bits = _read_mask(product, mask)
     rows = _list_rows(history, mjd)
     notes += _refuse_amplitudes(history, rows)
@@ -205,7 +205,9 @@ def check_exposure(
     return ExposureCheck(table, tuple(apertures), tuple(dict.fromkeys(notes)))
 
 
-def _compare_dates(path: Path, history: BadPixHistoryModel, mjd: float) -> list[str]:
+def _compare_dates(
+    path: Path, history: BadPixHistoryModel, mjd: float, expstart_mjd: float
+) -> list[str]:
     """Say where the exposure lies in the history; refuse what the history says nothing about."""
     if not np.isfinite(mjd):
         raise DateError(
@@ -225,7 +227,8 @@ def _compare_dates(path: Path, history: BadPixHistoryModel, mjd: float) -> list[
     text += "is taken"
     if mjd > last:
         return [text.format(_day(mjd), mjd - last, "after the last", _day(last))]
-    if mjd < first:
+    # DATE-OBS + TIME-OBS of the first exposure itself may lie before its EXPSTART.
+    if expstart_mjd < first:
         return [text.format(_day(mjd), first - mjd, "before the first", _day(first))]
     return []
 

@@ -131,12 +131,14 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
     given = path
     if _is_spectrum(stage, cards):
         widths = _read_extractions(path)
+        spectrum = cards
         path = _find_image(path, stage, image)
         stage, cards = _read_cards(path)
         if _is_spectrum(stage, cards):
             raise InputError(
                 f"expected a 2-D product with --image, found {path}; give _cal or _rate"
             )
+        _require_same_exposure(given, spectrum, path, cards)
     elif image is not None:
         raise InputError(
             f"expected a spectrum (_x1d) where a 2-D product is given too, found {path}; leave "
@@ -175,6 +177,18 @@ def _read_cards(path: Path) -> tuple[str, dict[str, Any]]:
     cards["EXTENSIONS"] = names
     match = re.search(r"_([a-z0-9]+)\.fits(\.gz)?$", path.name.lower())
     return (match[1] if match else ""), cards
+
+
+def _require_same_exposure(
+    given: Path, spectrum: dict[str, Any], path: Path, image: dict[str, Any]
+) -> None:
+    """Require a spectrum and an image of one detector and start; absent cards decide nothing."""
+    for key in ("DETECTOR", "DATE-OBS", "TIME-OBS"):
+        if None not in (spectrum[key], image[key]) and spectrum[key] != image[key]:
+            raise InputError(
+                f"expected {key} = {spectrum[key]} in {path}, as in {given}, found {image[key]}; "
+                "give the 2-D product of the same exposure"
+            )
 
 
 def _is_spectrum(stage: str, cards: dict[str, Any]) -> bool:
@@ -271,6 +285,11 @@ def _read_image(
         planes = tuple(
             _make_plane(model, part, cut, record, rate, _choose(widths, part)) for part in parts
         )
+    if not any(np.isfinite(plane.data).any() for plane in planes):
+        raise InputError(
+            f"expected pixels with values in {path}, found none; give another product of the "
+            "exposure"
+        )
     unit = str(cards["BUNIT"] or "DN/s")
     photmjsr = 1.0 if rate_path is None and unit.lower() == "dn/s" else np.nan
     if unit.lower() == "mjy/sr" and record.dispersion_axis is None and cards["PHOTMJSR"]:
@@ -303,7 +322,13 @@ def _make_plane(
     rate: np.ndarray | None,
     extraction: _Extraction | None,
 ) -> Plane:
-    data, dq = np.asarray(part.data, np.float64), np.asarray(part.dq, np.uint32)
+    data = np.asarray(part.data, np.float64)
+    dq = np.zeros(0, np.uint32) if part.dq is None else np.asarray(part.dq, np.uint32)
+    if dq.shape != data.shape:
+        raise InputError(
+            f"expected SCI and DQ of one shape in {record.filename}, found {data.shape} and "
+            f"{dq.shape}; download the file again"
+        )
     if data.ndim == 3:
         common = np.zeros(data.shape[1:], np.uint32)
         for bit in range(32):

@@ -97,7 +97,7 @@ def measure_spikes(
         background = _measure_background(level, inside)
         continuum, error = _measure_continuum(data, level - background, inside)
     with np.errstate(invalid="ignore", divide="ignore"):
-        if extracted and np.nanmedian(continuum / error) > _CONTINUUM_SNR:
+        if extracted and bn.nanmedian(continuum / error) > _CONTINUUM_SNR:
             lit = np.where(continuum > _CONTINUUM_SNR * error, continuum, np.nan)
             flux, share = lit[y], (error / lit)[y]
             relative_to = "the continuum"

@@ -111,6 +111,8 @@ def _read_aperture(words: list[str] | None) -> list[int] | str | None:
 
 
 def _print(found: "ExposureCheck") -> None:
+    import numpy as np
+
     meta = found.table.meta
     print(f"exposure: {meta['exposure']} of {meta['date']}, R_MASK {meta['r_mask']}")
     for text in found.apertures:
@@ -125,8 +127,9 @@ def _print(found: "ExposureCheck") -> None:
             if table[name].dtype.kind == "f":
                 table[name].format = ".3f" if name == "wavelength" else ".3g"
         print("\n".join(table.pformat(max_lines=-1, max_width=-1, show_unit=True)))
-        print(
-            "note: masking leaves a gap (gap_percent): run calwebb_spec2 with "
-            "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile"
-        )
+        if np.isfinite(table["gap_percent"]).any():
+            print(
+                "note: masking leaves a gap (gap_percent): run calwebb_spec2 with "
+                "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile"
+            )
     print(f"check: {found.verdict}")

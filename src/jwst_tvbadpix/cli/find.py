@@ -19,7 +19,8 @@ Without FILES: writes the request for all public exposures of the mode, darks in
 (find_MODE.py -> find_MODE.csv). That table, which needs no pixels, can then be given as FILES.
 With FILES: ranks them. A blank field without a source scores 1, a failed visit 0.9, an exposure
 of which the header says nothing 0.7, a dark 0.8; a source that is seen, or pixels that are not at
-hand, cost most of it. From 0.3 on an exposure is a candidate. The last line is the summary."""
+hand, cost most of it. From 0.3 on an exposure is a candidate. The last line is the summary; the
+exit status is 1 where there is no candidate."""
 
 # What the script does with the request that is put at its top.
 _SCRIPT = '''\
@@ -72,6 +73,20 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..programmes.associations import make_name
+    from ..programmes.mast import read_mjd
+
+    if options.after and options.before and read_mjd(options.after) >= read_mjd(options.before):
+        raise InputError(
+            f"expected --after before --before, found {options.after} and {options.before}; "
+            "exchange them"
+        )
+    if options.association is not None and not make_name([options.association]):
+        raise InputError(
+            f"expected letters or digits in --association, found {options.association!r}; give "
+            "another name"
+        )
     return _rank(options) if options.files else _write_query(options)
 
 
@@ -156,15 +171,19 @@ def _rank(options: argparse.Namespace) -> int:
     if len(table):
         shown = ("file", "kind", "score", "date", "exposure_s", "target", "reason")
         print("\n".join(table[list(shown)].pformat(max_lines=-1, max_width=-1, align="<")))
+    kinds = [one.kind for one in ranked]
+    n_found = sum(map(bool, kinds))
     if options.association:
         report_paths(write_associations(made, options.output_dir))
-    kinds = [one.kind for one in ranked]
+        n_left = n_found - sum(len(association.members) for association in made)
+        if n_left:
+            print(f"{n_left} candidates are in no association: give their _rate, _rateints or _cal")
     print(
-        f"find: {sum(map(bool, kinds))} candidates of {len(kinds)} exposures "
+        f"find: {n_found} candidates of {len(kinds)} exposures "
         f"({kinds.count('blank')} blank sky, {kinds.count('failed')} failed, "
         f"{kinds.count('dark')} dark)"
     )
-    return 0
+    return 0 if n_found else 1
 
 
 def _is_between(mjd: float | None, after: str | None, before: str | None) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from ..detectors import get_detector
+from ..errors import DetectorError
 from .associations import Association, Member, make_name
 from .decide import FLATS, FLUXES, MASKS, Exposure, decide, is_combined
 from .recipes import Recipe, Row
@@ -193,13 +195,15 @@ def _group(uses: Sequence[_Use], program: str | None) -> tuple[list[Association]
     for use in uses:
         if use.step != MASKS:
             continue
-        detector = use.observation.detector
-        if detector is None:
-            orphans[id(use.exposure)] = "DETECTOR is absent: masks are made per detector"
+        try:
+            detector = get_detector((use.observation.detector or "").upper()).name
+        except DetectorError:
+            found = use.observation.detector or "absent"
+            orphans[id(use.exposure)] = f"masks are made per detector, and DETECTOR is {found}"
             continue
         if id(use.exposure) in orphans:
             use = replace(use, doubts=(*use.doubts, orphans[id(use.exposure)]))
-        masks.setdefault((detector.upper(), use.stage, use.ready), []).append(use)
+        masks.setdefault((detector, use.stage, use.ready), []).append(use)
     made += [_name_masks(own, program) for own in masks.values()]
     return _settle_names(made), orphans
 

@@ -9,7 +9,7 @@ from .modes import find_mode
 from .scan import Observation
 from .targets import is_dense_field, read_name
 
-__all__ = ["ROLES", "Role", "classify"]
+__all__ = ["ROLES", "Role", "classify", "list_acquisitions"]
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +108,16 @@ def _find_special(observation: Observation) -> Role | None:
     if "DARK" in exp_type:
         return Role("dark", f"EXP_TYPE = {exp_type}")
     return Role("other", f"{_WORDS.get(kind, 'no observing mode')} (EXP_TYPE = {exp_type})")
+
+
+def list_acquisitions(exp_type: str) -> list[str]:
+    """List the EXP_TYPE of acquisitions by the instrument of another EXP_TYPE."""
+    instrument = exp_type[:4]
+    return sorted(
+        name.upper()
+        for name, kind in _map_exp_types().items()
+        if kind == "target_acquisition" and name.upper().startswith(instrument)
+    )
 
 
 @cache

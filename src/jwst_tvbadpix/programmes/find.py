@@ -351,6 +351,13 @@ def _measure(observation: Observation) -> Source:
         image.shape,
         ~detector.reference_pixels(),
     )
+    if field.shape != image.shape:
+        raise InputError(
+            f"expected an image within {detector.name} of {detector.shape} (ny, nx) in "
+            f"{observation.path}, found {image.shape} at SUBSTRT1/2 of "
+            f"{', '.join(str(scan.keywords[card]) for card in ('SUBSTRT1', 'SUBSTRT2'))}; correct "
+            "the header"
+        )
     image = np.where(field, image, np.nan)
     if not np.isfinite(image).any():
         raise InputError(

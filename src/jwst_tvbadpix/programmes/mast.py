@@ -15,6 +15,7 @@ import numpy as np
 from astropy.time import Time
 
 from ..errors import DateError, InputError
+from .classify import list_acquisitions
 from .modes import MODES, SERVICES, Mode
 
 __all__ = [
@@ -139,7 +140,6 @@ def build_queries(
     after: str | None = None,
     before: str | None = None,
     public_at: str | None = None,
-    extra: Mapping[str, Sequence[Any]] | None = None,
 ) -> tuple[MastQuery, ...]:
     """Build the requests for all files of some modes, one per instrument.
 
@@ -148,15 +148,15 @@ def build_queries(
     modes : iterable of Mode
         What to ask for; all by default, see `get_mode`.
     program : str or None
-        Programme, such as "1539"; None = all.
+        Programme, such as "1539", whose acquisitions by the same instrument are asked for too:
+        recipes take ND squares from them, and `find` tells by them which visits missed their
+        target. None = all.
     stages : sequence of str
         Products: "uncal", "rate", "rateints", "cal", "calints", "x1d", "x1dints".
     after, before : str or None
         ISO dates between which the exposures began.
     public_at : str or None
         ISO date at which the files must be public; None = public or not.
-    extra : mapping or None
-        Further fields of the service and their values.
 
     Returns
     -------
@@ -194,10 +194,12 @@ def build_queries(
     if public_at:
         span = {"min": _ALL_TIME[0], "max": read_mjd(public_at)}
         filters.append(("publicReleaseDate_mjd", (span,)))
-    filters += [(name, tuple(values)) for name, values in (extra or {}).items()]
     by_instrument: dict[str, list[str]] = {}
     for mode in modes:
         by_instrument.setdefault(mode.instrument, []).extend(mode.exp_types)
+    if program is not None:
+        for exp_types in by_instrument.values():
+            exp_types += list_acquisitions(exp_types[0])
     return tuple(
         MastQuery(
             service=f"Mast.Jwst.Filtered.{SERVICES[instrument]}",
@@ -274,19 +276,20 @@ def download_files(
     refused: list[str] = []
     for done, row in enumerate(jobs, start=1):
         path = folder / Path(str(row["filename"])).name
+        problem = ""
         if not (path.is_file() and path.stat().st_size == row.get("fileSize")):
             uri = str(row.get("dataURI") or f"mast:JWST/product/{path.name}")
-            problem = _download(observations, uri, path)
-            if problem:
-                refused.append(f"{path.name}: {problem}")
-        if path.is_file():
+            problem = _download(observations, uri, path, row.get("fileSize"))
+        if problem:
+            refused.append(f"{path.name}: {problem}")
+        else:
             paths.append(path)
         if progress is not None:
             progress(done, len(jobs))
     return tuple(paths), tuple(refused)
 
 
-def _download(observations: Any, uri: str, path: Path) -> str:
+def _download(observations: Any, uri: str, path: Path, size: int | None) -> str:
     """Download one file under a temporary name and rename it; what went wrong, or ""."""
     part = path.with_name(f".{path.name}.part")
     try:
@@ -295,6 +298,8 @@ def _download(observations: Any, uri: str, path: Path) -> str:
                 uri, local_path=str(part), cache=False, verbose=False
             )
         if str(status) == "COMPLETE" and part.is_file():
+            if size is not None and 0 < size != part.stat().st_size:
+                return f"expected {size} bytes, found {part.stat().st_size}; try again"
             part.replace(path)
             return ""
         return str(message or status)

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 STEPS = ("time_variable_bad_pixel", "external_flat_builder", "abs_flux_ratio")
 _MODES = {mode.name: mode for mode in MODES}
+_README = files(__package__) / "recipes" / "README.md"
+# PROGRAM has five digits.
+_LAST_PROGRAM = 99999
 _TOP = {"program": int, "title": str, "archival": bool, "source": str, "notes": list, "row": list}
 _ROW = {
     "label": str,
@@ -46,6 +49,13 @@ _ROW = {
     "background_of": str,
     "match": dict,
     "doubts": list,
+}
+_KINDS = {
+    int: "a whole number",
+    str: "a text",
+    bool: "true or false",
+    list: "a list",
+    dict: "a table",
 }
 
 
@@ -183,7 +193,7 @@ def read_recipe(path: Path) -> Recipe:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"expected a recipe in TOML, found {path}: {error}; see the README beside the recipes"
+            f"expected a recipe in TOML, found {path}: {error}; see {_README}"
         ) from error
     _check_keys(content, _TOP, ("program", "title", "row"), str(path))
     archival = content.get("archival", False)
@@ -191,14 +201,16 @@ def read_recipe(path: Path) -> Recipe:
         _read_row(entry, archival, f"row {number} of {path}")
         for number, entry in enumerate(content["row"], start=1)
     )
-    if content["program"] <= 0 or not rows:
-        raise _refuse("a programme number above 0 and at least one row", "neither", str(path))
+    number = content["program"]
+    if not 0 < number <= _LAST_PROGRAM or not rows:
+        wanted = f"a programme number from 1 to {_LAST_PROGRAM} and at least one row"
+        raise _refuse(wanted, f"program = {number} and {len(rows)} rows", str(path))
     numbers = [number for row in rows for number in row.observations]
     twice = sorted({number for number in numbers if numbers.count(number) > 1})
     if twice:
         raise _refuse("each observation in one row", f"{twice} in two", str(path))
     return Recipe(
-        program=f"{content['program']:05d}",
+        program=f"{number:05d}",
         title=content["title"],
         source=content.get("source", ""),
         archival=archival,
@@ -273,7 +285,9 @@ def _check_keys(
     for key, value in entry.items():
         wrong = not isinstance(value, known[key])
         if wrong or (known[key] is int and isinstance(value, bool)):
-            raise _refuse(f"{key} of another type", repr(value), where)
+            kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
+            wanted = " or ".join(_KINDS[kind] for kind in kinds)
+            raise _refuse(f"{key} to be {wanted}", repr(value), where)
 
 
 def _texts(values: Any, key: str, where: str) -> tuple[str, ...]:
@@ -283,9 +297,7 @@ def _texts(values: Any, key: str, where: str) -> tuple[str, ...]:
 
 
 def _refuse(expected: str, found: str, where: str) -> RecipeError:
-    return RecipeError(
-        f"expected {expected} in {where}, found {found}; see the README beside the recipes"
-    )
+    return RecipeError(f"expected {expected} in {where}, found {found}; see {_README}")
 
 
 def match_row(

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _EMPTY = ("", "N/A", "NULL", "NONE", "UNKNOWN", "UNDEFINED", "NAN")
 _TRUE = ("T", "TRUE", "1", "YES")
 _FALSE = ("F", "FALSE", "0", "NO")
+# Dates of exposures, tests on the ground included: 1995 to 2132.
+_FIRST_MJD, _LAST_MJD = 50000.0, 99999.0
 # What unit and dimensions make of a file whose name does not say what product it is.
 _GUESSES = {
     ("dn/s", 2): "rate",
@@ -135,11 +137,15 @@ class Observation:
 
     @property
     def start_mjd(self) -> float | None:
-        """EXPSTART, else DATE-OBS and TIME-OBS [MJD, UTC]; None without either."""
-        if self.expstart is not None:
-            return self.expstart
-        if self.date is None:
-            return self.expmid
+        """EXPSTART, else DATE-OBS and TIME-OBS, else EXPMID [MJD, UTC]; None without these."""
+        if self.expstart is not None or self.date is None:
+            start = self.expmid if self.expstart is None else self.expstart
+            if start is not None and not _FIRST_MJD <= start <= _LAST_MJD:
+                raise InputError(
+                    f"expected EXPSTART (or EXPMID) in {self.path} as MJD from {_FIRST_MJD:g} to "
+                    f"{_LAST_MJD:g}, found {start:g}; correct the header or leave the file out"
+                )
+            return start
         try:
             return float(Time(f"{self.date}T{self.time or '00:00:00'}", scale="utc").mjd)
         except ValueError as error:
@@ -259,7 +265,7 @@ def _read_headers(path: Path) -> list[fits.Header]:
     return headers
 
 
-def _convert(path: Path, name: str, value: Any) -> Any:
+def _convert(where: Path | str, name: str, value: Any) -> Any:
     """Turn the value of a card into the type of its field; None where it holds nothing."""
     if value is None or isinstance(value, fits.card.Undefined):
         return None
@@ -281,8 +287,8 @@ def _convert(path: Path, name: str, value: Any) -> Any:
     except ValueError as error:
         what = kind.removesuffix(" | None").replace("bool", "T or F").replace("int", "whole number")
         raise InputError(
-            f"expected {CARDS[name]} as {what.replace('float', 'number')} in {path}, found "
-            f"{value!r}; correct the header or leave the file out"
+            f"expected {CARDS[name]} as {what.replace('float', 'number')} in {where}, found "
+            f"{text!r}; correct it or leave the file out"
         ) from error
 
 
@@ -337,13 +343,14 @@ def read_rows(rows: Iterable[Mapping[str, Any]], where: Path) -> tuple[Observati
     for number, row in enumerate(rows, start=1):
         cells = {str(key).upper().replace("_", "-"): value for key, value in row.items()}
         cards = {name: cells.get(card.replace("_", "-")) for name, card in CARDS.items()}
-        name = _convert(where, "filename", cards["filename"] or cells.get("FILESETNAME"))
+        row_of = f"row {number} of {where}"
+        name = _convert(row_of, "filename", cards["filename"] or cells.get("FILESETNAME"))
         if name is None:
             raise InputError(
                 f"expected a column filename in {where}, found no name in row {number}; add it"
             )
         path = where.with_name(Path(name).name)
-        values = {key: _convert(path, key, value) for key, value in cards.items()}
+        values = {key: _convert(row_of, key, value) for key, value in cards.items()}
         if (values["telescope"] or "JWST").upper() != "JWST":
             raise InputError(
                 f"expected files of JWST in {where}, found {values['telescope']!r} in row "

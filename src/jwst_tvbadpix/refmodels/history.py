@@ -372,10 +372,42 @@ def read_history(path: str | Path) -> BadPixHistoryModel:
         model = BadPixHistoryModel(AsdfObject(tree), strict_validation=True, validate_arrays=True)
         model.validate()
     except Exception as error:
+        # The schema that follows is a page long.
+        problem = " ".join(str(error).partition("\n\n")[0].split())
         raise InputError(
-            f"expected all entries of a history in {path}, found: {error}; {advice}"
+            f"expected all entries of a history in {path}, found: {problem}; {advice}"
         ) from error
+    _require_rows(model, path, advice)
     return model
+
+
+def _require_rows(model: BadPixHistoryModel, path: Path, advice: str) -> None:
+    """Require one value per row in all columns, and pixels of the detector.
+
+    Raises
+    ------
+    InputError
+        The message names the group.
+    """
+    facts = get_detector(model.meta.instrument.detector)
+    for group in _GROUPS:
+        columns = {
+            k: v for k, v in model[group].instance.items() if k not in _EXTRAS.get(group, ())
+        }
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                f"expected columns of equal length in {group} of {path}, found {lengths}; {advice}"
+            )
+        if "y" not in columns:
+            continue
+        for name, n in zip("yx", facts.shape, strict=True):
+            values = columns[name]
+            if len(values) and not 0 <= values.min() <= values.max() < n:
+                raise InputError(
+                    f"expected pixels of {facts.name}, {facts.shape} (ny, nx), in {group} of "
+                    f"{path}, found {name} from {values.min()} to {values.max()}; {advice}"
+                )
 
 
 def _in_memory(node: Any) -> Any:

@@ -134,8 +134,14 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     name = spec.target or ("FAILED-POINTING" if spec.failed else field)
     meta.target.catalog_name = meta.target.proposer_name = name
     meta.target.type = "FIXED"
-    meta.target.ra, meta.target.dec = _POINTING
+    meta.target.ra, meta.target.dec = _point(spec)
     meta.target.source_type_apt = "POINT" if spec.target else "UNKNOWN"
+
+
+def _point(spec: ExposureSpec) -> tuple[float, float]:
+    """Point at the field of an exposure: right ascension and declination [deg]."""
+    ra, dec = _POINTING
+    return ra, dec - _FIELD_STEP * spec.field
 
 
 def _fill_exposure(model: JwstDataModel, spec: ExposureSpec) -> None:
@@ -170,8 +176,7 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     """Fill aperture and coordinates; the position angle turns with the date, as on the sky."""
     aperture = spec.setup.aperture
     meta, wcs = model.meta, model.meta.wcsinfo
-    ra, dec = _POINTING
-    dec -= _FIELD_STEP * spec.field
+    ra, dec = _point(spec)
     roll = (spec.mjd / 365.25 * 360) % 360
     meta.aperture.name = aperture.name
     wcs.dispersion_direction = spec.setup.dispersion_axis

@@ -83,7 +83,8 @@ class TvBadPixStep(Step):
         super().finalize_result(result, reference_files_used)
 
     def remove_suffix(self, name: str) -> tuple[str, str]:
-        """Remove the endings of our own products too."""
+        """Remove the endings of our own products too, and that of what was compressed."""
+        name = name.removesuffix(".fits")
         stripped = _SUFFIX.sub("", name)
         return (stripped, "_") if stripped != name else super().remove_suffix(name)
 
@@ -130,7 +131,8 @@ class TvBadPixStep(Step):
         folder = self._output_folder()
         names = sorted(path.name for path in self._staging.iterdir())
         rename_all([self._staging / name for name in names], [folder / name for name in names])
-        log.info("Saved %d files in %s, %s to %s", len(names), folder, names[0], names[-1])
+        ends = " to ".join(dict.fromkeys((names[0], names[-1])))
+        log.info("Saved %d files in %s: %s", len(names), folder, ends)
         series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
         older = sorted(
             path.name

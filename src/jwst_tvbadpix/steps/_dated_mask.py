@@ -189,20 +189,14 @@ def _build_from_history(exposure: JwstDataModel, start: str, path: Path) -> Date
     """Build the mask that the series of the history has for the exposure."""
     history = read_history(path)
     meta, own = exposure.meta, history.meta.instrument.detector
-    try:
-        mask = build_mask_at(
-            history,
-            start,
-            detector=meta.instrument.detector,
-            readpatt=meta.exposure.readpatt,
-            ngroups=meta.exposure.ngroups,
-            name=path.stem.removesuffix(f"_{own}_badpixhistory"),
-        )
-    except IndexError as error:
-        raise InputError(
-            f"expected pixels of {own}, {get_detector(own).shape} (ny, nx), in {path}, found: "
-            f"{error}; make the history again"
-        ) from error
+    mask = build_mask_at(
+        history,
+        start,
+        detector=meta.instrument.detector,
+        readpatt=meta.exposure.readpatt,
+        ngroups=meta.exposure.ngroups,
+        name=path.stem.removesuffix(f"_{own}_badpixhistory"),
+    )
     selection = {
         key: str(_get(mask, several) or _get(mask, alone) or "")
         for key, (alone, _, several) in _SELECTED_BY.items()

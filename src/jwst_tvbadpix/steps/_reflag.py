@@ -80,6 +80,8 @@ def require_detector_frame(model: JwstDataModel) -> None:
         problem = f"{model.meta.subarray.num_superstripe} stripes"
     elif model.data is None or model.data.ndim < 2:
         problem = "no pixels"
+    elif type(model) is not RampModel and (model.dq is None or model.dq.shape != model.data.shape):
+        problem = f"DQ of {np.shape(model.dq)} beside SCI of {model.data.shape}"
     if problem:
         raise InputError(
             "expected a ramp, or a _rate, _rateints, _cal or _calints product in the pixels of the "

@@ -76,6 +76,8 @@ class ApplyTimeVariableMask(TvBadPixStep):
             The exposure, the history or the masks are not as they must be; see
             `choose_dated_mask`, `require_detector_frame` and `reflag_ramp`.
         """
+        if not inputs:
+            raise InputError("expected an exposure, found none; name its file after the step")
         self._taken: list[Path] = []
         only = inputs[0] if len(inputs) == 1 else list(inputs)
         host = _find_host(self)
@@ -193,7 +195,7 @@ class ApplyTimeVariableMask(TvBadPixStep):
         Raises
         ------
         InputError
-            The output would replace its input.
+            The output would replace its input, or that of another input.
         """
         if not (self.save_results or kwargs.get("force")):
             return None
@@ -206,7 +208,13 @@ class ApplyTimeVariableMask(TvBadPixStep):
                 f"expected an output that is not its input, found {path}; give --output_file or "
                 "--output_dir"
             )
-        model.save(self.stage(path.parent) / path.name)
+        staged = self.stage(path.parent) / path.name
+        if staged.exists():
+            raise InputError(
+                f"expected exposures of different names, found two that become {path}; give them "
+                "one by one, each its own --output_dir"
+            )
+        model.save(staged)
         return str(path)
 
 
@@ -258,7 +266,7 @@ def _tell(model: JwstDataModel, mask: DatedMask, name: str | None, done: Reflagg
 
 def _find_kind(model: JwstDataModel) -> str:
     """Find the ending by which stock stages know a product, such as ``rate``."""
-    ending = Path(str(model.meta.filename or "")).stem.rpartition("_")[2]
+    ending = str(model.meta.filename or "").partition(".fits")[0].rpartition("_")[2]
     if isinstance(model, RampModel):
         return "ramp"
     if ending in KNOW_SUFFIXES:
