@@ -78,6 +78,8 @@ def delivered(folder, tmp_path_factory):
     """By the command, in an environment whose CRDS variables are all wrong."""
     output = tmp_path_factory.mktemp("it's a place") / "OUT"
     wrong = {"CRDS_PATH": "/nowhere", "CRDS_CONTEXT": "jwst_9999.pmap", "CRDS_MODE": "remote"}
+    # crds cannot even be imported with this one.
+    wrong |= {"CRDS_VERBOSITY": "no number"}
     run = run_tvbadpix("deliver", folder, "--output-dir", output, env=wrong)
     assert run.returncode == 0, run.stdout + run.stderr
     return output, run
@@ -508,6 +510,16 @@ def test_bad_data_sets(tmp_path, content, message):
         deliver(tmp_path, tmp_path / "out", datasets=[tmp_path / "sets.json"])
     assert "sets.json" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_data_sets_than_crds_lists_errors_for(tmp_path):
+    """Of each sort it lists 500; that no flat is for these data sets is no fault."""
+    write_twins(make_flat(), tmp_path / "in" / "flat")
+    sets = {f"s{k}": {**SLITLESS, "META.OBSERVATION.DATE": "2023-01-01"} for k in range(600)}
+    (tmp_path / "sets.json").write_text(json.dumps(sets))
+    verdict = deliver(tmp_path / "in", tmp_path / "out", datasets=[tmp_path / "sets.json"])
+    assert verdict.passed, verdict.format_checks()
+    assert len(verdict.effects) == 600
 
 
 def test_disk_full(tmp_path, monkeypatch):

@@ -617,6 +617,13 @@ def test_rates_of_the_archive_are_not_replaced(place, tmp_path):
     assert rate.read_text() == "of the archive"
 
 
+def test_a_folder_that_stpipe_would_take_for_another_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSEWHERE", "other")
+    with pytest.raises(InputError, match=rf"\$ELSEWHERE.*write to {tmp_path}/other"):
+        place.run(tmp_path / "$ELSEWHERE")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_mask_for_the_detector(place, tmp_path):
     other = write_twins(build_neutral_mask("MIRIFULONG"), tmp_path / "neutral")[1]
     result = place.run(tmp_path / "out", masks=[other])

@@ -162,7 +162,7 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
             found = {}
             for line in filter(str.strip, text.splitlines()):
                 found.update(json.loads(line))
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"expected FITS, or JSON as {_FORM}, found {path}: {error}; correct it"
         ) from error
@@ -220,6 +220,8 @@ def run_bestrefs(path: str, old: str, new: str, kinds: Sequence[str]) -> list[Ef
 
     contexts = ["--old-context", old, "--new-context", new]
     options = ["--load-pickles", path, "--print-affected", "--types", *kinds]
+    # Every error is to be read, whereas crds stops at 500 of a sort and only counts the others.
+    options += ["--max-errors-per-class", str(2**31)]
     script = BestrefsScript(["crds.bestrefs", *contexts, *options])
     script()
     updates = {
