@@ -500,6 +500,10 @@ def test_absent_folder(tmp_path):
             '{"a": {"META.INSTRUMENT.NAME": "MIRI", "META.OBSERVATION.DATE": "yesterday"}}',
             "yesterday",
         ),
+        (
+            '{"a": {"META.INSTRUMENT.NAME": "WFC3", "META.OBSERVATION.DATE": "2022-01-01"}}',
+            "instrument of JWST.*WFC3",
+        ),
         ("{}", "found none"),
     ],
 )
@@ -514,6 +518,7 @@ def test_bad_data_sets(tmp_path, content, message):
 
 def test_more_data_sets_than_crds_lists_errors_for(tmp_path):
     """Of each sort it lists 500; that no flat is for these data sets is no fault."""
+    (tmp_path / "in").mkdir()
     write_twins(make_flat(), tmp_path / "in" / "flat")
     sets = {f"s{k}": {**SLITLESS, "META.OBSERVATION.DATE": "2023-01-01"} for k in range(600)}
     (tmp_path / "sets.json").write_text(json.dumps(sets))

@@ -173,12 +173,19 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
 
 def _check_header(path: Path, name: str, header: Mapping[str, object]) -> dict[str, str]:
     """Require what every look-up needs."""
+    from crds.jwst import INSTRUMENTS
+
     checked = {str(key).upper(): str(value) for key, value in header.items()}
     missing = [key for key in _NEEDED if not checked.get(key)]
     if missing:
         raise InputError(
             f"expected {' and '.join(_NEEDED)} of data set {name} in {path}, found no "
             f"{' and no '.join(missing)}; add them"
+        )
+    if checked["META.INSTRUMENT.NAME"].lower() not in INSTRUMENTS:
+        raise InputError(
+            f"expected an instrument of JWST for data set {name} in {path}, found "
+            f"{checked['META.INSTRUMENT.NAME']}; correct it or leave it out"
         )
     checked.setdefault(_TIME, "00:00:00")
     try:
