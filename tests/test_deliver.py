@@ -485,6 +485,15 @@ def test_bad_input_is_refused(tmp_path, capsys, prepare, message):
     assert not (tmp_path / "a").exists()
 
 
+def test_ctrl_c_is_said_without_a_traceback(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jwst_tvbadpix.delivery.deliver", interrupt)
+    assert main(["deliver", str(tmp_path), "--output-dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "tvbadpix deliver: interrupted\n"
+
+
 def test_absent_folder(tmp_path):
     with pytest.raises(InputError, match="found none at"):
         deliver(tmp_path / "absent", tmp_path / "out")

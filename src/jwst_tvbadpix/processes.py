@@ -20,17 +20,19 @@ log = logging.getLogger(__name__)
 def end_with_parent() -> None:
     """End this process as soon as the one that started it is gone, however it ends.
 
-    Ctrl-C, which a terminal sends to both, is left to the parent.
+    Ctrl-C, which a terminal sends to both, is left to the parent. Nothing is done in a process
+    that multiprocessing has not started.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_wait_for_end, daemon=True).start()
-
-
-def _wait_for_end() -> None:
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent is None:
+        return
+
+    def wait_for_end() -> None:
         parent.join()
         os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 @contextmanager
