@@ -1,7 +1,9 @@
-"""Tasks for other processes; apart, so that these start quickly."""
+"""Tasks for other processes, and whether these live; apart, so that they start quickly."""
 
 import os
 import signal
+import time
+from pathlib import Path
 
 
 def act(task):
@@ -15,3 +17,27 @@ def act(task):
     if task == "threads":
         return os.environ["OMP_NUM_THREADS"]
     return os.getpid()
+
+
+def wait(path):
+    """Write the number of the process to a file, then do nothing for a minute."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def wait_until(condition, seconds=60):
+    """Require that something comes true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    """Whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # Nobody may be there to reap it.
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -24,6 +24,7 @@ OURS = (
     "demo",
     "proof",
     "delivery",
+    "processes",
     "programmes",
     "parameters",
     "report",

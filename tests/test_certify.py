@@ -1,16 +1,21 @@
 """What crds certify, and ours for ASDF, say; the list of warnings that may stand."""
 
 import gc
+import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 import asdf
 import numpy as np
 import pytest
+import tasks
 from crds.core import log
 from references import make_flat, make_history, make_mrs_photom, make_photom, write_masks
+from tasks import is_alive, wait_until
 
 from jwst_tvbadpix.delivery import ALLOWED_WARNINGS, build_context, use_context
 from jwst_tvbadpix.delivery.allowed import find_allowed
@@ -137,6 +142,34 @@ def test_workers_keep_what_is_said(context, tmp_path, monkeypatch):
     assert outcome.warnings == ("first some text",)
     assert re.search(rf"printed None {re.escape(str(tmp_path))}/worker-\w+\n", outcome.log)
     assert outcome.value is None
+
+
+PARENT = """
+import json, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from tasks import wait
+from jwst_tvbadpix.delivery.workers import submit, workers
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[2])
+    with workers(json.loads(sys.argv[3]), folder) as pool:
+        submit(pool, wait, str(folder / "pid")).result()
+"""
+
+
+def test_workers_die_with_their_parent(context, tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT)
+    note = tmp_path / "pid"
+    arguments = [Path(tasks.__file__).parent, tmp_path, json.dumps(dict(context.env))]
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "parent.py"), *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as parent:
+        try:
+            wait_until(lambda: note.exists() and note.read_text())
+        finally:
+            parent.kill()
+    pid = int(note.read_text())
+    wait_until(lambda: not is_alive(pid))
 
 
 @pytest.mark.parametrize(

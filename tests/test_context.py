@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -250,6 +251,17 @@ def test_photom_files_of_several_modes_are_told_apart(tmp_path):
 
 def write_photom(path, exp_type):
     return write_twins(make_photom(exp_type=exp_type), path)[1]
+
+
+def test_links_keep_their_names(series, tmp_path):
+    """What a link leads to may be called anything, in a store by checksum for example."""
+    store = tmp_path / "store"
+    store.mkdir()
+    shutil.copy(series[0][1], store / "0f3a")
+    link = tmp_path / "mask.fits"
+    link.symlink_to(store / "0f3a")
+    context = build_context(tmp_path / "cache", {"mask": [link]})
+    assert context.names == {link.parent.resolve() / link.name: "jwst_miri_mask_0001.fits"}
 
 
 def test_refuses_bad_references(series, tmp_path):

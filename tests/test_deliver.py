@@ -9,9 +9,11 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from astropy.io import fits
+from crds.refactoring.checksum import update_checksum
 from references import (
     BASE,
     BASE_PIXELS,
@@ -23,10 +25,15 @@ from references import (
 )
 
 from jwst_tvbadpix.cli import main
-from jwst_tvbadpix.delivery import deliver, format_environment, resolve_context
+from jwst_tvbadpix.delivery import (
+    build_context,
+    deliver,
+    format_environment,
+    resolve_context,
+)
 from jwst_tvbadpix.delivery.publish import OWN, publish
 from jwst_tvbadpix.errors import InputError, ProductError, TvBadPixError
-from jwst_tvbadpix.refmodels import write_twins
+from jwst_tvbadpix.refmodels import build_mask, write_twins
 
 DATES = (FIRST, "2022-05-06T00:00:00", "2022-06-05T00:00:00")
 # Exposures of the history start on 2022-05-01 and every 30 days after that.
@@ -71,6 +78,8 @@ def delivered(folder, tmp_path_factory):
     """By the command, in an environment whose CRDS variables are all wrong."""
     output = tmp_path_factory.mktemp("it's a place") / "OUT"
     wrong = {"CRDS_PATH": "/nowhere", "CRDS_CONTEXT": "jwst_9999.pmap", "CRDS_MODE": "remote"}
+    # crds cannot even be imported with this one.
+    wrong |= {"CRDS_VERBOSITY": "no number"}
     run = run_tvbadpix("deliver", folder, "--output-dir", output, env=wrong)
     assert run.returncode == 0, run.stdout + run.stderr
     return output, run
@@ -290,6 +299,64 @@ def test_corrupt_flags_are_caught_though_crds_takes_them(tmp_path, capsys):
     assert resolve_context(tmp_path / "out")["CRDS_PATH"] == str(tmp_path / "out" / "cache")
 
 
+def write_old_context(folder, parkey, selection):
+    """A context of one mask without bad pixels, selected by other keywords than ours."""
+    mask = build_mask(
+        np.zeros((1024, 1032), np.uint32),
+        detector="MIRIMAGE",
+        useafter=FIRST,
+        description="No bad pixel",
+        history=["Made by a test."],
+        pedigree="SIMULATION",
+    )
+    path = write_twins(mask, folder / "static")[1]
+    build_context(folder / "crds", {"mask": [path]})
+    rmap = folder / "crds" / "mappings" / "jwst" / "jwst_miri_mask_0001.rmap"
+    text = rmap.read_text()
+    ours = "'META.INSTRUMENT.DETECTOR', 'META.INSTRUMENT.FILTER', 'META.SUBARRAY.NAME', "
+    ours += "'META.EXPOSURE.READPATT', 'META.EXPOSURE.NGROUPS'"
+    assert ours in text
+    text = text.replace(ours, parkey).replace("('MIRIMAGE', 'N/A', 'N/A', 'N/A', 'N/A')", selection)
+    text = text.replace("('MIRIMAGE', 'N/A', 'GENERIC', 'N/A', 'N/A')", selection)
+    assert selection in text
+    rmap.write_text(text)
+    update_checksum(str(rmap))
+    return folder / "crds"
+
+
+def test_first_masks_of_a_mode_and_type_are_added_to_a_context(tmp_path):
+    """What crds warns of there, a new rule and a new type, is what a delivery is for."""
+    history = make_history(1)
+    # Evidence of a mode that the masks are not for needs no mask.
+    history.exposures.filter = ["F770W", "P750L"]
+    write_masks(tmp_path / "in", history)
+    write_twins(make_photom(), tmp_path / "in" / "photom")
+    keys = "'META.INSTRUMENT.DETECTOR', 'META.INSTRUMENT.FILTER', 'META.SUBARRAY.NAME'"
+    cache = write_old_context(tmp_path, keys, "('MIRIMAGE', 'N/A', 'GENERIC')")
+    verdict = deliver(tmp_path / "in", tmp_path / "o", derive_from="jwst_0001.pmap", source=cache)
+    assert verdict.passed, verdict.format_checks()
+    found = {e.dataset: e.new for e in verdict.effects if e.kind == "mask"}
+    expected = {f"jw{k:03d}_rate.fits": f"jwst_miri_mask_000{k + 1}.fits" for k in range(2)}
+    assert found == expected
+    assert "exposures of the histories that no mask here is for: 1" in verdict.notes
+
+
+def test_rules_that_select_by_less_than_the_masks_are_found(tmp_path):
+    """Of FILTER they know nothing; and what is for FULL is preferred to what is for any."""
+    write_masks(tmp_path / "in", make_history(1))
+    keys = "'META.INSTRUMENT.DETECTOR', 'META.SUBARRAY.NAME'"
+    cache = write_old_context(tmp_path, keys, "('MIRIMAGE', 'FULL')")
+    verdict = deliver(tmp_path / "in", tmp_path / "o", derive_from="jwst_0001.pmap", source=cache)
+    wrong = {check.name: check.wrong for check in verdict.checks if not check.passed}
+    assert set(wrong) == {"selection keywords", "bestrefs, old against new"}
+    (text,) = wrong["selection keywords"]
+    assert "META.INSTRUMENT.FILTER P750L, by which jwst_miri_mask_0002.rmap does not" in text
+    assert wrong["bestrefs, old against new"] == tuple(
+        f"jw00{k}_rate.fits gets jwst_miri_mask_0001.fits, not jwst_miri_mask_0002.fits"
+        for k in range(2)
+    )
+
+
 # --- what is refused, quickly and without a trace ---------------------------------------------
 
 
@@ -366,6 +433,11 @@ def odd_useafter(folder):
     fits.setval(path, "USEAFTER", value="Jun 01 2022 00:00:00")
 
 
+def impossible_useafter(folder):
+    write_twins(make_flat(), folder / "flat")
+    fits.setval(folder / "flat.fits", "USEAFTER", value="2022-13-45T00:00:00")
+
+
 def broken_history(folder):
     write_masks(folder, make_history(1))
     path = folder / "lrs_MIRIMAGE_badpixhistory.asdf"
@@ -395,6 +467,7 @@ CASES = [
     (unknown_type, r"reference type .*flat.fits.*FLATTER"),
     (no_useafter, r"META.USEAFTER in .*flat.fits"),
     (odd_useafter, r"USEAFTER as .*flat.fits"),
+    (impossible_useafter, r"USEAFTER as .*flat.fits.*2022-13-45"),
     (broken_history, r"readable ASDF.*badpixhistory.asdf"),
 ]
 
@@ -412,6 +485,15 @@ def test_bad_input_is_refused(tmp_path, capsys, prepare, message):
     assert not (tmp_path / "a").exists()
 
 
+def test_ctrl_c_is_said_without_a_traceback(tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jwst_tvbadpix.delivery.deliver", interrupt)
+    assert main(["deliver", str(tmp_path), "--output-dir", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "tvbadpix deliver: interrupted\n"
+
+
 def test_absent_folder(tmp_path):
     with pytest.raises(InputError, match="found none at"):
         deliver(tmp_path / "absent", tmp_path / "out")
@@ -427,6 +509,10 @@ def test_absent_folder(tmp_path):
             '{"a": {"META.INSTRUMENT.NAME": "MIRI", "META.OBSERVATION.DATE": "yesterday"}}',
             "yesterday",
         ),
+        (
+            '{"a": {"META.INSTRUMENT.NAME": "WFC3", "META.OBSERVATION.DATE": "2022-01-01"}}',
+            "instrument of JWST.*WFC3",
+        ),
         ("{}", "found none"),
     ],
 )
@@ -437,6 +523,17 @@ def test_bad_data_sets(tmp_path, content, message):
         deliver(tmp_path, tmp_path / "out", datasets=[tmp_path / "sets.json"])
     assert "sets.json" in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_more_data_sets_than_crds_lists_errors_for(tmp_path):
+    """Of each sort it lists 500; that no flat is for these data sets is no fault."""
+    (tmp_path / "in").mkdir()
+    write_twins(make_flat(), tmp_path / "in" / "flat")
+    sets = {f"s{k}": {**SLITLESS, "META.OBSERVATION.DATE": "2023-01-01"} for k in range(600)}
+    (tmp_path / "sets.json").write_text(json.dumps(sets))
+    verdict = deliver(tmp_path / "in", tmp_path / "out", datasets=[tmp_path / "sets.json"])
+    assert verdict.passed, verdict.format_checks()
+    assert len(verdict.effects) == 600
 
 
 def test_disk_full(tmp_path, monkeypatch):
@@ -555,6 +652,58 @@ def test_publishing_replaces_its_own_and_nothing_else(tmp_path):
         (work / "mine.txt").write_text("theirs")
     assert sorted(snapshot(tmp_path)) == [OWN, "a/x", "end", "mine.txt"]
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_nothing_is_moved_where_a_file_is_in_the_way_of_a_folder(tmp_path):
+    (tmp_path / "cache").write_text("mine")
+
+    def attempt():
+        with publish(tmp_path, "end") as work:
+            (work / "cache").mkdir()
+            (work / "a").write_text("theirs")
+            (work / "cache" / "x").write_text("theirs")
+
+    with pytest.raises(ProductError, match=r"cache to be free"):
+        attempt()
+    assert snapshot(tmp_path) == {"cache": b"mine"}
+    with (
+        pytest.raises(ProductError, match=rf"write to {tmp_path}/cache, found"),
+        publish(tmp_path / "cache", "end"),
+    ):
+        pass
+    assert snapshot(tmp_path) == {"cache": b"mine"}
+
+
+HOLD = """
+import pathlib, sys
+from jwst_tvbadpix.delivery.publish import publish
+with publish(pathlib.Path(sys.argv[1]), "end"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_at_a_time_are_refused_and_a_dead_one_keeps_nothing(tmp_path):
+    def attempt():
+        with publish(tmp_path, "end") as work:
+            (work / "end").write_text("whole")
+
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        env=BARE,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        try:
+            assert holder.stdout.readline() == "locked\n"
+            with pytest.raises(ProductError, match=rf"no other run in {tmp_path}"):
+                attempt()
+            assert len(list(tmp_path.iterdir())) == 1
+        finally:
+            holder.kill()
+    attempt()
+    assert set(snapshot(tmp_path)) == {OWN, "end"}
 
 
 def test_publishing_nothing_leaves_nothing(tmp_path):

@@ -19,7 +19,7 @@ from stpipe.entry_points import get_steps
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context, open_context, use_context
-from jwst_tvbadpix.errors import InputError
+from jwst_tvbadpix.errors import InputError, ProductError
 from jwst_tvbadpix.parameters import (
     NEUTRAL_MASK,
     TABLE,
@@ -172,6 +172,28 @@ def test_unknown_names_copy_nothing(tmp_path, capsys):
     assert "nosuch" in captured.err
     assert captured.out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ProductError, match=r"write .*/file/spec2_mrs.asdf"):
+        copy_parameters("spec2_mrs", tmp_path / "file")
+    full = """if True:
+        import resource, sys
+        from jwst_tvbadpix.cli import main
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        sys.exit(main(["parameters", "spec2_mrs", "--output-dir", sys.argv[1]]))
+    """
+    run = subprocess.run(
+        [sys.executable, "-B", "-c", full, str(tmp_path / "out")],
+        env=make_bare_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "spec2_mrs.asdf, found [Errno 27]" in run.stderr
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def write_neutral(folder):

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from pipeline import make_bare_environment
-from tasks import act
+from tasks import act, is_alive, wait_until
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context, use_context
@@ -221,6 +221,15 @@ def test_the_ramp_beside_a_rate_is_taken(empty_files):
     assert list(plan(asn, [2])) == ["a_rate.fits", "b_rate.fits"]
 
 
+def test_a_link_is_the_exposure_that_it_leads_to_by_its_own_name(empty_files):
+    """In a store by checksum the target has any name; the same file twice is one exposure."""
+    (empty_files / "again").mkdir()
+    for name in ("l_uncal.fits", "again/l_uncal.fits"):
+        (empty_files / name).symlink_to(empty_files / "a_rate.fits")
+    asn = write_asn(empty_files / "asn.json", ["l_uncal.fits"], ["again/l_uncal.fits"])
+    assert plan(asn) == {"l_uncal.fits": (True, [])}
+
+
 def test_contradictions_are_refused(empty_files):
     (empty_files / "sub").mkdir()
     (empty_files / "sub" / "a_rate.fits").touch()
@@ -416,7 +425,7 @@ def test_a_task_that_fails_leaves_or_dies_does_not_stop_the_others(monkeypatch):
 PARENT = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from test_reprocess_tasks import wait
+from tasks import wait
 from jwst_tvbadpix.reprocess.workers import Workers
 if __name__ == "__main__":
     with Workers(wait, processes=1) as workers:
@@ -425,16 +434,10 @@ if __name__ == "__main__":
 
 
 def test_processes_die_with_their_parent(tmp_path):
-    (tmp_path / "test_reprocess_tasks.py").write_text(
-        "import os, pathlib, time\n"
-        "def wait(path):\n"
-        "    pathlib.Path(path).write_text(str(os.getpid()))\n"
-        "    time.sleep(60)\n"
-    )
     (tmp_path / "parent.py").write_text(PARENT)
     note = tmp_path / "pid"
     with subprocess.Popen(
-        [sys.executable, str(tmp_path / "parent.py"), str(tmp_path), str(note)],
+        [sys.executable, str(tmp_path / "parent.py"), str(TESTS), str(note)],
         env=make_bare_environment(),
     ) as parent:
         try:
@@ -443,22 +446,6 @@ def test_processes_die_with_their_parent(tmp_path):
             parent.kill()
     pid = int(note.read_text())
     wait_until(lambda: not is_alive(pid))
-
-
-def wait_until(condition, seconds=30):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # Nobody may be there to reap it.
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 # ----- runs -----
@@ -628,6 +615,13 @@ def test_rates_of_the_archive_are_not_replaced(place, tmp_path):
     assert outcome.state == "failed"
     assert rate.name in outcome.error
     assert rate.read_text() == "of the archive"
+
+
+def test_a_folder_that_stpipe_would_take_for_another_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSEWHERE", "other")
+    with pytest.raises(InputError, match=rf"\$ELSEWHERE.*write to {tmp_path}/other"):
+        place.run(tmp_path / "$ELSEWHERE")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_mask_for_the_detector(place, tmp_path):

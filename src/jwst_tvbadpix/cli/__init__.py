@@ -43,7 +43,7 @@ _COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 on success, 1 with a message on stderr when it fails.
+    """Run a command; 0 on success, 1 with a message on stderr when it fails, 130 on Ctrl-C.
 
     Parameters
     ----------
@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TvBadPixError, OSError) as error:
         print(f"tvbadpix {options.command}: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"tvbadpix {options.command}: interrupted", file=sys.stderr)
+        return 130
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -2,14 +2,21 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["add_output_dir", "read_natural", "report_paths", "write_table"]
+__all__ = [
+    "add_output_dir",
+    "drop_crds_variables",
+    "read_natural",
+    "report_paths",
+    "write_table",
+]
 
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +35,16 @@ def read_natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
     return int(text)
+
+
+@contextmanager
+def drop_crds_variables() -> Iterator[None]:
+    """Hide what the environment says of CRDS, which its import reads, and may fail of."""
+    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.startswith("CRDS_")}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def report_paths(paths: Sequence[Path]) -> int:

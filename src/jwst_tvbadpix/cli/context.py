@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ._shared import drop_crds_variables
+
 __all__ = ["add_command"]
 
 
@@ -25,8 +27,10 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..delivery import format_environment, resolve_context
+    with drop_crds_variables():
+        from ..delivery import format_environment, resolve_context
 
-    for line in format_environment(resolve_context(options.folder), options.shell):
+        environment = resolve_context(options.folder)
+    for line in format_environment(environment, options.shell):
         print(line)
     return 0

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ._shared import drop_crds_variables
+
 __all__ = ["add_command"]
 
 _DESCRIPTION = """\
@@ -57,18 +59,19 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..delivery import deliver
-
     # The one variable of CRDS that counts, and only when it is asked for.
     source = os.environ.get("CRDS_PATH") if options.derive_from else None
-    verdict = deliver(
-        options.folder,
-        options.output_dir,
-        derive_from=options.derive_from,
-        source=Path(source) if source else None,
-        datasets=options.datasets,
-        say=lambda text: print(text, file=sys.stderr),
-    )
+    with drop_crds_variables():
+        from ..delivery import deliver
+
+        verdict = deliver(
+            options.folder,
+            options.output_dir,
+            derive_from=options.derive_from,
+            source=Path(source) if source else None,
+            datasets=options.datasets,
+            say=lambda text: print(text, file=sys.stderr),
+        )
     for stage, seconds in verdict.seconds.items():
         print(f"{stage}: {seconds} s", file=sys.stderr)
     for name in verdict.ignored:

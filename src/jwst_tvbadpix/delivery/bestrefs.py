@@ -162,7 +162,7 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
             found = {}
             for line in filter(str.strip, text.splitlines()):
                 found.update(json.loads(line))
-    except (UnicodeDecodeError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(
             f"expected FITS, or JSON as {_FORM}, found {path}: {error}; correct it"
         ) from error
@@ -173,12 +173,19 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
 
 def _check_header(path: Path, name: str, header: Mapping[str, object]) -> dict[str, str]:
     """Require what every look-up needs."""
+    from crds.jwst import INSTRUMENTS
+
     checked = {str(key).upper(): str(value) for key, value in header.items()}
     missing = [key for key in _NEEDED if not checked.get(key)]
     if missing:
         raise InputError(
             f"expected {' and '.join(_NEEDED)} of data set {name} in {path}, found no "
             f"{' and no '.join(missing)}; add them"
+        )
+    if checked["META.INSTRUMENT.NAME"].lower() not in INSTRUMENTS:
+        raise InputError(
+            f"expected an instrument of JWST for data set {name} in {path}, found "
+            f"{checked['META.INSTRUMENT.NAME']}; correct it or leave it out"
         )
     checked.setdefault(_TIME, "00:00:00")
     try:
@@ -220,6 +227,8 @@ def run_bestrefs(path: str, old: str, new: str, kinds: Sequence[str]) -> list[Ef
 
     contexts = ["--old-context", old, "--new-context", new]
     options = ["--load-pickles", path, "--print-affected", "--types", *kinds]
+    # Every error is to be read, whereas crds stops at 500 of a sort and only counts the others.
+    options += ["--max-errors-per-class", str(2**31)]
     script = BestrefsScript(["crds.bestrefs", *contexts, *options])
     script()
     updates = {

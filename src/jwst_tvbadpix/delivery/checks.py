@@ -1,5 +1,6 @@
 """The checks that a delivery must pass."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -29,6 +30,10 @@ __all__ = [
 # The telescope was launched on this day: no exposure in flight is earlier.
 _LAUNCH = "2021-12-25"
 
+# What masks may be specific to beside their detector; values that are for all.
+_SPECIFIC = ("META.INSTRUMENT.FILTER", "META.EXPOSURE.READPATT", "META.EXPOSURE.NGROUPS")
+_ANY = ("N/A", "ANY", "GENERIC")
+
 # (what was done, with what) -> what crds said.
 Outcomes = Mapping[tuple[str, str], Outcome]
 
@@ -47,6 +52,8 @@ class Job:
         Data sets to ask bestrefs for.
     own_datasets : bool
         They are the exposures of the histories, each of which must find its mask.
+    complete : bool
+        Every epoch of the histories has its mask.
     context : Context
         The new one.
     old : str
@@ -60,6 +67,7 @@ class Job:
     histories: Mapping[Path, BadPixHistoryModel]
     datasets: Mapping[str, Mapping[str, str]]
     own_datasets: bool
+    complete: bool
     context: Context
     old: str
     derived: bool
@@ -72,7 +80,7 @@ def _make_check(name: str, wrong: Iterable[str], detail: str) -> Check:
 
 
 def check_keys(job: Job) -> Check:
-    """Require of masks, which are ours, all that the installed rules select by.
+    """Require of masks, which are ours, all that the rules select by, and of the rules no less.
 
     Parameters
     ----------
@@ -94,7 +102,26 @@ def check_keys(job: Job) -> Check:
         for reference in masks
         if reference.keys.get("META.SUBARRAY.NAME", "GENERIC") != "GENERIC"
     ]
-    return _make_check("selection keywords", [*missing, *generic], f"{len(masks)} masks")
+    return _make_check(
+        "selection keywords", [*missing, *generic, *_find_unused(job, masks)], f"{len(masks)} masks"
+    )
+
+
+def _find_unused(job: Job, masks: Sequence[Reference]) -> list[str]:
+    """Find what masks are specific to and the rules, of a derived context, do not look at."""
+    import crds
+
+    name = job.context.env["CRDS_CONTEXT"]
+    wrong = []
+    for mask in masks:
+        rules = crds.get_cached_mapping(name).get_imap(mask.instrument).get_rmap("mask")
+        wrong += [
+            f"{mask.fits.name} is for {key} {mask.keys[key]}, by which {rules.basename} does not "
+            "select: all others would get it too"
+            for key in _SPECIFIC
+            if mask.keys.get(key, "N/A") not in _ANY and key not in rules.parkey[0]
+        ]
+    return wrong
 
 
 def note_late_series(job: Job) -> list[str]:
@@ -193,18 +220,30 @@ def check_context(job: Job, outcomes: Outcomes) -> list[Check]:
     list of Check
     """
     checks = []
+    names = set(job.context.names.values())
     for what, title in (
         ("insert", "duplicate epochs and overlaps"),
         ("closure", "closure of the context"),
     ):
         own = {name: outcome for (key, name), outcome in outcomes.items() if key == what}
-        said = [f"{name}: {text}" for name, o in own.items() for text in (*o.errors, *o.warnings)]
+        said = [
+            f"{name}: {text}"
+            for name, o in own.items()
+            for text in (*o.errors, *(w for w in o.warnings if not _is_addition(w, names)))
+        ]
         counted = [f"{o.value} mappings" for o in own.values() if o.value]
         checks.append(_make_check(title, said, ", ".join(counted) or f"{len(own)} types"))
     reach = outcomes["reach", job.context.env["CRDS_CONTEXT"]]
     lost = [*reach.errors, *(reach.value or [])]
     count = len(job.found.references)
     return [*checks, _make_check("files never selected", lost, f"{count} files")]
+
+
+def _is_addition(warning: str, names: set[str]) -> bool:
+    """Tell whether crds says no more than that a delivered file, or its type, is new."""
+    rule = re.fullmatch(r"Rule change at .* added Match rule for '(.*)'", warning, re.DOTALL)
+    kind = re.fullmatch(r"No equivalent \w+ in '.*' corresponding to '.*'", warning)
+    return (rule is not None and rule[1] in names) or kind is not None
 
 
 def collect_effects(job: Job, outcomes: Outcomes) -> list[Effect]:
@@ -234,6 +273,41 @@ def _masks(job: Job) -> list[Reference]:
     return [reference for reference in job.found.references if reference.fits in job.meant]
 
 
+def _find_missed(job: Job, effects: Sequence[Effect]) -> tuple[list[str], int]:
+    """Find exposures of the histories without the mask that is for them; count those of none."""
+    missed, n_foreign = [], 0
+    for effect in effects:
+        header = job.datasets[effect.dataset]
+        if effect.kind != "mask":
+            continue
+        own = [mask for mask in _masks(job) if _is_for(mask, header)]
+        start = f"{header['META.OBSERVATION.DATE']}T{header['META.OBSERVATION.TIME']}"
+        last = {mask.series: mask for mask in own if mask.useafter <= start}
+        names = {job.context.names[mask.fits] for mask in last.values()}
+        if not own:
+            n_foreign += 1
+        elif effect.new == "N/A":
+            missed.append(f"{effect.dataset} gets no mask")
+        elif job.complete and names and effect.new not in names:
+            missed.append(f"{effect.dataset} gets {effect.new}, not {' or '.join(sorted(names))}")
+    return missed, n_foreign
+
+
+def _is_for(mask: Reference, header: Mapping[str, str]) -> bool:
+    """Tell whether a mask is meant for an exposure of its detector, whatever its date."""
+    if header["META.INSTRUMENT.DETECTOR"] != mask.detector:
+        return False
+    for key in _SPECIFIC:
+        value, own = mask.keys.get(key, "N/A"), header.get(key, "N/A")
+        if value.startswith("BETWEEN"):
+            low, high = value.split()[1:]
+            if not int(low) <= int(own) < int(high):
+                return False
+        elif value not in _ANY and own not in value.split("|"):
+            return False
+    return True
+
+
 def check_effects(
     job: Job, outcomes: Outcomes, effects: Sequence[Effect], notes: list[str]
 ) -> list[Check]:
@@ -257,9 +331,13 @@ def check_effects(
     lost = [
         f"{effect.dataset} gets no {effect.kind}"
         for effect in effects
-        if effect.new == "N/A"
-        and ((job.derived and effect.changed) or (job.own_datasets and effect.kind == "mask"))
+        if effect.new == "N/A" and job.derived and effect.changed
     ]
+    if job.own_datasets:
+        missed, n_foreign = _find_missed(job, effects)
+        lost += missed
+        if n_foreign:
+            notes.append(f"exposures of the histories that no mask here is for: {n_foreign}")
     early = [f"{effect.dataset} has no {effect.kind} yet" for effect in effects if effect.too_early]
     asked = {effect.dataset for effect in effects}
     changed = {effect.dataset for effect in effects if effect.changed and effect.new != "N/A"}

@@ -65,7 +65,8 @@ class Context:
     env : mapping of str to str
         Environment variables that make crds, strun and the steps use this context.
     names : mapping of Path to str
-        The absolute path of each given reference -> its CRDS name in the cache.
+        The absolute path of each given reference, its folder resolved -> its CRDS name in the
+        cache.
     """
 
     env: Mapping[str, str]
@@ -115,7 +116,8 @@ def build_context(
     """
     serial = _serial(name)
     paths = {
-        kind.lower(): [Path(path).resolve() for path in files]
+        # Links keep their names: what they lead to may have any.
+        kind.lower(): [Path(path).parent.resolve() / Path(path).name for path in files]
         for kind, files in references.items()
         if files
     }

@@ -109,7 +109,8 @@ def deliver(
     ):
         say(f"Reading {folder}")
         own = {OWN, work.name, *(name.split("/")[0] for name in list_own(output))}
-        found = find_references(folder, skip=own if folder == output else ())
+        skip = own if folder == output else [output.name] if folder == output.parent else ()
+        found = find_references(folder, skip=skip)
         meant, histories, absent = match_histories(found)
         asked = read_datasets(datasets) if datasets else list_exposures(histories.values())
         clock.lap("reading")
@@ -117,7 +118,8 @@ def deliver(
         context, old = _make_context(work / _CACHE, found, derive_from, source)
         clock.lap("context")
         derived = derive_from is not None
-        job = Job(found, meant, histories, asked, not datasets, context, old, derived)
+        own_asked = not datasets
+        job = Job(found, meant, histories, asked, own_asked, not absent, context, old, derived)
         notes = [*(f"no mask of {text}" for text in absent), *note_late_series(job)]
         verdict, outcomes = _judge(job, work, output, notes, clock, say)
         _write_logs(work, outcomes)

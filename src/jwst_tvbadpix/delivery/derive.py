@@ -322,7 +322,7 @@ def _find_rules(pmap: Any, instrument: str, kind: str | None = None) -> str | No
     try:
         imap = pmap.get_imap(instrument)
         return str(imap.basename if kind is None else imap.get_rmap(kind).basename)
-    except CrdsError:
+    except (CrdsError, LookupError, AttributeError):  # unknown; N/A or omitted; N/A instrument
         return None
 
 

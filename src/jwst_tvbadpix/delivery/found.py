@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -213,11 +214,15 @@ def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
             f"{instrument.upper()}; correct REFTYPE or INSTRUME, or leave the file out"
         )
     date = useafter.replace(" ", "T").split(".")[0]
-    if len(date) not in _DATE_LENGTHS or not date[:4].isdecimal():
+    try:
+        if len(date) not in _DATE_LENGTHS:
+            raise ValueError(f"{len(date)} characters")
+        datetime.fromisoformat(date)
+    except ValueError as error:
         raise DateError(
             f"expected USEAFTER as YYYY-MM-DDThh:mm:ss (UTC) in {path}, found {useafter!r}; "
             "correct it"
-        )
+        ) from error
     matched = _apply_patterns(header, instrument, kind.lower())
     keys = {
         key: _normalise(matched[key])

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ProductError
+from ..processes import lock_folder
 
 __all__ = ["OWN", "list_own", "publish"]
 
@@ -61,18 +62,20 @@ def publish(folder: Path, last: str) -> Iterator[Path]:
     Raises
     ------
     ProductError
-        A file of another origin is where one of ours should be, or the disk does not take them.
+        A file of another origin is where one of ours should be, the disk does not take them, or
+        another run is at work there.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(f"{_WORK}*"):  # of a run that was killed
-        shutil.rmtree(stale, ignore_errors=True)
     work = folder / f"{_WORK}{secrets.token_hex(6)}"
     done = False
     try:
-        work.mkdir()
-        yield work
-        _move(work, folder, last)
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_folder(folder):
+            for stale in folder.glob(f"{_WORK}*"):  # of a run that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            work.mkdir()
+            yield work
+            _move(work, folder, last)
         done = True
     except OSError as error:
         raise ProductError(
@@ -83,7 +86,7 @@ def publish(folder: Path, last: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
         if not done:
             for path in made:
-                if not any(path.iterdir()):
+                if path.is_dir() and not any(path.iterdir()):
                     path.rmdir()
 
 
@@ -92,12 +95,15 @@ def _move(work: Path, folder: Path, last: str) -> None:
         str(p.relative_to(work)) for p in sorted(work.rglob("*")) if p.is_symlink() or p.is_file()
     ]
     old = list_own(folder)
-    for name in new:
-        if name not in old and os.path.lexists(folder / name):
-            raise ProductError(
-                f"expected {folder / name} to be free or of an earlier run, found a file that "
-                "this command has not written; choose another folder or move it away"
-            )
+    places = {folder / name for name in new if name not in old}
+    taken = [path for path in sorted(places) if os.path.lexists(path)]
+    above = {parent for path in places for parent in path.relative_to(folder).parents}
+    taken += [folder / path for path in sorted(above) if (folder / path).is_file()]
+    if taken:
+        raise ProductError(
+            f"expected {taken[0]} to be free or of an earlier run, found a file that this command "
+            "has not written; choose another folder or move it away"
+        )
     # Before anything else, so that a run that is cut short knows what is its own.
     _write_list(folder, sorted({*old, *new}))
     (folder / last).unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProductError
+from ..processes import end_with_parent
 from .context import Context, use_context
 
 __all__ = ["Outcome", "submit", "workers"]
@@ -103,6 +104,7 @@ _STACK = contextlib.ExitStack()
 
 def _start(env: dict[str, str], folder: str) -> None:
     """Set up a process: crds with this context, a temporary folder, no output of its own."""
+    end_with_parent()
     for key in [key for key in os.environ if key.startswith("CRDS_")]:
         del os.environ[key]
     own = tempfile.mkdtemp(prefix="worker-", dir=folder)

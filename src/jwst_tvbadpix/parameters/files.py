@@ -1,6 +1,7 @@
 """Make, find, copy and check parameter files."""
 
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, ProductError
 from ._table import TABLE, Entry, make_tree
 
 __all__ = ["ParameterFile", "copy_parameters", "find_shipped", "make_files", "read_parameters"]
@@ -127,6 +128,8 @@ def copy_parameters(name: str, folder: str | Path, *, mask: str | Path | None = 
     InputError
         The name is unknown, the mask is absent or not wanted, or the folder has another file of
         this name.
+    ProductError
+        It cannot be written.
     """
     source = find_shipped(name)
     entry = TABLE[name]
@@ -155,9 +158,14 @@ def copy_parameters(name: str, folder: str | Path, *, mask: str | Path | None = 
             f"expected no {target.name} in {folder}, found one that differs; remove it or choose "
             "another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(tree, target)
-    return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write(tree, target)
+    except OSError as error:
+        raise ProductError(
+            f"expected to write {target}, found {error}; nothing was left there. Check the folder "
+            "and the space on its disk"
+        ) from error
 
 
 def make_files(folder: str | Path) -> list[Path]:
@@ -190,7 +198,10 @@ def _write(tree: dict[str, Any], path: Path) -> Path:
         with asdf.AsdfFile({**tree, "history": {"entries": [entry]}}) as file:
             for schema in (_SCHEMA, _SCHEMA_WITH_METADATA):
                 _require_valid(file, schema)
-            file.write_to(temporary)
+            # asdf itself would leave a temporary file where the disk is full.
+            content = io.BytesIO()
+            file.write_to(content)
+        temporary.write_bytes(content.getvalue())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ import numpy as np
 from astropy.io import fits
 
 from ..delivery import Context, use_context
+from ..processes import end_with_parent
 from ..simulate import Defects, ExposureSpec, write_ramp, write_rate, write_rateints
 from .scene import Plan, build_star_scene
 
@@ -59,6 +60,7 @@ class Extracted:
 
 def prepare_worker() -> None:
     """Set up a process that runs pipelines: quiet, one thread, and quick at collecting garbage."""
+    end_with_parent()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     logging.disable(logging.WARNING)

@@ -119,10 +119,13 @@ def read_exposures(path: Path, levels: Sequence[int]) -> dict[str, Exposure]:
     exposures: dict[str, Exposure] = {}
     companions: dict[str, Any] = {}
     absent: list[Path] = []
+    # The same file by a link is the same exposure; a link keeps its name, its target has any.
+    seen: dict[Path, Path] = {}
     for members in _read_products(path):
         paths = {
             member: _find_file(path.parent / member[0], member[1], levels) for member in members
         }
+        paths = {member: seen.setdefault(one.resolve(), one) for member, one in paths.items()}
         absent += [
             found
             for (_, kind), found in paths.items()
@@ -180,7 +183,7 @@ def _read_products(path: Path) -> Iterator[list[tuple[str, str]]]:
 
 def _find_file(path: Path, kind: str, levels: Sequence[int]) -> Path:
     """Find the file of a member: the ramp beside a rate, where stage 1 is to run."""
-    path = path.resolve()
+    path = path.parent.resolve() / path.name
     if 1 in levels and kind in (*_LOOKS, *_COMPANIONS):
         ramp = path.with_name(f"{_strip(path)}_uncal.fits")
         if ramp.is_file():

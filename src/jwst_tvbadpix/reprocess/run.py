@@ -134,6 +134,12 @@ def reprocess(
     """
     if processes < 1:
         raise InputError(f"expected at least one process, found {processes}; give a number from 1")
+    folder = str(Path(output_dir).resolve())
+    if os.path.expandvars(folder) != folder:
+        raise InputError(
+            f"expected an output folder without the name of a variable, found {folder}: stpipe "
+            f"would write to {os.path.expandvars(folder)}; choose another"
+        )
     stages = read_stages(parameters)
     exposures = read_exposures(Path(association), [stage.level for stage in stages])
     chosen = read_masks(masks, stages)

@@ -4,12 +4,13 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Self
+
+from ..processes import end_with_parent
 
 __all__ = ["Finished", "Workers"]
 
@@ -159,8 +160,7 @@ def _one_thread() -> Iterator[None]:
 
 def _work(function: Callable[[Any], Any], connection: Connection) -> None:
     """Do tasks until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     while True:
         try:
             task = connection.recv()
@@ -171,14 +171,6 @@ def _work(function: Callable[[Any], Any], connection: Connection) -> None:
         except BaseException as error:  # crds and jwst leave by SystemExit
             answer = None, _describe_error(error)
         connection.send(answer)
-
-
-def _die_with_parent() -> None:
-    """End this process as soon as the parent is gone: nobody waits for its result any more."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _describe_error(error: BaseException) -> str:
