@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import read_natural
+from ._shared import drop_crds_variables, read_natural
 
 __all__ = ["add_command"]
 
@@ -32,11 +32,12 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..proof import RECOMMENDED, run_proof
+    with drop_crds_variables():
+        from ..proof import RECOMMENDED, run_proof
 
-    result = run_proof(
-        options.output_dir, seed=options.seed, say=lambda text: print(f"* {text}", flush=True)
-    )
+        result = run_proof(
+            options.output_dir, seed=options.seed, say=lambda text: print(f"* {text}", flush=True)
+        )
     print(
         "\nFeatures above 3 sigma within 2 bins of a defect, in excess of noise, and the largest "
         "one,\nsummed over the dates; static mask -> dated series:\n"
