@@ -14,10 +14,12 @@ from .exposures import (
 from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
 from .layers_imaging import (
     ImagePersistence,
+    KnownStars,
     SourceField,
     UndispersedSky,
     build_imaging_scene,
     build_nircam_scene,
+    compute_star_profile,
 )
 from .layers_lrs import (
     CoronagraphWindows,
@@ -33,6 +35,7 @@ from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
 from .modes import MODES, Mode, build_scene
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
+from .references_imaging import IMAGING_PHOTMJSR, write_imaging_references
 from .references_lrs import BOX_HALF_WIDTH, write_spectral_references
 from .setups import (
     Aperture,
@@ -43,13 +46,15 @@ from .setups import (
     make_nircam_setup,
     make_nirspec_setup,
 )
-from .star_lrs import StarTrace, Trace, get_trace
+from .star_lrs import PIXEL_SR, StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
 
 __all__ = [
     "BOX_HALF_WIDTH",
+    "IMAGING_PHOTMJSR",
     "KINDS",
     "MODES",
+    "PIXEL_SR",
     "Aperture",
     "CoronagraphWindows",
     "CosmicRays",
@@ -61,6 +66,7 @@ __all__ = [
     "FieldStars",
     "FixedSlits",
     "ImagePersistence",
+    "KnownStars",
     "Layer",
     "Mode",
     "PersistenceStreak",
@@ -86,6 +92,7 @@ __all__ = [
     "build_nircam_scene",
     "build_nirspec_scene",
     "build_scene",
+    "compute_star_profile",
     "compute_true_rate",
     "draw_defects",
     "draw_specs",
@@ -103,6 +110,7 @@ __all__ = [
     "render_rate",
     "render_rateints",
     "simulate_programme",
+    "write_imaging_references",
     "write_ramp",
     "write_rate",
     "write_rateints",

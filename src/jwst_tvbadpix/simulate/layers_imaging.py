@@ -15,10 +15,12 @@ from .layers_lrs import FIELD, CoronagraphWindows
 
 __all__ = [
     "ImagePersistence",
+    "KnownStars",
     "SourceField",
     "UndispersedSky",
     "build_imaging_scene",
     "build_nircam_scene",
+    "compute_star_profile",
 ]
 
 # Exponent of the Moffat profile: wings that fall as those of a diffraction pattern on average.
@@ -109,6 +111,35 @@ class SourceField:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownStars:
+    """Stars at given places, moved by the dither.
+
+    Attributes
+    ----------
+    y, x : ndarray of float, shape (n,)
+        Full-frame position without dither, 0-based [pixel].
+    flux : ndarray of float, shape (n,)
+        Counts [DN/s].
+    fwhm : float
+        [pixel]
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    flux: np.ndarray
+    fwhm: float
+    is_light: ClassVar[bool] = True
+
+    def render(self, ctx: RenderContext) -> np.ndarray:
+        """Render: float32 (ny, nx) [DN/s]."""
+        image = np.zeros(ctx.region.shape, np.float32)
+        places = self.y + ctx.dither[0], self.x + ctx.dither[1]
+        for y, x, flux in zip(*places, self.flux, strict=True):
+            _add_source(image, ctx, y=y, x=x, flux=flux, fwhm=self.fwhm)
+        return image
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePersistence:
     """What bright stars of the exposures before left in some exposures.
 
@@ -186,6 +217,12 @@ def _build(*layers: Layer, pattern: PixelPattern, cosmic_rays: CosmicRays) -> Sc
     return Scene(layers, pattern=pattern, crosstalk=0.01, cosmic_rays=cosmic_rays)
 
 
+def compute_star_profile(distance: np.ndarray, fwhm: float) -> np.ndarray:
+    """Compute the share of a star's light that a pixel sees at a distance [pixel]: Moffat."""
+    width2 = (fwhm / 2) ** 2 / (2 ** (1 / _BETA) - 1)
+    return (_BETA - 1) / (np.pi * width2) * (1 + distance**2 / width2) ** -_BETA
+
+
 def _stop(
     ctx: RenderContext, field: tuple[float, float, float, float] | None
 ) -> np.ndarray | np.float32:
@@ -212,10 +249,9 @@ def _add_source(
         return
     rows = np.arange(first[0], last[0])[:, None]
     columns = np.arange(first[1], last[1])[None, :]
-    width2 = (fwhm / 2) ** 2 / (2 ** (1 / _BETA) - 1)
-    profile = (1 + ((rows - y) ** 2 + (columns - x) ** 2) / width2) ** -_BETA
+    profile = compute_star_profile(np.hypot(rows - y, columns - x), fwhm)
     window = (
         slice(int(first[0]) - region.y_start, int(last[0]) - region.y_start),
         slice(int(first[1]) - region.x_start, int(last[1]) - region.x_start),
     )
-    image[window] += (flux * (_BETA - 1) / (np.pi * width2) * profile).astype(np.float32)
+    image[window] += (flux * profile).astype(np.float32)

@@ -35,6 +35,8 @@ _FASTR1_S = {
 _LRS_EXP_TYPE = {"FULL": "MIR_LRS-FIXEDSLIT", "SLITLESSPRISM": "MIR_LRS-SLITLESS"}
 # READPATT: frames averaged and frames dropped in each group.
 _FRAMES = {
+    "FASTR1": (1, 0),
+    "FASTGRPAVG16": (16, 0),
     "SHALLOW4": (4, 1),
     "MEDIUM8": (8, 2),
     "NRSRAPID": (1, 0),
@@ -155,8 +157,10 @@ def make_lrs_setup(subarray: str = "FULL") -> Setup:
 LRS_SLIT = make_lrs_setup()
 
 
-def make_imaging_setup(region: Region | None = None) -> Setup:
-    """Set MIRI for imaging in F770W, in the full frame or a subarray.
+def make_imaging_setup(
+    region: Region | None = None, *, filter_name: str = "F770W", readpatt: str = "FASTR1"
+) -> Setup:
+    """Set MIRI for imaging, in the full frame or a subarray; FASTR1 or FASTGRPAVG16.
 
     Raises
     ------
@@ -173,11 +177,12 @@ def make_imaging_setup(region: Region | None = None) -> Setup:
         detector="MIRIMAGE",
         exp_type="MIR_IMAGE",
         region=region,
-        readpatt="FASTR1",
+        readpatt=readpatt,
         frame_time_s=_FASTR1_S[region.subarray],
-        electronics=get_electronics("MIRIMAGE"),
-        optics=(("filter", "F770W"), ("ccc_state", "OPEN")),
+        electronics=_average_frames(get_electronics("MIRIMAGE"), readpatt),
+        optics=(("filter", filter_name), ("ccc_state", "OPEN")),
         aperture=Aperture(f"MIRIM_{region.subarray}", -453.56, -373.81, 4.83, 0.11),
+        nframes=_FRAMES[readpatt][0],
     )
 
 

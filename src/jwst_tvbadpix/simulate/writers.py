@@ -182,14 +182,17 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     wcs.dispersion_direction = spec.setup.dispersion_axis
     wcs.v2_ref, wcs.v3_ref = aperture.v2, aperture.v3
     wcs.v3yangle, wcs.vparity = aperture.v3_angle, -1
+    angle = np.deg2rad(roll + aperture.v3_angle)
+    rotation = np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    # Where the sky has moved on the detector the telescope has moved the other way.
+    east, north = rotation @ spec.dither[::-1] * -aperture.scale / 3600
+    ra, dec = ra + float(east / np.cos(np.deg2rad(dec))), dec + float(north)
     wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
     wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2, (spec.region.ny + 1) / 2
     wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
     wcs.cdelt1 = wcs.cdelt2 = aperture.scale / 3600
-    angle = np.deg2rad(roll + aperture.v3_angle)
-    wcs.pc1_1, wcs.pc1_2 = -float(np.cos(angle)), float(np.sin(angle))
-    wcs.pc2_1, wcs.pc2_2 = float(np.sin(angle)), float(np.cos(angle))
+    (wcs.pc1_1, wcs.pc1_2), (wcs.pc2_1, wcs.pc2_2) = rotation.tolist()
     meta.pointing.ra_v1, meta.pointing.dec_v1, meta.pointing.pa_v3 = ra, dec, roll
     meta.velocity_aberration.scale_factor = 1.0
     meta.velocity_aberration.va_ra_ref, meta.velocity_aberration.va_dec_ref = ra, dec
