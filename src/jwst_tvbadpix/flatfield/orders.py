@@ -10,7 +10,7 @@ from .normal import Design, NormalEquations, solve, solve_nested
 __all__ = ["OrderChoice", "choose_order"]
 
 # A higher order must predict left-out stars better by this many standard errors.
-_N_SIGMA = 0.5
+_N_SIGMA = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -205,7 +205,9 @@ def solve_star_flat(
     Rix 2012, PASP 124, 1219.
     """
     basis = make_basis(field, order or max_order)
-    data = prepare_observations(observations, basis, least_snr=least_snr, n_folds=_N_FOLDS)
+    data = prepare_observations(
+        observations, basis, least_snr=least_snr, n_folds=1 if order else _N_FOLDS
+    )
     contrast, epoch_id = _contrast_epochs(data, epoch)
     n_epoch_modes = min((epoch_order + 1) * (epoch_order + 2) // 2 - 1, basis.n_modes)
     n_zero_points = 0 if zero_point_scatter == 0 else data.n_exposures
@@ -224,6 +226,7 @@ def solve_star_flat(
             contrast,
             min(design.n_epoch_modes, (choice.order + 1) * (choice.order + 2) // 2 - 1),
         )
+        data = replace(data, fold=np.zeros_like(data.fold))
     fit = _reweight(data, design, zero_point_scatter, fit, n_rejecting=_N_REJECTING)
     gauge = assess_gauge(data, design, fit.normal, fit.solution, fit.weight, fit.scatter)
     return _collect(data, design, fit, gauge, choice, epoch_id)
