@@ -102,12 +102,10 @@ def find_determined_order(design: Design, normal: NormalEquations) -> int:
     EvidenceError
         When even those of order 2 are not.
     """
-    free, known = _split(design, normal)
-    for order in range(design.basis.order, 1, -1):
-        n = (order + 1) * (order + 2) // 2 - 1
-        if _find_weakest(free[:n, :n], known[:n, :n], _count_gauge(design))[0] > _NONE:
-            return order
-    raise EvidenceError(_describe_undetermined(2))
+    order = _search_order(design, *_split(design, normal))
+    if order < 2:
+        raise EvidenceError(_describe_undetermined(design.basis.order, order))
+    return order
 
 
 def assess_gauge(
@@ -141,7 +139,9 @@ def assess_gauge(
     free, known = _split(design, normal)
     weakest, mode = _find_weakest(free, known, _count_gauge(design))
     if weakest <= _NONE:
-        raise EvidenceError(_describe_undetermined(design.basis.order))
+        raise EvidenceError(
+            _describe_undetermined(design.basis.order, _search_order(design, free, known))
+        )
     shares = eigh(free, known, eigvals_only=True)
     n_null = int(np.sum(shares < _NONE)) + (data.n_components if design.n_zero_points else 1)
     covariance = np.diag(solution.compute_covariance())[design.n_before :]
@@ -243,9 +243,7 @@ def _forecast_rolls(
     sigma = []
     for roll in _ROLLS_DEG:
         both, rows = _repeat_turned(some, design, np.deg2rad(roll))
-        n_epochs = design.contrast.shape[1]
-        wide = Design(design.basis, 2 * data.n_exposures, np.empty((0, 0)), 0)
-        del n_epochs
+        wide = Design(design.basis, 2 * data.n_exposures, np.empty((2 * data.n_exposures, 0)), 0)
         normal = assemble(both, wide, kept[rows] / scale, np.zeros(both.n_used))
         sigma.append(_compute_gradient_sigma(*_split(wide, normal)))
     cured = [roll for roll, value in zip(_ROLLS_DEG, sigma, strict=True) if value <= goal]
@@ -279,11 +277,22 @@ def _repeat_turned(
     return both, rows[order]
 
 
-def _describe_undetermined(order: int) -> str:
+def _search_order(design: Design, free: np.ndarray, known: np.ndarray) -> int:
+    """Highest order whose modes beyond the gauge are all determined; 1 where none is."""
+    for order in range(design.basis.order, 1, -1):
+        n = (order + 1) * (order + 2) // 2 - 1
+        if _find_weakest(free[:n, :n], known[:n, :n], _count_gauge(design))[0] > _NONE:
+            return order
+    return 1
+
+
+def _describe_undetermined(order: int, best: int) -> str:
+    lower = f", or give order {best} or lower" if best > 1 else ""
     return (
-        f"expected exposures that determine every mode of order {order} but a constant and a "
-        "plane, found a mode that no star constrains; give exposures with wider dithers (a star "
-        "must be seen all over the field), or lower the order"
+        f"the survey is ill-determined: expected exposures that determine all modes up to order "
+        f"{order} but those that zero points can imitate, found modes that no star constrains; "
+        f"give exposures with wider dithers or rolls, so that stars are seen all over the field"
+        f"{lower}"
     )
 
 

@@ -70,7 +70,8 @@ class Design:
     def compute_prior(self, zero_point_scatter: float) -> np.ndarray:
         """Inverse variance of each column's prior: shape (size,)."""
         prior = np.full(self.size, MODE_PRIOR**-2.0)
-        prior[: self.n_zero_points] = min(zero_point_scatter, _FREE_ZERO_POINT) ** -2.0
+        if self.n_zero_points:
+            prior[: self.n_zero_points] = min(zero_point_scatter, _FREE_ZERO_POINT) ** -2.0
         return prior
 
 
