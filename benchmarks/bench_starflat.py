@@ -88,8 +88,10 @@ def _run_case(case: ModuleType, name: str, seeds: range, n_stars: int) -> None:
         seconds.append(took)
         n_obs.append(len(table))
     rms = np.sqrt(np.mean(np.square(rows), axis=0))
-    print(f"{name}: {len(seeds)} seeds, {np.mean(n_obs):.0f} measurements, orders "
-          f"{dict(zip(*np.unique(orders, return_counts=True), strict=True))}")
+    print(
+        f"{name}: {len(seeds)} seeds, {np.mean(n_obs):.0f} measurements, orders "
+        f"{dict(zip(*np.unique(orders, return_counts=True), strict=True))}"
+    )
     tell("error / bound / stated, total [%]", "{:.4f} {:.4f} {:.4f}".format(*rms[[0, 2, 4]]))
     tell("error / bound / stated, no plane [%]", "{:.4f} {:.4f} {:.4f}".format(*rms[[1, 3, 5]]))
     judge("error over Cramer-Rao bound, no plane", rms[1] / rms[3], high=_MOST_RATIO_WITHOUT_PLANE)
@@ -99,8 +101,12 @@ def _run_case(case: ModuleType, name: str, seeds: range, n_stars: int) -> None:
     tell("mean of the ratios of single seeds, total", float(np.mean(each[:, 0] / each[:, 2])))
     for part, kind in ((0, "total"), (1, "no plane")):
         ratio = rms[4 + part] / rms[part]
-        judge(f"stated over actual error, {kind}", ratio, low=1 - _MOST_SIGMA_ERROR,
-              high=1 + _MOST_SIGMA_ERROR)
+        judge(
+            f"stated over actual error, {kind}",
+            ratio,
+            low=1 - _MOST_SIGMA_ERROR,
+            high=1 + _MOST_SIGMA_ERROR,
+        )
     median = np.median(seconds, axis=0)
     judge("processor seconds at fixed order", median[1], high=0.3)
     judge("processor seconds with the choice of order", median[0], high=2.0)

@@ -160,9 +160,10 @@ def make_basis(field: np.ndarray, order: int) -> FieldBasis:
             f"expected a field of at least {order + 1} pixels each way for order {order}, found "
             f"{len(columns)} x {len(rows)}; check the field or lower the order"
         )
-    bounds = (columns[0] - 0.5, columns[-1] + 0.5, rows[0] - 0.5, rows[-1] + 0.5)
+    box = columns[0] - 0.5, columns[-1] + 0.5, rows[0] - 0.5, rows[-1] + 0.5
+    x0, x1, y0, y1 = map(float, box)
     degree = np.repeat(np.arange(order + 1), np.arange(order + 1) + 1)
-    raw = FieldBasis(order, field, tuple(map(float, bounds)), np.eye(len(degree)), degree)
+    raw = FieldBasis(order, field, (x0, x1, y0, y1), np.eye(len(degree)), degree)
     try:
         factor = cholesky(_compute_gram(raw), lower=False)
         independent = float(np.min(np.diag(factor)) ** 2)

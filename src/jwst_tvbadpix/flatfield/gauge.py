@@ -7,10 +7,16 @@ import numpy as np
 from scipy.linalg import eigh
 
 from ..errors import EvidenceError
-from .normal import Design, NormalEquations, Solution, assemble, eliminate
+from .normal import Design, NormalEquations, assemble, eliminate
 from .observations import PreparedObservations
 
-__all__ = ["Gauge", "RollForecast", "assess_gauge", "find_determined_order"]
+__all__ = [
+    "Gauge",
+    "RollForecast",
+    "assess_gauge",
+    "find_determined_order",
+    "require_determined",
+]
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +100,21 @@ class Gauge:
         return len(self.component_constant)
 
 
+def require_determined(design: Design, normal: NormalEquations) -> None:
+    """Refuse an order with a mode beyond the gauge that nothing determines.
+
+    Raises
+    ------
+    EvidenceError
+        Saying which order is determined.
+    """
+    free, known = _split(design, normal)
+    if _find_weakest(free, known, _count_gauge(design))[0] <= _NONE:
+        raise EvidenceError(
+            _describe_undetermined(design.basis.order, _search_order(design, free, known))
+        )
+
+
 def find_determined_order(design: Design, normal: NormalEquations) -> int:
     """Find the highest order whose modes beyond the gauge are all determined.
 
@@ -112,7 +133,8 @@ def assess_gauge(
     data: PreparedObservations,
     design: Design,
     normal: NormalEquations,
-    solution: Solution,
+    variance: np.ndarray,
+    zero_point: np.ndarray,
     weight: np.ndarray,
     zero_point_scatter: float,
 ) -> Gauge:
@@ -120,8 +142,12 @@ def assess_gauge(
 
     Parameters
     ----------
-    data, design, normal, solution
-        The problem and its solution.
+    data, design, normal
+        The problem, with the modes that are reported.
+    variance : ndarray, shape (n_modes,)
+        Of their coefficients.
+    zero_point : ndarray, shape (n_exposures,)
+        Relative sensitivity of each exposure [ln flux].
     weight : ndarray, shape (n_used,)
         Final weight of each measurement.
     zero_point_scatter : float
@@ -130,28 +156,18 @@ def assess_gauge(
     Returns
     -------
     Gauge
-
-    Raises
-    ------
-    EvidenceError
-        When a mode beyond the gauge is undetermined.
     """
     free, known = _split(design, normal)
     weakest, mode = _find_weakest(free, known, _count_gauge(design))
-    if weakest <= _NONE:
-        raise EvidenceError(
-            _describe_undetermined(design.basis.order, _search_order(design, free, known))
-        )
     shares = eigh(free, known, eigvals_only=True)
     n_null = int(np.sum(shares < _NONE)) + (data.n_components if design.n_zero_points else 1)
-    covariance = np.diag(solution.compute_covariance())[design.n_before :]
     plane = design.basis.degree == 1
-    gradient, rest = (float(np.sqrt(covariance[part].sum())) for part in (plane, ~plane))
+    gradient, rest = (float(np.sqrt(variance[part].sum())) for part in (plane, ~plane))
     gradient_free = _compute_gradient_sigma(free, known)
     forecast = None
     if design.n_zero_points and gradient_free > rest:
         forecast = _forecast_rolls(data, design, weight, rest)
-    constant, constant_err = _average_components(data, design, solution, zero_point_scatter)
+    constant, constant_err = _average_components(data, design, zero_point, zero_point_scatter)
     gauge = Gauge(
         n_null,
         data.component,
@@ -210,14 +226,13 @@ def _compute_gradient_sigma(free: np.ndarray, known: np.ndarray) -> float:
 
 
 def _average_components(
-    data: PreparedObservations, design: Design, solution: Solution, zero_point_scatter: float
+    data: PreparedObservations, design: Design, zero_point: np.ndarray, scatter: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean zero point of each component, and the error that the prior leaves."""
     counts = np.bincount(data.component)
     if not design.n_zero_points:
         return np.zeros(len(counts)), np.zeros(len(counts))
-    sums = np.bincount(data.component, solution.parameters[: design.n_zero_points])
-    return sums / counts, zero_point_scatter / np.sqrt(counts)
+    return np.bincount(data.component, zero_point) / counts, scatter / np.sqrt(counts)
 
 
 def _count_links(data: PreparedObservations) -> np.ndarray:
@@ -311,8 +326,10 @@ def _advise(gauge: Gauge, rest: float) -> list[str]:
             "has a constant of its own, which only the prior of the zero points relates"
         )
     if gauge.forecast is not None:
-        known = "nothing" if np.isinf(gauge.gradient_sigma_free) else (
-            f"it to {100 * gauge.gradient_sigma_free:.2g} %"
+        known = (
+            "nothing"
+            if np.isinf(gauge.gradient_sigma_free)
+            else (f"it to {100 * gauge.gradient_sigma_free:.2g} %")
         )
         needed = gauge.forecast.needed_deg
         cure = (

@@ -159,9 +159,7 @@ class _Catalogue:
         low, high = plane.min(axis=0), plane.max(axis=0)
         return int(np.all((self.position >= low) & (self.position <= high), axis=1).sum())
 
-    def register(
-        self, plane: np.ndarray, flux: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, float]:
+    def register(self, plane: np.ndarray, flux: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Move an exposure onto the known stars: positions, shift [arcsec], roll [deg]."""
         shift = self._search_shift(plane, flux)
         if self._tree is None or shift is None:
@@ -187,7 +185,7 @@ class _Catalogue:
         return moved, moved.mean(axis=0) - middle, -float(np.rad2deg(angle))
 
     def add(self, plane: np.ndarray, flux: np.ndarray) -> tuple[np.ndarray, int]:
-        """Number the stars of an exposure (-1 = blended), and count those that were known."""
+        """Give the stars of an exposure numbers (-1 = blended), and count those that were known."""
         number = np.full(len(plane), -1)
         crowded = KDTree(plane).query_pairs(self.radius, output_type="ndarray").ravel()
         alone = np.setdiff1d(np.arange(len(plane)), crowded)

@@ -1,6 +1,6 @@
 """Normal equations of the star flat, with the fluxes of the stars eliminated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
@@ -58,6 +58,18 @@ class Design:
         """Number of columns."""
         return self.n_before + self.basis.n_modes
 
+    def resize(self, basis: FieldBasis) -> "Design":
+        """Take another basis of the same field."""
+        return Design(basis, self.n_zero_points, self.contrast, self.n_epoch_modes).clip()
+
+    def truncate(self, order: int) -> "Design":
+        """Take the modes up to a lower order."""
+        return self.resize(self.basis.truncate(order))
+
+    def clip(self) -> "Design":
+        """Let no more modes differ by epoch than there are."""
+        return replace(self, n_epoch_modes=min(self.n_epoch_modes, self.basis.n_modes))
+
     def fill(self, data: PreparedObservations, rows: slice) -> np.ndarray:
         """Evaluate the columns of epoch modes and modes: shape (n_rows, size - n_zero_points)."""
         modes = self.basis.evaluate(data.x[rows], data.y[rows])
@@ -93,6 +105,16 @@ class NormalEquations:
     rhs: np.ndarray
     constant: np.ndarray
     known_stars: np.ndarray
+
+    def truncate(self, size: int) -> "NormalEquations":
+        """Take the first columns: those after them are known to be zero."""
+        cut = self.known_stars.shape[0] - self.matrix.shape[-1] + size
+        return NormalEquations(
+            self.matrix[:, :size, :size],
+            self.rhs[:, :size],
+            self.constant,
+            self.known_stars[:cut, :cut],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,7 +177,7 @@ def prepare_observations(
     keep = finite & inside
     exposure, star = np.asarray(observations.exposure), np.asarray(observations.star)
     for reason in ("faint star", "star measured once"):
-        ids, number, counts = np.unique(star[keep], return_inverse=True, return_counts=True)
+        _, number, counts = np.unique(star[keep], return_inverse=True, return_counts=True)
         if reason == "faint star":
             snr = columns["flux"][keep] / columns["flux_err"][keep]
             bad = _take_medians(snr, number, counts) < least_snr
@@ -201,9 +201,7 @@ def prepare_observations(
     place = np.empty_like(by_fold)
     place[by_fold] = np.arange(len(by_fold))
     star_number = place[number]
-    order = np.lexsort(
-        (columns["flux"], columns["x"], columns["y"], exposure_number, star_number)
-    )
+    order = np.lexsort((columns["flux"], columns["x"], columns["y"], exposure_number, star_number))
     counts = np.bincount(star_number)
     _, fold = np.unique((rank % n_folds)[by_fold], return_inverse=True)
     return PreparedObservations(
@@ -226,7 +224,7 @@ def _take_medians(values: np.ndarray, number: np.ndarray, counts: np.ndarray) ->
 
 
 def _find_components(exposure: np.ndarray, star: np.ndarray) -> np.ndarray:
-    """Number of the component of each exposure."""
+    """Find the component of each exposure."""
     n = int(exposure.max()) + 1
     size = n + int(star.max()) + 1
     graph = coo_array((np.ones(len(star), bool), (exposure, n + star)), shape=(size, size))

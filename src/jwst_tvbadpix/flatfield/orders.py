@@ -40,7 +40,7 @@ class OrderChoice:
 
 
 def choose_order(
-    design: Design, normal: NormalEquations, zero_point_scatter: float, top: int
+    design: Design, normal: NormalEquations, zero_point_scatter: float, lowest: int, top: int
 ) -> OrderChoice:
     """Leave each group of stars out in turn and predict it with every order.
 
@@ -51,8 +51,8 @@ def choose_order(
         By groups of stars, with the modes of the highest order.
     zero_point_scatter : float
         Prior width of the zero points [ln flux].
-    top : int
-        Highest order to try.
+    lowest, top : int
+        Range of orders to try.
 
     Returns
     -------
@@ -70,12 +70,12 @@ def choose_order(
     orders.
     """
     n_folds = len(normal.constant)
-    if n_folds < 2:
+    if n_folds < 2 and top > lowest:
         raise EvidenceError(
             "expected two stars or more to choose an order from, found one; give the order"
         )
-    orders = np.arange(1, top + 1)
-    sizes = [design.n_before + (n + 1) * (n + 2) // 2 - 1 for n in orders]
+    orders = np.arange(lowest, top + 1)
+    sizes = [design.n_before + (n + 1) * (n + 2) // 2 - 1 for n in orders.tolist()]
     prior = design.compute_prior(zero_point_scatter)
     matrix, rhs = normal.matrix.sum(axis=0), normal.rhs.sum(axis=0)
     loss = np.empty((n_folds, len(orders)))
@@ -86,7 +86,7 @@ def choose_order(
             loss[fold, column] = p @ (held[:n, :n] @ p) - 2 * p @ held_rhs[:n]
     best = int(np.argmin(loss.sum(axis=0)))
     worse = loss - loss[:, [best]]
-    error = np.sqrt(n_folds) * worse.std(axis=0, ddof=1)
+    error = np.sqrt(n_folds) * worse.std(axis=0, ddof=min(1, n_folds - 1))
     chosen = int(np.argmax(worse.sum(axis=0) <= _N_SIGMA * error))
     full = solve(matrix, rhs, prior)
     modes = slice(sizes[chosen], sizes[-1])

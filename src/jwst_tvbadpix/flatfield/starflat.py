@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import EvidenceError
 from .basis import FieldBasis, make_basis
-from .gauge import Gauge, assess_gauge, find_determined_order
+from .gauge import Gauge, assess_gauge, find_determined_order, require_determined
 from .normal import (
     Design,
     NormalEquations,
@@ -31,6 +31,10 @@ __all__ = ["StarFlat", "solve_star_flat"]
 
 log = logging.getLogger(__name__)
 
+# Measurements, more than stars and exposures, that each mode tried must have.
+_LEAST_PER_MODE = 4
+# Highest order tried at first, and steps beyond it.
+_FIRST_TOP, _STEP = 10, 4
 # Groups of stars for cross-validation.
 _N_FOLDS = 20
 # Where exposures say nothing about their own scatter: JWST's repeatability is 0.1-0.5 %.
@@ -75,8 +79,9 @@ class StarFlat:
         What the errors given lacked.
     gauge : Gauge
         What the exposures determine and what they do not.
-    choice : OrderChoice or None
-        How the order was chosen; None where it was given.
+    choice : OrderChoice
+        How the order was chosen. Where it was given, modes above it that predict stars better
+        were solved along, up to `choice.order`, so that they do not leak into those reported.
     n_used : int
         Measurements used.
     n_outliers : int
@@ -101,7 +106,7 @@ class StarFlat:
     star_excess: np.ndarray
     noise: NoiseModel
     gauge: Gauge
-    choice: OrderChoice | None
+    choice: OrderChoice
     n_used: int
     n_outliers: int
     n_left_out: Mapping[str, int]
@@ -149,7 +154,7 @@ def solve_star_flat(
     field: np.ndarray,
     *,
     order: int | None = None,
-    max_order: int = 10,
+    max_order: int = 20,
     zero_point_scatter: float | None = None,
     epoch: Mapping[int, int] | None = None,
     epoch_order: int = 2,
@@ -167,7 +172,7 @@ def solve_star_flat(
     order : int or None
         Highest total degree of the modes; None = chosen by cross-validation over stars.
     max_order : int
-        Highest order that is tried.
+        Highest order that is tried; above 10 only while the highest tried is the best.
     zero_point_scatter : float or None
         Prior width of the zero points [ln flux]: 0 = exposures share one, inf = free, None =
         found from the exposures.
@@ -194,7 +199,10 @@ def solve_star_flat(
     c_i / expected - 1, one Gauss-Newton step of the problem in flux, which has none of the bias
     of the logarithm. The noise is found from the residuals, weights redescend from Huber's, the
     width of the prior of z is found by restricted maximum likelihood. The stated errors hold the
-    noise and the prior, not what the modes cannot describe (see `OrderChoice.beyond`).
+    noise and the prior, not what the modes cannot describe (see `OrderChoice.beyond`). Where the
+    order is given and the flat has more structure than it can hold, that structure would leak
+    into the modes, by several times their noise for surveys on a grid; higher modes that predict
+    left-out stars better are therefore solved along and marginalised.
 
     F is the response to a star's total flux. A flat of the pipeline holds the pixel area too:
     multiply F by `compute_area_ratio` before it meets a sky flat.
@@ -204,32 +212,78 @@ def solve_star_flat(
     van der Marel 2003, ISR ACS 2003-10; Padmanabhan et al. 2008, ApJ 674, 1217; Holmes, Hogg &
     Rix 2012, PASP 124, 1219.
     """
-    basis = make_basis(field, order or max_order)
+    field = np.asarray(field, bool)
     data = prepare_observations(
-        observations, basis, least_snr=least_snr, n_folds=1 if order else _N_FOLDS
+        observations, make_basis(field, order or 1), least_snr=least_snr, n_folds=_N_FOLDS
     )
+    whole = replace(data, fold=np.zeros_like(data.fold))
     contrast, epoch_id = _contrast_epochs(data, epoch)
-    n_epoch_modes = min((epoch_order + 1) * (epoch_order + 2) // 2 - 1, basis.n_modes)
     n_zero_points = 0 if zero_point_scatter == 0 else data.n_exposures
-    design = Design(basis, n_zero_points, contrast, n_epoch_modes if epoch_id.size else 0)
-    _require_enough(data, design, order)
-    choice = None
-    fit = None
+    start = order or _cap_order(data, field, n_zero_points, min(max_order, _FIRST_TOP))
+    n_epoch_modes = (epoch_order + 1) * (epoch_order + 2) // 2 - 1 if epoch_id.size else 0
+    design = Design(make_basis(field, start), n_zero_points, contrast, n_epoch_modes).clip()
+    _require_enough(data, design)
     if order is None:
         fit = _reweight(data, design, zero_point_scatter, None, n_rejecting=3)
-        top = find_determined_order(design, fit.normal)
-        choice = choose_order(design, fit.normal, fit.scatter, top)
-        log.info("Order %d of up to %d chosen by cross-validation", choice.order, top)
-        design = Design(
-            basis.truncate(choice.order),
-            n_zero_points,
-            contrast,
-            min(design.n_epoch_modes, (choice.order + 1) * (choice.order + 2) // 2 - 1),
-        )
-        data = replace(data, fold=np.zeros_like(data.fold))
-    fit = _reweight(data, design, zero_point_scatter, fit, n_rejecting=_N_REJECTING)
-    gauge = assess_gauge(data, design, fit.normal, fit.solution, fit.weight, fit.scatter)
-    return _collect(data, design, fit, gauge, choice, epoch_id)
+    else:
+        fit = _reweight(whole, design, zero_point_scatter, None, n_rejecting=_N_REJECTING)
+        require_determined(design, fit.normal)
+    choice = _search_order(data, design, fit, order or 1, max_order, whole_top=order is None)
+    wide = design.resize(make_basis(field, choice.order))
+    if order is None or choice.order > order:
+        fit = _reweight(whole, wide, zero_point_scatter, fit, n_rejecting=_N_REJECTING)
+    reported = wide.truncate(order or choice.order)
+    flat = _collect(whole, wide, reported, fit, choice, epoch_id)
+    log.info(
+        "Star flat of order %d (solved to order %d) from %d measurements of %d stars in %d "
+        "exposures: sigma %.3f %%, %.3f %% without the plane; zero points scatter by %.3f %%, "
+        "%d outliers",
+        *(flat.order, choice.order, flat.n_used, data.n_stars, data.n_exposures),
+        *(100 * flat.sigma, 100 * flat.sigma_without_plane, 100 * fit.scatter, flat.n_outliers),
+    )
+    return flat
+
+
+def _cap_order(data: PreparedObservations, field: np.ndarray, n_zero_points: int, most: int) -> int:
+    """Highest order that field and measurements allow, up to `most`; at least 2."""
+    freedom = data.n_used - data.n_stars - n_zero_points
+    extent = min(field.any(axis=0).sum(), field.any(axis=1).sum())
+    order = min(most, int(extent) - 1)
+    while order > 2 and (order + 1) * (order + 2) // 2 > freedom / _LEAST_PER_MODE:
+        order -= 1
+    return max(order, min(most, 2))
+
+
+def _search_order(
+    data: PreparedObservations,
+    design: Design,
+    fit: "_Fit",
+    lowest: int,
+    max_order: int,
+    *,
+    whole_top: bool,
+) -> OrderChoice:
+    """Choose the order by cross-validation, going up as long as the highest tried is best.
+
+    A given order is searched above, for modes that would leak into those that are wanted.
+    """
+    field = design.basis.field
+    top = design.basis.order
+    if not whole_top:
+        top = min(max(lowest + 2, _FIRST_TOP), max(max_order, lowest))
+        top = max(_cap_order(data, field, design.n_zero_points, top), lowest)
+    while True:
+        tried = design.resize(make_basis(field, top))
+        normal = fit.normal
+        if not (whole_top and top == design.basis.order):
+            normal = assemble(data, tried, fit.weight, _compute_target(data, fit))
+        highest = max(find_determined_order(tried, normal), lowest)
+        choice = choose_order(tried, normal, fit.scatter, lowest, highest)
+        log.info("Order %d of %d to %d predicts stars best", choice.order, lowest, highest)
+        higher = _cap_order(data, field, design.n_zero_points, min(top + _STEP, max_order))
+        if choice.order < top or higher <= top:
+            return choice
+        top = higher
 
 
 def _contrast_epochs(
@@ -256,15 +310,15 @@ def _make_contrasts(n: int) -> np.ndarray:
     return np.linalg.qr(np.eye(n) - 1 / n)[0][:, : n - 1]
 
 
-def _require_enough(data: PreparedObservations, design: Design, order: int | None) -> None:
+def _require_enough(data: PreparedObservations, design: Design) -> None:
     """Refuse a problem with more unknowns than measurements."""
-    least = design.size if order is not None else design.n_before + 5
     freedom = data.n_used - data.n_stars
-    if freedom < least:
+    if freedom < design.size:
         raise EvidenceError(
-            f"expected at least {least} measurements more than stars, found {data.n_used} of "
-            f"{data.n_stars} stars in {data.n_exposures} exposures; give more dithered exposures "
-            "or fainter stars, or lower the order"
+            f"expected at least {design.size} measurements more than stars for order "
+            f"{design.basis.order}, found {data.n_used} of {data.n_stars} stars in "
+            f"{data.n_exposures} exposures; give more dithered exposures or fainter stars, or "
+            "lower the order"
         )
 
 
@@ -286,7 +340,9 @@ def _reweight(
         fit = _iterate(data, design, fit, huber, zero_point_scatter if search else fit.scatter)
         modes = fit.solution.parameters[design.n_before :]
         if parameters is not None and not huber:
-            sigma = 1 / np.sqrt(np.diag(fit.normal.matrix.sum(axis=0))[design.n_before :])
+            sigma = 1 / np.sqrt(
+                np.maximum(np.diag(fit.normal.matrix.sum(axis=0))[design.n_before :], 1e-300)
+            )
             if np.all(np.abs(modes - parameters) <= _SETTLED * sigma):
                 break
         parameters = modes
@@ -336,7 +392,7 @@ def _iterate(
     standardised = standardised / np.sqrt(excess[data.star])
     robust = compute_huber(standardised) if huber else compute_redescending(standardised)
     weight = robust / variance
-    target = fit.model - fit.ln_flux[data.star] + residual
+    target = _compute_target(data, fit)
     normal = assemble(data, design, weight, target)
     matrix, rhs = normal.matrix.sum(axis=0), normal.rhs.sum(axis=0)
     scatter = zero_point_scatter
@@ -349,6 +405,11 @@ def _iterate(
     return _Fit(model, weight, ln_flux, noise, excess, scatter, normal, solution)
 
 
+def _compute_target(data: PreparedObservations, fit: _Fit) -> np.ndarray:
+    """Compute ln flux less the star's, by one Gauss-Newton step from the model."""
+    return fit.model - fit.ln_flux[data.star] + data.flux / np.exp(fit.model) - 1
+
+
 def _predict(
     data: PreparedObservations,
     design: Design,
@@ -357,7 +418,7 @@ def _predict(
     target: np.ndarray,
     ln_flux: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Expected ln flux of each row, and ln flux of each star."""
+    """Compute the expected ln flux of each row, and ln flux of each star."""
     nz = design.n_zero_points
     model = parameters[data.exposure] if nz else np.zeros(data.n_used)
     for rows, _ in data.blocks():
@@ -370,26 +431,29 @@ def _predict(
 
 def _collect(
     data: PreparedObservations,
-    design: Design,
+    wide: Design,
+    reported: Design,
     fit: _Fit,
-    gauge: Gauge,
-    choice: OrderChoice | None,
+    choice: OrderChoice,
     epoch_id: np.ndarray,
 ) -> StarFlat:
-    """Take the result apart and say what was found."""
-    covariance = fit.solution.compute_covariance()
-    parameters = fit.solution.parameters
-    nz, before = design.n_zero_points, design.n_before
+    """Take the result apart and assess it."""
+    size = reported.size
+    covariance = fit.solution.compute_covariance()[:size, :size]
+    parameters = fit.solution.parameters[:size]
+    nz, before = wide.n_zero_points, wide.n_before
     contrasts = _make_contrasts(len(epoch_id)) if epoch_id.size else np.empty((0, 0))
-    spread = np.kron(contrasts, np.eye(design.n_epoch_modes))
-    moving = parameters[nz:before].reshape(contrasts.shape[1], design.n_epoch_modes)
+    spread = np.kron(contrasts, np.eye(wide.n_epoch_modes))
+    moving = parameters[nz:before].reshape(contrasts.shape[1], wide.n_epoch_modes)
     total = data.sum_by_star(fit.weight)
     zero_point, zero_point_err = np.zeros(data.n_exposures), np.zeros(data.n_exposures)
     if nz:
         zero_point, zero_point_err = parameters[:nz], np.sqrt(np.diag(covariance)[:nz])
     order = np.argsort(data.star_id)
-    flat = StarFlat(
-        basis=design.basis,
+    variance = np.diag(covariance)[before:]
+    normal = fit.normal.truncate(size)
+    return StarFlat(
+        basis=reported.basis,
         coefficients=parameters[before:],
         covariance=covariance[before:, before:],
         epoch_id=epoch_id,
@@ -398,22 +462,15 @@ def _collect(
         exposure_id=data.exposure_id,
         zero_point=zero_point,
         zero_point_err=zero_point_err,
-        zero_point_scatter=fit.scatter,
+        zero_point_scatter=fit.scatter if nz else 0.0,
         star_id=data.star_id[order],
         star_ln_flux=fit.ln_flux[order],
         star_ln_flux_err=(1 / np.sqrt(np.where(total > 0, total, np.nan)))[order],
         star_excess=fit.excess[order],
         noise=fit.noise,
-        gauge=gauge,
+        gauge=assess_gauge(data, reported, normal, variance, zero_point, fit.weight, fit.scatter),
         choice=choice,
         n_used=data.n_used,
         n_outliers=int(np.sum(fit.weight == 0)),
         n_left_out=data.n_left_out,
     )
-    log.info(
-        "Star flat of order %d from %d measurements of %d stars in %d exposures: sigma %.3f %%, "
-        "%.3f %% without the plane; zero points scatter by %.3f %%, %d outliers",
-        *(flat.order, flat.n_used, data.n_stars, data.n_exposures),
-        *(100 * flat.sigma, 100 * flat.sigma_without_plane, 100 * fit.scatter, flat.n_outliers),
-    )
-    return flat

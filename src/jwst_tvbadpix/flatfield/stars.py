@@ -11,11 +11,19 @@ from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from photutils.background import Background2D, LocalBackground
 from photutils.detection import DAOStarFinder
 from photutils.psf import ImagePSF, PSFPhotometry, SourceGrouper
+from photutils.utils.exceptions import NoDetectionsWarning
 from scipy.spatial import KDTree
 
 from ..errors import EvidenceError
 
-__all__ = ["SkyOfPixel", "StarTable", "compute_area_ratio", "find_stars", "fit_psf", "sum_apertures"]
+__all__ = [
+    "SkyOfPixel",
+    "StarTable",
+    "compute_area_ratio",
+    "find_stars",
+    "fit_psf",
+    "sum_apertures",
+]
 
 # ra, dec [deg] of x, y [pixel, 0-based].
 SkyOfPixel = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -96,7 +104,7 @@ def find_stars(
         roundness_range=_ROUNDNESS,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "No sources were found", AstropyUserWarning)
+        warnings.simplefilter("ignore", NoDetectionsWarning)
         found = finder(np.where(bad, 0.0, data - background.background), mask=bad)
     if found is None:
         return np.empty(0), np.empty(0)
@@ -224,21 +232,16 @@ def fit_psf(
             error=np.where(bad, np.median(err[~bad]), err),
             init_params=start,
         )
-    columns = [
-        np.ma.filled(np.ma.asarray(fitted[name], float), np.nan)
-        for name in ("x_fit", "y_fit", "flux_fit", "flux_err")
-    ]
-    ny, nx = data.shape
-    column, row = (
-        np.clip(np.rint(np.nan_to_num(values)), 0, n - 1).astype(int)
-        for values, n in zip(columns[:2], (nx, ny), strict=True)
+    new_x, new_y, flux, flux_err = (
+        _fill(fitted[name]) for name in ("x_fit", "y_fit", "flux_fit", "flux_err")
     )
-    usable = np.all(np.isfinite(columns), axis=0) & ~bad[row, column] & (columns[3] > 0)
-    flux, flux_err = (np.where(usable, values, np.nan) for values in columns[2:])
+    usable = np.isfinite(new_x) & np.isfinite(new_y) & np.isfinite(flux) & (flux_err > 0)
+    usable &= _is_good_at(~bad, new_x, new_y)
     return StarTable(
-        *(np.where(usable, new, old) for new, old in zip(columns[:2], (x, y), strict=True)),
-        flux,
-        flux_err,
+        np.where(usable, new_x, x),
+        np.where(usable, new_y, y),
+        np.where(usable, flux, np.nan),
+        np.where(usable, flux_err, np.nan),
     )
 
 
@@ -279,9 +282,24 @@ def compute_area_ratio(sky: SkyOfPixel, field: np.ndarray) -> np.ndarray:
 
 
 def _point(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Unit vectors of ra, dec [deg]: shape (3, n)."""
+    """Compute unit vectors of ra, dec [deg]: shape (3, n)."""
     lon, lat = np.deg2rad(ra), np.deg2rad(dec)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+
+
+def _fill(column: np.ndarray) -> np.ndarray:
+    """Take a column of a table that may be masked: float64, NaN where it is."""
+    return np.ma.filled(np.ma.asarray(column, float), np.nan)
+
+
+def _is_good_at(good: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Tell whether the pixel nearest to each position is good; outside the frame none is."""
+    ny, nx = good.shape
+    column, row = (np.rint(np.nan_to_num(values, nan=-1.0)) for values in (x, y))
+    inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
+    found = np.zeros(len(x), bool)
+    found[inside] = good[row[inside].astype(int), column[inside].astype(int)]
+    return found
 
 
 def _find_isolated(positions: np.ndarray, distance: float) -> np.ndarray:

@@ -15,6 +15,8 @@ __all__ = ["NoiseModel", "compute_huber", "compute_redescending", "find_variable
 _CLIP = 3.0
 # Variance of a unit Gaussian cut at +-_CLIP.
 _CLIPPED_VARIANCE = 1 - 2 * _CLIP * norm.pdf(_CLIP) / (1 - 2 * norm.sf(_CLIP))
+# Where the variances given scatter by less than this share, no floor is told from their scale.
+_DISTINCT = 0.1
 # Residuals that the noise is found from, at most.
 _ENOUGH = 100_000
 # Huber's corner [sigma]: 95 % efficient at 1.345, more above; it only leads to the weights below.
@@ -76,7 +78,10 @@ def fit_noise(
     some = slice(None, None, 1 + len(given) // _ENOUGH)
     squared, given = squared[some], given[some]
     variance = given * (1.4826**2 * bn.median(squared / given))
-    columns = np.column_stack([given, np.full_like(given, given.mean())])
+    floor = np.full_like(given, given.mean())
+    if given.std() < _DISTINCT * given.mean():
+        floor[:] = 0
+    columns = np.column_stack([given, floor])
     solution = np.zeros(2)
     for _ in range(12):
         used = squared < _CLIP**2 * variance
