@@ -403,6 +403,10 @@ def test_too_few_stars_are_an_error():
         solve_star_flat(as_observations(columns[:, first]), FIELD)
     with pytest.raises(EvidenceError, match="two positions or more, found none"):
         solve_star_flat(as_observations(columns[:, :0]), FIELD)
+    with pytest.raises(EvidenceError, match="order 0"):
+        solve_star_flat(observations, FIELD, order=0)
+    with pytest.raises(EvidenceError, match="found -1"):
+        solve_star_flat(observations, FIELD, zero_point_scatter=-1)
     with pytest.raises(EvidenceError, match="columns of one length"):
         StarObservations(*columns[:5], columns[5, :-1])
 

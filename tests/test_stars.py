@@ -10,7 +10,9 @@ from jwst_tvbadpix.flatfield import (
     compute_area_ratio,
     find_stars,
     fit_psf,
+    make_basis,
     match_stars,
+    solve_star_flat,
     sum_apertures,
 )
 
@@ -112,6 +114,12 @@ def test_apertures_refuse_what_they_cannot_measure():
     np.testing.assert_array_equal(np.isfinite(table.flux), [0, 0, 0, 0, 0, 1])
     np.testing.assert_array_equal(np.isfinite(table.flux_err), np.isfinite(table.flux))
     assert table.n_measured == 1
+    faint = np.array([5000.0, 60.0])
+    image, err = draw_image(np.array([60.0, 66.0]), np.array([60.0, 60.0]), faint)
+    table = sum_apertures(
+        image, err, np.ones(SHAPE, bool), [60.0, 66.0], [60.0, 60.0], radius=5, annulus=(7, 11)
+    )
+    np.testing.assert_array_equal(np.isfinite(table.flux), [True, False])
     none = sum_apertures(image, err, good, np.empty(0), np.empty(0), radius=5, annulus=(7, 11))
     assert none.n_measured == 0
 
@@ -271,3 +279,48 @@ def test_a_wcs_that_ends_within_the_field_is_an_error():
         compute_area_ratio(boxed, field)
     field[:, 199:] = False
     assert np.isfinite(compute_area_ratio(boxed, field)[field]).all()
+
+
+# -------------------------------------------------------------------------------- end to end
+
+
+def test_from_images_to_a_star_flat():
+    """Images of one sky through a response, at two rolls, with wrong pointings."""
+    rng = np.random.default_rng(12)
+    field = np.zeros(SHAPE, bool)
+    field[12:-12, 12:-12] = True
+    basis = make_basis(field, 2)
+    truth = np.array([0.02, -0.01, 0.015, 0.0, -0.02])
+    ra, dec, flux = draw_isolated_sky(rng)
+    tables, skies = [], []
+    for j in range(14):
+        east, north = rng.uniform(-45, 45, 2) * SCALE_DEG
+        pointing = (80 + east / np.cos(np.deg2rad(-69.5)), -69.5 + north)
+        wcs = make_wcs(*pointing, roll_deg=90.0 * (j % 2))
+        x, y = wcs.world_to_pixel_values(ra, dec)
+        k = np.flatnonzero((x > -8) & (x < SHAPE[1] + 8) & (y > -8) & (y < SHAPE[0] + 8))
+        seen = flux[k] * np.exp(basis.evaluate(x[k], y[k]) @ truth) * rng.normal(1, 0.002)
+        image, err = draw_image(x[k], y[k], seen, seed=j, noise=1.0)
+        good = rng.uniform(size=SHAPE) > 0.0005
+        found = find_stars(image, good, fwhm=FWHM)
+        tables.append(sum_apertures(image, err, good, *found, radius=5, annulus=(7, 11)))
+        skies.append(as_sky(make_wcs(pointing[0], pointing[1] + 1 / 3600, roll_deg=90.0 * (j % 2))))
+    matched = match_stars(tables, skies)
+    flat = solve_star_flat(matched.observations, field, order=2)
+    assert flat.gauge.n_null == 1
+    error = flat.coefficients - truth
+    sigma = np.sqrt(np.diag(flat.covariance))
+    assert np.all(np.abs(error) < 4.5 * sigma)
+    assert flat.sigma < 0.003
+
+
+def draw_isolated_sky(rng):
+    """Stars on a shaken grid, 24 pixels apart, and their fluxes."""
+    u, v = (w.ravel() for w in np.meshgrid(np.arange(-180, 181, 24), np.arange(-180, 181, 24)))
+    u, v = (w + rng.uniform(-5, 5, w.size) for w in (u, v))
+    dec = -69.5 + v * SCALE_DEG
+    return (
+        80 + u * SCALE_DEG / np.cos(np.deg2rad(dec)),
+        dec,
+        10 ** rng.uniform(3.8, 4.6, u.size),
+    )

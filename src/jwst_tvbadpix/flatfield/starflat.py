@@ -212,10 +212,14 @@ def solve_star_flat(
     van der Marel 2003, ISR ACS 2003-10; Padmanabhan et al. 2008, ApJ 674, 1217; Holmes, Hogg &
     Rix 2012, PASP 124, 1219.
     """
+    if zero_point_scatter is not None and not zero_point_scatter >= 0:
+        raise EvidenceError(
+            f"expected a zero_point_scatter of 0 or more, found {zero_point_scatter}; give a "
+            "width in ln flux, inf for free zero points, or None to have it found"
+        )
     field = np.asarray(field, bool)
-    data = prepare_observations(
-        observations, make_basis(field, order or 1), least_snr=least_snr, n_folds=_N_FOLDS
-    )
+    inside = make_basis(field, 1 if order is None else order)
+    data = prepare_observations(observations, inside, least_snr=least_snr, n_folds=_N_FOLDS)
     whole = replace(data, fold=np.zeros_like(data.fold))
     contrast, epoch_id = _contrast_epochs(data, epoch)
     n_zero_points = 0 if zero_point_scatter == 0 else data.n_exposures

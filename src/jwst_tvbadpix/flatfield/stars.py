@@ -30,6 +30,8 @@ SkyOfPixel = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 # Box of the background that stars are found above, and least share of good pixels in it.
 _BOX, _LEAST_GOOD = 32, 0.2
+# Light of a neighbour's core, over that of the star's, that does not matter; its radius [pixel].
+_MOST_NEIGHBOUR, _CORE = 0.02, 1.0
 # Shape that a star may have (DAOFIND's sharpness and roundness): single pixels are sharper,
 # galaxies and edges of masks are less round.
 _SHARPNESS, _ROUNDNESS = (0.2, 1.0), (-0.7, 0.7)
@@ -142,7 +144,8 @@ def sum_apertures(
     -------
     StarTable
         NaN for stars whose circle holds a pixel that is not good or leaves the frame, whose ring
-        is not half good, or that have another star within twice the radius. The light beyond
+        is not half good, or that have a star of 2 % of their light within twice the radius: the
+        circle would cut it differently in each exposure. The light beyond
         the circle is the same share of every star and of no concern to a star flat.
 
     Notes
@@ -162,8 +165,10 @@ def sum_apertures(
     level = ApertureStats(clean, ring, mask=bad, sum_method="center")
     n_ring = np.asarray(level.center_aper_area.value, float)
     usable = (n_bad == 0) & (area > circle.area * (1 - 1e-6)) & (n_ring > 0.5 * ring.area)
-    usable &= _find_isolated(positions, 2 * radius)
     flux = circle.do_photometry(clean)[0] - np.asarray(level.median) * circle.area
+    core = CircularAperture(positions, _CORE)
+    height = core.do_photometry(clean)[0] - np.asarray(level.median) * core.area
+    usable &= _find_isolated(positions, height, 2 * radius)
     # The error of a median is sqrt(pi / 2) that of the mean.
     of_level = np.pi / 2 * np.asarray(level.std) ** 2 / np.maximum(n_ring, 1)
     flux_err = np.sqrt(circle.do_photometry(variance)[0] + circle.area**2 * of_level)
@@ -302,9 +307,10 @@ def _is_good_at(good: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return found
 
 
-def _find_isolated(positions: np.ndarray, distance: float) -> np.ndarray:
-    """Tell which positions (n, 2) have no other within a distance: bool (n,)."""
-    crowded = KDTree(positions).query_pairs(distance, output_type="ndarray")
+def _find_isolated(positions: np.ndarray, height: np.ndarray, distance: float) -> np.ndarray:
+    """Tell which positions (n, 2) have no star that matters within a distance: bool (n,)."""
+    pairs = KDTree(positions).query_pairs(distance, output_type="ndarray")
+    one, other = np.concatenate([pairs, pairs[:, ::-1]]).T
     isolated = np.ones(len(positions), bool)
-    isolated[crowded.ravel()] = False
+    isolated[one[~(height[other] <= _MOST_NEIGHBOUR * height[one])]] = False
     return isolated
