@@ -304,6 +304,42 @@ def test_the_forecast_roll_does_what_it_said():
     assert found == pytest.approx(said, rel=0.3)
 
 
+def test_a_distorted_camera_has_the_same_gauge():
+    """Zero points imitate what is linear on the sky, a plane and a little more on the detector."""
+    observations, _, _ = draw(15, n_exposures=20)
+    columns = as_columns(observations)
+    u, v = (columns[2] - 80) / 60, (columns[3] - 80) / 80
+    columns[2] += 1.5 * u * v - u * u
+    columns[3] += 1.5 * v * v - u * v
+    gauge = solve_star_flat(as_observations(columns), FIELD, order=6).gauge
+    assert gauge.weakest > 0.05
+    assert not gauge.ill_determined
+    assert gauge.gradient_sigma_free > 10 * gauge.gradient_sigma
+
+
+@pytest.mark.parametrize("n_exposures", [3, 4])
+def test_few_exposures_give_what_they_can(n_exposures):
+    observations, truth, _ = draw(40, n_exposures=n_exposures, n_stars=600)
+    flat = solve_star_flat(observations, FIELD)
+    error = (flat.coefficients - truth[: len(flat.coefficients)])[flat.basis.degree == 2]
+    sigma = np.sqrt(np.diag(flat.covariance))[flat.basis.degree == 2]
+    assert np.all(np.abs(error) < 4.5 * sigma)
+
+
+def test_two_exposures_do_not_see_curvature_across_their_dither():
+    observations, _, _ = draw(40, n_exposures=2, n_stars=600)
+    with pytest.raises(EvidenceError, match="ill-determined"):
+        solve_star_flat(observations, FIELD)
+
+
+def test_data_without_noise_give_the_truth():
+    observations, truth, _ = draw(41, relative_err=1e-12, rolls_deg=(0, 90))
+    columns = as_columns(observations)
+    columns[5] = ERR * columns[4]
+    flat = solve_star_flat(as_observations(columns), FIELD, order=2)
+    assert np.all(np.abs(flat.coefficients - truth) < 1e-5)
+
+
 def test_known_zero_points_leave_only_the_constant():
     observations, truth, _ = draw(17, zero_point_scatter=0.0)
     flat = solve_star_flat(observations, FIELD, order=2, zero_point_scatter=0)

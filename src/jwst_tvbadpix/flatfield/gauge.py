@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 # Share of the information that a mode keeps when the fluxes of the stars and the zero points are
 # unknown: none at all (rounding), and too little to trust.
 _NONE, _LITTLE = 1e-8, 1e-3
+# Share of planes in a combination of modes that zero points imitate.
+_MOSTLY = 0.5
 # Rolls that are forecast [deg], and rows that a forecast is made of, at most.
 _ROLLS_DEG = (2.0, 5.0, 10.0, 20.0, 45.0, 90.0, 180.0)
 _FORECAST_ROWS = 20_000
@@ -202,17 +204,23 @@ def _split(design: Design, normal: NormalEquations) -> tuple[np.ndarray, np.ndar
 
 
 def _find_weakest(free: np.ndarray, known: np.ndarray, n_gauge: int) -> tuple[float, np.ndarray]:
-    """Least share of information of the modes beyond the gauge, and which combination it is."""
-    beyond, reference = eliminate(free, n_gauge), known[n_gauge:, n_gauge:]
-    if not beyond.size:
-        return 1.0, np.zeros(len(free))
+    """Least share of information beyond the gauge, and the combination of modes that keeps it.
+
+    The gauge is what zero points can imitate: functions linear on the sky. Through a distorted
+    camera these are planes plus a little of all other modes, so they are not taken to be the
+    modes of degree 1 but, among the weakest combinations, at most two that are mostly plane.
+    """
     try:
-        values, vectors = eigh(beyond, reference, subset_by_index=[0, 0])
+        shares, vectors = eigh(free, known)
     except np.linalg.LinAlgError:
         return 0.0, np.zeros(len(free))
-    mode = np.concatenate([np.zeros(n_gauge), vectors[:, 0]])
-    mode *= np.sign(mode[np.argmax(np.abs(mode))])
-    return max(float(values[0]), 0.0), mode / np.linalg.norm(mode)
+    plane = np.sum(vectors[:2] ** 2, axis=0) / np.sum(vectors**2, axis=0)
+    imitated = np.flatnonzero(plane > _MOSTLY)[:n_gauge]
+    beyond = np.setdiff1d(np.arange(len(shares)), imitated)
+    if not len(beyond):
+        return 1.0, np.zeros(len(free))
+    mode = vectors[:, beyond[0]] / np.linalg.norm(vectors[:, beyond[0]])
+    return max(float(shares[beyond[0]]), 0.0), mode * np.sign(mode[np.argmax(np.abs(mode))])
 
 
 def _compute_gradient_sigma(free: np.ndarray, known: np.ndarray) -> float:

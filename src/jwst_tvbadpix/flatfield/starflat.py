@@ -356,8 +356,9 @@ def _reweight(
 def _start(data: PreparedObservations, design: Design) -> _Fit:
     """Take each star's median flux, and the errors as they were given."""
     by_flux = np.lexsort((data.flux, data.star))
-    middle = (data.start[:-1] + data.start[1:] - 1) // 2
-    flux = np.maximum(data.flux[by_flux][middle], data.flux_err[by_flux][middle])
+    ends, flux = data.start[:-1] + data.start[1:], data.flux[by_flux]
+    # The mean of both middle values: residuals of stars measured twice are then not zero.
+    flux = np.maximum((flux[(ends - 1) // 2] + flux[ends // 2]) / 2, data.flux_err[data.start[:-1]])
     ln_flux = np.log(flux)
     empty = NormalEquations(np.zeros((0, 0, 0)), np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)))
     model = ln_flux[data.star]

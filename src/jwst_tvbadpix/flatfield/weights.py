@@ -15,6 +15,8 @@ __all__ = ["NoiseModel", "compute_huber", "compute_redescending", "find_variable
 _CLIP = 3.0
 # Variance of a unit Gaussian cut at +-_CLIP.
 _CLIPPED_VARIANCE = 1 - 2 * _CLIP * norm.pdf(_CLIP) / (1 - 2 * norm.sf(_CLIP))
+# Errors are not overstated by more than this: data without any noise must not get all weight.
+_LEAST_SCALE = 0.01
 # Where the variances given scatter by less than this share, no floor is told from their scale.
 _DISTINCT = 0.1
 # Residuals that the noise is found from, at most.
@@ -77,7 +79,8 @@ def fit_noise(
     given = relative_err**2
     some = slice(None, None, 1 + len(given) // _ENOUGH)
     squared, given = squared[some], given[some]
-    variance = given * (1.4826**2 * bn.median(squared / given))
+    scale = max(1.4826 * np.sqrt(bn.median(squared / given)), _LEAST_SCALE)
+    variance = given * scale**2
     floor = np.full_like(given, given.mean())
     if given.std() < _DISTINCT * given.mean():
         floor[:] = 0
@@ -89,10 +92,11 @@ def fit_noise(
         previous = solution
         scaled = columns[used] * root[:, None]
         solution = nnls(scaled, squared[used] * root)[0] / _CLIPPED_VARIANCE
-        variance = np.maximum(columns @ solution, 1e-30)
+        variance = np.maximum(columns @ solution, _LEAST_SCALE**2 * given)
         if np.allclose(solution, previous, rtol=1e-3, atol=1e-6):
             break
-    return NoiseModel(float(np.sqrt(solution[0])), float(np.sqrt(solution[1] * given.mean())))
+    scale = max(float(np.sqrt(solution[0])), _LEAST_SCALE)
+    return NoiseModel(scale, float(np.sqrt(solution[1] * given.mean())))
 
 
 def compute_huber(standardised: np.ndarray) -> np.ndarray:
