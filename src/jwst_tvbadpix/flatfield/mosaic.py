@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
+from scipy import ndimage
 from scipy.interpolate import RectBivariateSpline
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -157,7 +158,14 @@ def _search(
     np.divide(total, np.sqrt(weight, where=seen, out=np.ones_like(weight)), out=total)
     found = detect_stars(total.reshape(shape), seen.reshape(shape), 1.0, run.settings.fwhm)
     row, column = (np.floor(a + 0.5).astype(int) for a in (found.y, found.x))
-    flux = found.flux / np.sqrt(np.maximum(weight.reshape(shape)[row, column], 1e-30))
+    # A maximum may lie on a pixel that nothing fell on.
+    around = [
+        ndimage.uniform_filter(m.reshape(shape).astype(np.float32), 3) for m in (weight, seen)
+    ]
+    depth = around[0][row, column] / np.maximum(around[1][row, column], 0.1)
+    kept = around[1][row, column] > 0.1
+    flux = found.flux[kept] / np.sqrt(depth[kept])
+    found = Stars(found.x[kept], found.y[kept], flux)
     return Stars(found.x + u0, found.y + v0, flux)
 
 

@@ -23,12 +23,14 @@ __all__ = [
 _REACH_FWHM, _REACH = 32.0, (12, 100)
 # Radius of the aperture that defines the flux of a star [FWHM].
 _APERTURE_FWHM = 1.5
-# Least share of the light in the aperture that must be measured (saturated cores are not).
+# Least share of the light in a ring that must be measured (that of saturated cores is not).
 _LEAST_LIGHT = 0.5
 # The profile is smoothed from these radii on [FWHM], with these widths [pixel].
 _SMOOTHING = ((4.0, 1.0), (10.0, 2.0))
 # Light below this fraction of the noise of one pixel is not rendered.
 _FAINTEST = 0.03
+# Rounds in which overlapping stars share their light.
+_FLUX_ROUNDS = 3
 # Stars of one exposure whose surroundings show the profile.
 _N_BRIGHT = 8
 # Smoothing, threshold and growth of what is left of the sky after the stars are subtracted.
@@ -222,44 +224,46 @@ def measure_stars(
         wings; a star of which nothing is seen keeps its flux.
     """
     flux = np.maximum(stars.flux, 0)
-    for _ in range(3):
-        rest = image - render_stars(Stars(stars.x, stars.y, flux), profile, image.shape, noise)
-        flux = np.maximum(flux + _correct(rest, good, stars, flux, profile), 0)
+    core = _sum_around((good,), good, stars, profile, 0.0, profile.aperture)[1] >= _LEAST_LIGHT
+    for _ in range(_FLUX_ROUNDS):
+        light = render_stars(Stars(stars.x, stars.y, flux), profile, image.shape, noise)
+        for chosen, ring in (
+            (np.flatnonzero(core), (0.0, profile.aperture)),
+            (np.flatnonzero(~core), (profile.aperture, 3 * profile.aperture)),
+        ):
+            some = Stars(stars.x[chosen], stars.y[chosen], flux[chosen])
+            (seen, expected), held = _sum_around((image, light), good, some, profile, *ring)
+            radius = _ring_radius(profile.reach)
+            whole = profile.image[(radius >= ring[0]) & (radius <= ring[1])].sum()
+            # A share of all the light there: neighbours that overlap do not count it twice.
+            measured = (expected > 0) & (held >= _LEAST_LIGHT * whole)
+            share = np.divide(seen, expected, out=np.ones(seen.size), where=measured)
+            flux[chosen] *= np.clip(share, 0, 10)
     return Stars(stars.x, stars.y, flux)
 
 
-def _correct(
-    rest: np.ndarray, good: np.ndarray, stars: Stars, flux: np.ndarray, profile: Profile
-) -> np.ndarray:
-    """Compute what the light left in the aperture (or in the wings) adds to each flux."""
-    inner = _sum_around(rest, good, stars, profile, 0.0, profile.aperture)
-    outer = _sum_around(rest, good, stars, profile, profile.aperture, 3 * profile.aperture)
-    total = np.where(inner[1] >= _LEAST_LIGHT, inner[0] / np.maximum(inner[1], 1e-9), 0.0)
-    wings = (inner[1] < _LEAST_LIGHT) & (outer[1] > 0.02)
-    return np.where(wings, outer[0] / np.maximum(outer[1], 1e-9), total)
-
-
 def _sum_around(
-    rest: np.ndarray,
+    images: Sequence[np.ndarray],
     good: np.ndarray,
     stars: Stars,
     profile: Profile,
     inner: float,
     outer: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sum a ring of good pixels about each star: of an image, and of the profile."""
+    """Sum a ring of good pixels about each star: of images (n_images, n), and of the profile."""
     x, y = (np.floor(a + 0.5).astype(int) for a in (stars.x, stars.y))
-    total, light = np.zeros(x.size), np.zeros(x.size)
+    total, light = np.zeros((len(images), x.size)), np.zeros(x.size)
     reach = min(int(outer), profile.reach)
     for dy in range(-reach, reach + 1):
         for dx in range(-reach, reach + 1):
-            if not inner <= np.hypot(dy, dx) <= outer or (inner and dy == dx == 0):
+            if not inner <= np.hypot(dy, dx) <= outer:
                 continue
             yy, xx = y + dy, x + dx
-            inside = (yy >= 0) & (yy < rest.shape[0]) & (xx >= 0) & (xx < rest.shape[1])
+            inside = (yy >= 0) & (yy < good.shape[0]) & (xx >= 0) & (xx < good.shape[1])
             yy, xx = np.where(inside, yy, 0), np.where(inside, xx, 0)
             used = inside & good[yy, xx]
-            total += np.where(used, rest[yy, xx], 0)
+            for row, image in zip(total, images, strict=True):
+                row += np.where(used, image[yy, xx], 0)
             light += used * float(profile.image[profile.reach + dy, profile.reach + dx])
     return total, light
 

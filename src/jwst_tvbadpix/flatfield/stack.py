@@ -43,6 +43,8 @@ _MOST_LIGHT, _DARK = 5.0, 1.0
 _N_PROFILE, _PROFILE_ROUNDS = 15, 2
 # Least share of an exposure, and of the lit detector, that must be sky.
 _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
+# 80th percentile of the modulus of a normal deviate.
+_PERCENTILE_80 = 1.2816
 # Pointings further apart than this [FWHM] are different; so many are needed.
 _DITHER_FWHM, _LEAST_POINTINGS = 1.5, 3
 
@@ -187,10 +189,15 @@ def stack_flat(
         run, looks = _improve(run, looks, sums)
         looks = average_fluxes(looks, run, profile.aperture)
     del sums
+    weighed = looks
     looks, sums = _refine(run, looks, profile, measure=False, n_groups=int(run.groups.max()) + 1)
     run, looks = _improve(run, looks, sums)
     _check_coverage(run, sums)
-    return _assemble(run, looks, sums, profile, transients, excluded, region, n_pointings)
+    stack = _assemble(run, looks, sums, profile, transients, excluded, region, n_pointings)
+    # The errors were scaled by what the pass before found; what this one finds is better.
+    growth = np.mean([look.scale for look in looks]) / np.mean([look.scale for look in weighed])
+    random = stack.err_random * np.float32(np.sqrt(growth))
+    return replace(stack, err_random=random, err=np.hypot(random, stack.err_systematic))
 
 
 def _start(
@@ -354,8 +361,9 @@ def _refine(
         sample = (slice(None, None, SPARSE), slice(None, None, 3))
         dark = used[sample] & (light[sample] < _DARK * frame.noise)
         pull = np.abs(relative[sample][dark]) / np.sqrt(given[sample][dark])
-        # Each residual holds a part of the mean that it is compared with.
-        scatter = 1.4826**2 * float(bn.median(pull)) ** 2 if pull.size else np.nan
+        # Each residual holds a part of the mean that it is compared with. A median of |pull| would
+        # be too low at first: one exposure is the median itself.
+        scatter = (float(np.percentile(pull, 80)) / _PERCENTILE_80) ** 2 if pull.size else np.nan
         scale = look.scale * scatter / (1 - 1 / len(looks))
         run.tell()
         counted = np.where(weight > 0, given, 0) * (weight * weight / np.float32(look.scale))
