@@ -84,8 +84,7 @@ def make_field(
     flux = np.minimum(faintest * rng.uniform(1e-9, 1, n_stars) ** (-1 / 0.9), brightest)
     if levels is None:
         levels = level * (1 + 0.02 * rng.normal(size=n_exp))
-    yy, xx = np.mgrid[:ny, :nx]
-    u = 2 * xx / nx - 1
+    u = 2 * np.arange(nx) / nx - 1
     rate, err = (np.empty((n_exp, ny, nx), np.float32) for _ in range(2))
     for k in range(n_exp):
         image = levels[k] * (1 + structure * u * (k / n_exp - 0.5))

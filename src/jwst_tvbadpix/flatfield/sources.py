@@ -31,6 +31,8 @@ _SMOOTHING = ((4.0, 1.0), (10.0, 2.0))
 _FAINTEST = 0.03
 # Rounds in which overlapping stars share their light.
 _FLUX_ROUNDS = 3
+# Least light in the brightest pixel beside a maximum, over that of a Gaussian star.
+_LEAST_BESIDE = 0.4
 # Stars of one exposure whose surroundings show the profile.
 _N_BRIGHT = 8
 # Smoothing, threshold and growth of what is left of the sky after the stars are subtracted.
@@ -179,11 +181,28 @@ def detect_stars(
     above = smooth > limit
     peaks = above & (smooth == ndimage.maximum_filter(smooth, size=size))
     y, x = np.nonzero(peaks)
+    stellar = ~_find_hits(image, good, y, x, noise, fwhm)
+    y, x = y[stellar], x[stellar]
     order = np.lexsort((x, y, -smooth[y, x]))
     y, x = y[order], x[order]
     dy, dx = _find_vertex(smooth, y, x)
     flux = smooth[y, x].astype(float) * 4 * np.pi * sigma**2
     return Stars(x + dx, y + dy, flux)
+
+
+def _find_hits(
+    image: np.ndarray, good: np.ndarray, y: np.ndarray, x: np.ndarray, noise: float, fwhm: float
+) -> np.ndarray:
+    """Mark maxima of a single pixel, which no star makes: cosmic rays, hot pixels."""
+    peak, beside = np.where(good[y, x], image[y, x], -np.inf), np.full(y.size, -np.inf)
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
+        yy, xx = y + dy, x + dx
+        inside = (yy >= 0) & (yy < image.shape[0]) & (xx >= 0) & (xx < image.shape[1])
+        yy, xx = np.where(inside, yy, 0), np.where(inside, xx, 0)
+        seen = inside & good[yy, xx]
+        beside = np.maximum(beside, np.where(seen, image[yy, xx], -np.inf))
+    expected = _LEAST_BESIDE * np.exp(-4 * np.log(2) / fwhm**2) * peak
+    return np.isfinite(beside) & (expected - beside > 2 * noise)
 
 
 def _find_vertex(smooth: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -393,7 +412,9 @@ def find_extended(rest: np.ndarray, good: np.ndarray, noise: float) -> np.ndarra
     """
     sigma = _EXTENDED_SIGMA
     weight = ndimage.gaussian_filter(good.astype(np.float32), sigma, truncate=3)
-    smooth = ndimage.gaussian_filter(np.where(good, rest, np.float32(0)), sigma, truncate=3)
+    # A single pixel, however bright, is left to the clipping of residuals.
+    clipped = np.clip(np.where(good, rest, np.float32(0)), -5 * noise, 5 * noise)
+    smooth = ndimage.gaussian_filter(clipped, sigma, truncate=3)
     limit = 5.0 * noise / (2 * np.sqrt(np.pi) * sigma)
     marked = np.abs(smooth) > limit * np.sqrt(np.maximum(weight, 0.05))
     if not marked.any():
