@@ -266,13 +266,14 @@ class Lazy:
 
 def test_memory_does_not_grow_with_the_number_of_exposures():
     peaks = []
-    for n in (12, 24):
+    for n in (10, 40):
         exposures = Lazy(n)
         tracemalloc.start()
         stack_flat(exposures, np.arange(n) * 4 // n, np.arange(n), settings=SETTINGS)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.1 * peaks[0]
+    # The data are four times as many; what two threads hold at once varies a little.
+    assert peaks[1] < 1.25 * peaks[0]
 
 
 def test_progress_is_told(field):

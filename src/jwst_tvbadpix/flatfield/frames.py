@@ -1,7 +1,7 @@
 """One exposure at a time: flat-fielded by what is known so far, and weighed."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import bottleneck as bn
@@ -100,6 +100,8 @@ class Look:
         Share of the lit pixels that sources hide.
     noise : float
         Median 1-sigma error of a pixel of the flat-fielded image.
+    members : ndarray of int, shape of the stars
+        Their numbers in the catalogue of the combined sky, where there is one.
     """
 
     index: int
@@ -108,6 +110,7 @@ class Look:
     scale: float = 1.0
     masked: float = 0.0
     noise: float = np.nan
+    members: np.ndarray = field(default_factory=lambda: np.empty(0, int))
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,24 +134,16 @@ def merge_flats(
     """
     shape = stack.flat.shape
     _check(stack, star, area)
-    region = stack.region & np.isfinite(stack.flat) & np.isfinite(area) & (area > 0)
-    if star is not None:
-        order = star.order
-        region &= np.isfinite(star.response) & (star.response > 0)
-    if region.sum() < _PIXELS_PER_TERM * (1 + len(list_terms(order))):
-        raise EvidenceError(
-            f"expected at least {_PIXELS_PER_TERM} pixels with sky response, area and star "
-            f"response for each of the {1 + len(list_terms(order))} terms of order {order}, found "
-            f"{int(region.sum())}; give maps that overlap, or a lower order"
-        )
+    order = order if star is None else star.order
+    region = _find_region(stack, star, area, order)
     known = np.isfinite(area) & (area > 0)
     relative = np.where(known, area / area[region].mean(), 1.0)
     sky = stack.flat.astype(np.float64) / relative
     smooth, smooth_err = _fit_smooth(sky, region, order)
     l_sky = smooth * relative
     p_flat = stack.flat / l_sky
-    random = stack.err_random / stack.flat
-    systematic = stack.err_systematic / stack.flat
+    with np.errstate(divide="ignore", invalid="ignore"):
+        random, systematic = stack.err_random / stack.flat, stack.err_systematic / stack.flat
     ratio, ratio_err = (np.full(shape, np.nan) for _ in range(2))
     l_flat = l_sky
     if star is not None:
@@ -164,9 +156,11 @@ def merge_flats(
     flat = p_flat * l_flat
     scale = flat[region].mean()
     flat, l_flat = flat / scale, l_flat / scale
+    with np.errstate(invalid="ignore"):
+        err = flat * np.hypot(random, systematic)
     flags = make_flags(
         flat,
-        flat * np.hypot(random, systematic),
+        err,
         stack.coverage,
         non_science=non_science,
         least_response=least_response,
@@ -248,6 +242,23 @@ def _check(stack: StackedFlat, star: StarResponse | None, area: np.ndarray) -> N
             )
 
 
+def _find_region(
+    stack: StackedFlat, star: StarResponse | None, area: np.ndarray, order: int
+) -> np.ndarray:
+    """Mark the pixels of the region that all maps cover; raise when they are too few."""
+    region = stack.region & np.isfinite(stack.flat) & np.isfinite(area) & (area > 0)
+    if star is not None:
+        region &= np.isfinite(star.response) & (star.response > 0)
+    n_terms = 1 + len(list_terms(order))
+    if region.sum() < _PIXELS_PER_TERM * n_terms:
+        raise EvidenceError(
+            f"expected at least {_PIXELS_PER_TERM} pixels with sky response, area and star "
+            f"response for each of the {n_terms} terms of order {order}, found "
+            f"{int(region.sum())}; give maps that overlap, or a lower order"
+        )
+    return region
+
+
 def _fit_smooth(sky: np.ndarray, region: np.ndarray, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Fit exp(polynomial) to the pixels of a region: the response, and its relative error.
 
@@ -316,12 +327,10 @@ def _clean(
     with np.errstate(invalid="ignore"):
         measured = (flat >= least_response) & (flat < np.inf)
         measured &= (random < np.inf) & (systematic < np.inf)
+        values = {"flat": flat, "err_random": flat * random, "err_systematic": flat * systematic}
     filled = flags["NON_SCIENCE"] & ~measured
-    values = {
-        "flat": np.where(filled, 1.0, flat),
-        "err_random": np.where(filled, 0.0, flat * random),
-        "err_systematic": np.where(filled, 1.0, flat * systematic),
-    }
+    for name, value in (("flat", 1.0), ("err_random", 0.0), ("err_systematic", 1.0)):
+        values[name] = np.where(filled, value, values[name])
     values["err"] = np.hypot(values["err_random"], values["err_systematic"])
     lost = flags["DO_NOT_USE"]
     return {name: np.where(lost, np.nan, v).astype(np.float32) for name, v in values.items()}

@@ -172,20 +172,17 @@ def _search(
 def project_catalogue(
     catalogue: Stars, looks: Sequence[Look], pointings: Pointings, run: Run, reach: int
 ) -> list[Look]:
-    """Put the catalogue into each exposure: stars whose light may reach the box.
-
-    Stars keep the order of the catalogue; those outside have flux 0.
-    """
+    """Put the catalogue into each exposure: stars whose light may reach the box."""
     y0, y1, x0, x1 = run.box
     out = []
     for look in looks:
         x, y = pointings.to_detector(look.index, catalogue.x, catalogue.y)
         x, y = np.asarray(x, float) - x0, np.asarray(y, float) - y0
-        near = (x > -reach) & (x < x1 - x0 + reach) & (y > -reach) & (y < y1 - y0 + reach)
-        flux = np.where(near & np.isfinite(x + y), catalogue.flux, 0.0)
-        out.append(
-            replace(look, stars=Stars(np.where(near, x, -1e4), np.where(near, y, -1e4), flux))
+        near = np.flatnonzero(
+            (x > -reach) & (x < x1 - x0 + reach) & (y > -reach) & (y < y1 - y0 + reach)
         )
+        stars = Stars(x[near], y[near], catalogue.flux[near])
+        out.append(replace(look, stars=stars, members=near))
     return out
 
 
@@ -195,7 +192,7 @@ def average_fluxes(looks: Sequence[Look], run: Run, aperture: float) -> list[Loo
     Parameters
     ----------
     looks : sequence of Look
-        Each with all stars of the catalogue, as `project_catalogue` makes them, measured.
+        With stars of the catalogue, as `project_catalogue` makes them, measured.
     run : Run
     aperture : float
         Radius in which fluxes were measured [pixel].
@@ -203,24 +200,25 @@ def average_fluxes(looks: Sequence[Look], run: Run, aperture: float) -> list[Loo
     Returns
     -------
     list of Look
-        Faint stars have the mean flux of all exposures that hold them; bright ones, which may
-        vary, their own where they were measured.
+        Faint stars, and those beyond the edge, have the mean flux of all exposures that hold
+        them; bright ones, which may vary, their own where they were measured.
     """
     ny, nx = run.flat.shape
-    flux = np.array([look.stars.flux for look in looks])
-    inside = np.array(
-        [
-            (s.x > 0) & (s.x < nx - 1) & (s.y > 0) & (s.y < ny - 1)
-            for s in (look.stars for look in looks)
-        ]
-    )
-    count = inside.sum(axis=0)
-    mean = (flux * inside).sum(axis=0) / np.maximum(count, 1)
+    n = 1 + max((int(look.members.max(initial=-1)) for look in looks), default=-1)
+    total, count = np.zeros(n), np.zeros(n)
+    held = []
+    for look in looks:
+        x, y = look.stars.x, look.stars.y
+        inside = (x > 0) & (x < nx - 1) & (y > 0) & (y < ny - 1)
+        total += np.bincount(look.members, look.stars.flux * inside, n)
+        count += np.bincount(look.members, inside, n)
+        held.append(inside)
+    mean = total / np.maximum(count, 1)
     out = []
-    for k, look in enumerate(looks):
+    for look, inside in zip(looks, held, strict=True):
+        stars = look.stars
         limit = _OWN_FLUX * look.noise * np.sqrt(np.pi) * aperture
-        own = inside[k] & (flux[k] > limit)
-        near = look.stars.x > -1e4
-        chosen = np.where(own | (count == 0), flux[k], np.where(near, mean, 0.0))
-        out.append(replace(look, stars=Stars(look.stars.x, look.stars.y, chosen)))
+        own = (inside & (stars.flux > limit)) | (count[look.members] == 0)
+        flux = np.where(own, stars.flux, mean[look.members])
+        out.append(replace(look, stars=Stars(stars.x, stars.y, flux)))
     return out

@@ -39,8 +39,8 @@ _VALUES_AT_ONCE = 3_000_000
 _LEAST_RESPONSE = 0.05
 # Star light above which a pixel is not used, and below which it shows the background [sigma].
 _MOST_LIGHT, _DARK = 5.0, 1.0
-# Exposures that show the profile of the stars, and rounds of it.
-_N_PROFILE, _PROFILE_ROUNDS = 15, 2
+# Exposures that show the profile of the stars, images of stars kept at first, and rounds.
+_N_PROFILE, _N_CUTOUTS, _PROFILE_ROUNDS = 15, 120, 2
 # Least share of an exposure, and of the lit detector, that must be sky.
 _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
 # 80th percentile of the modulus of a normal deviate.
@@ -291,11 +291,16 @@ def _detect(run: Run, usable: Sequence[int]) -> tuple[list[Look], Profile]:
         cutouts = collect_cutouts(image, frame.good, stars, None, frame.noise, fwhm)
         return Look(index, stars, background), cutouts
 
-    found = list(map_in_threads(look_at, usable))
-    looks = [look for look, _ in found]
-    cutouts = _select_brightest([cutout for _, parts in found for cutout in parts])
+    looks: list[Look] = []
+    cutouts: list[tuple[np.ndarray, float]] = []
+    for look, part in map_in_threads(look_at, usable):
+        looks.append(look)
+        # As many as some exposures would give: memory must not grow with their number.
+        cutouts = sorted(cutouts + part, key=lambda cutout: -cutout[1])[:_N_CUTOUTS]
     profile = make_profile(cutouts, fwhm, run.flat.shape)
-    shown = looks[:: max(1, len(looks) // _N_PROFILE)]
+    # By what they show, so that the order of the exposures does not matter.
+    ranked = sorted(looks, key=lambda look: -float(look.stars.flux.sum()))
+    shown = ranked[:: -(-len(looks) // _N_PROFILE)]
     for _ in range(_PROFILE_ROUNDS):
         parts = list(map_in_threads(partial(_show_profile, run, profile), shown))
         shown = [look for look, _ in parts]
@@ -307,11 +312,6 @@ def _detect(run: Run, usable: Sequence[int]) -> tuple[list[Look], Profile]:
         profile.n_stars,
     )
     return looks, profile
-
-
-def _select_brightest(cutouts: list[tuple[np.ndarray, float]]) -> list[tuple[np.ndarray, float]]:
-    """Select as many images of stars as a look at some exposures would give."""
-    return sorted(cutouts, key=lambda cutout: -cutout[1])[: 8 * _N_PROFILE]
 
 
 def _show_profile(
