@@ -112,6 +112,21 @@ def test_hits_and_a_useless_exposure_are_left_out(field, found):
     assert np.std(error) < 1.12 * ideal(field)
     assert np.isnan(result.backgrounds[3].level)
     assert result.n_used == len(field) - 1
+    assert [frame.index for frame in result.excluded] == [3]
+
+
+def test_exposures_without_sky_or_errors_are_named(field):
+    err = field.err.copy()
+    err[2] = np.nan
+    rate = field.rate.copy()
+    rate[5] = -3
+    result = stack(replace(field, err=err, rate=rate))
+    assert [frame.index for frame in result.excluded] == [2, 5]
+    assert "rate, error and response" in result.excluded[0].reason
+    with pytest.raises(EvidenceError, match="found 0 of 20"):
+        stack(replace(field, err=np.full_like(err, np.nan)))
+    with pytest.raises(EvidenceError, match="usable exposures, found"):
+        stack(make_field(level=1e-4, seed=3))
 
 
 def test_errors_follow_the_scatter_not_what_is_given(field, found):

@@ -139,7 +139,8 @@ class Frame:
 def read_frame(run: Run, index: int, scale: float = 1.0) -> Frame:
     """Read one exposure and divide it by the flat; variances are multiplied by `scale`."""
     y0, y1, x0, x1 = run.box
-    rate, err = (a[:, x0:x1] for a in run.exposures.read(index, y0, y1))
+    # Files hand out other byte orders.
+    rate, err = (np.asarray(a, np.float32)[:, x0:x1] for a in run.exposures.read(index, y0, y1))
     good = np.isfinite(rate) & (err > 0) & (err < np.inf) & (run.flat > 0)
     image = np.zeros(rate.shape, np.float32)
     variance = np.full(rate.shape, np.inf, np.float32)

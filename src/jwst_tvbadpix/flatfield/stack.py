@@ -45,6 +45,8 @@ _N_PROFILE, _N_CUTOUTS, _PROFILE_ROUNDS = 15, 120, 2
 _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
 # 80th percentile of the modulus of a normal deviate.
 _PERCENTILE_80 = 1.2816
+# Least sky level, in units of the noise of one pixel: images that are not sky-subtracted.
+_LEAST_SNR = 0.3
 # Pointings further apart than this [FWHM] are different; so many are needed.
 _DITHER_FWHM, _LEAST_POINTINGS = 1.5, 3
 
@@ -267,7 +269,7 @@ def _make_counter(total: int, progress: Callable[[int, int], None] | None) -> Ca
 
 def _measure_level(exposures: Exposures, index: int) -> float:
     """Median rate of what is lit, from every seventh row and third column; NaN = nothing."""
-    rate = exposures.read(index, 0, exposures.shape[0])[0][::SPARSE, ::3]
+    rate = np.asarray(exposures.read(index, 0, exposures.shape[0])[0], np.float32)[::SPARSE, ::3]
     rate = rate[np.isfinite(rate)]
     if rate.size == 0:
         return np.nan
@@ -434,7 +436,13 @@ def _reject(
     run: Run, looks: Sequence[Look], transients: Transients
 ) -> tuple[list[Look], tuple[ExcludedFrame, ...]]:
     """Leave out exposures in which the level fades, or that show no sky."""
-    kept, excluded = [], []
+    kept = []
+    known = {look.index for look in looks}
+    excluded = [
+        ExcludedFrame(k, "its level is not above 0, or nothing in it is finite")
+        for k in range(len(run.exposures))
+        if k not in known
+    ]
     for look in looks:
         reason = ""
         if transients.rejected[look.index]:
@@ -442,8 +450,13 @@ def _reject(
                 f"its level is {transients.excess[look.index]:.1%} above where it settles within "
                 f"its set (at most {transients.tolerance:.1%}): an afterimage"
             )
-        elif not look.background.level > 0:
-            reason = "it has no sky level above 0"
+        elif not np.isfinite(look.noise):
+            reason = "it has no pixels with rate, error and response"
+        elif not look.background.level > _LEAST_SNR * look.noise:
+            reason = (
+                f"its sky level ({look.background.level:.3g}) is not above {_LEAST_SNR} of the "
+                f"noise of a pixel ({look.noise:.3g})"
+            )
         elif look.masked > 1 - _LEAST_SKY:
             reason = f"sources hide {look.masked:.1%} of it"
         if reason:
@@ -451,10 +464,12 @@ def _reject(
             log.info("exposure %d is left out: %s", look.index, reason)
         else:
             kept.append(look)
+    excluded.sort(key=lambda frame: frame.index)
     if len(kept) < _LEAST_POINTINGS:
+        first = excluded[0]
         raise EvidenceError(
             f"expected at least {_LEAST_POINTINGS} usable exposures, found {len(kept)} of "
-            f"{len(looks)}; exposure {excluded[0].index}: {excluded[0].reason}; give more exposures"
+            f"{len(run.exposures)}; exposure {first.index}: {first.reason}; give more exposures"
         )
     return kept, tuple(excluded)
 
