@@ -1,10 +1,15 @@
 """Numerics of flat fields: arrays in, frozen results out."""
 
 from .basis import FieldBasis, make_basis
+from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
 from .matching import MatchedStars, match_stars
+from .merge import MergedFlat, StarResponse, make_flags, merge_flats
+from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
+from .sky import Background, Transients, find_transients
+from .stack import ExcludedFrame, StackedFlat, stack_flat
 from .starflat import StarFlat, solve_star_flat
 from .stars import (
     SkyOfPixel,
@@ -17,21 +22,34 @@ from .stars import (
 from .weights import NoiseModel
 
 __all__ = [
+    "Background",
+    "ExcludedFrame",
+    "Exposures",
     "FieldBasis",
     "Gauge",
     "MatchedStars",
+    "MergedFlat",
     "NoiseModel",
     "OrderChoice",
+    "Pointings",
     "RollForecast",
     "SkyOfPixel",
+    "StackSettings",
+    "StackedFlat",
     "StarFlat",
     "StarObservations",
+    "StarResponse",
     "StarTable",
+    "Transients",
     "compute_area_ratio",
     "find_stars",
+    "find_transients",
     "fit_psf",
     "make_basis",
+    "make_flags",
     "match_stars",
+    "merge_flats",
     "solve_star_flat",
+    "stack_flat",
     "sum_apertures",
 ]
