@@ -1,6 +1,7 @@
 """Numerics of flat fields: arrays in, frozen results out."""
 
 from .basis import FieldBasis, make_basis
+from .drifts import Drifts, Epochs, Term, find_drifts, make_epochs
 from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
 from .matching import MatchedStars, match_stars
@@ -9,6 +10,7 @@ from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
 from .sky import Background, Transients, find_transients
+from .stability import PixelDrift, find_flat_drifts, find_pixel_drift
 from .stack import ExcludedFrame, StackedFlat, stack_flat
 from .starflat import StarFlat, solve_star_flat
 from .stars import (
@@ -23,6 +25,8 @@ from .weights import NoiseModel
 
 __all__ = [
     "Background",
+    "Drifts",
+    "Epochs",
     "ExcludedFrame",
     "Exposures",
     "FieldBasis",
@@ -31,6 +35,7 @@ __all__ = [
     "MergedFlat",
     "NoiseModel",
     "OrderChoice",
+    "PixelDrift",
     "Pointings",
     "RollForecast",
     "SkyOfPixel",
@@ -40,12 +45,17 @@ __all__ = [
     "StarObservations",
     "StarResponse",
     "StarTable",
+    "Term",
     "Transients",
     "compute_area_ratio",
+    "find_drifts",
+    "find_flat_drifts",
+    "find_pixel_drift",
     "find_stars",
     "find_transients",
     "fit_psf",
     "make_basis",
+    "make_epochs",
     "make_flags",
     "match_stars",
     "merge_flats",

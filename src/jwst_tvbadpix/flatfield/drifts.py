@@ -1,0 +1,455 @@
+"""What changes in time, and how: within a visit, between visits, by year, by exponential."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.stats import chi2, f, false_discovery_control, norm, t
+
+from ..errors import EvidenceError
+
+__all__ = ["Drifts", "Epochs", "Term", "find_drifts", "make_epochs"]
+
+# Time constant of MIRI's count-rate loss [day]: Gordon et al. 2025, arXiv:2409.10443.
+TIME_CONSTANT_DAY = 200.0
+_YEAR_DAY = 365.25
+# Visits and baseline without which a term is not measurable: a quarter of a year for a slope per
+# year, half of the time constant for an exponential.
+_LEAST_VISITS, _LEAST_YEARS, _LEAST_TIME_CONSTANTS = 3, 0.25, 0.5
+# Limits hold with this probability; a scatter is taken to be there at this one.
+_CONFIDENCE, _SUSPECTED = 0.95, 0.05
+# Slope and exponential are told apart when the squares of their significances differ by this.
+_TOLD_APART = 4.0
+# Names of the terms, in order.
+_TERMS = ("within visit", "between visits", "slope", "exponential")
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """Groups of exposures that are each taken to be of one state.
+
+    Attributes
+    ----------
+    number : ndarray of int, shape (n_exposures,)
+        Epoch of each exposure, rising with time.
+    mid_mjd : ndarray of float64, shape (n_epochs,)
+        Mean of the exposures' mid-times [MJD].
+    visit : ndarray of int, shape (n_epochs,)
+        Number of the visit that each epoch is part of.
+    """
+
+    number: np.ndarray
+    mid_mjd: np.ndarray
+    visit: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One kind of change, in every series.
+
+    Attributes
+    ----------
+    name : str
+        'within visit', 'between visits', 'slope' or 'exponential'.
+    value : ndarray of float64, shape (n_series,)
+        rms of the scatter within visits and of that between them; slope per year; exponential's
+        amplitude at the first visit [unit of the series]. NaN = no evidence.
+    err : ndarray of float64, shape (n_series,)
+        1-sigma error; of a scatter, half of its central 68 % interval.
+    upper_limit : ndarray of float64, shape (n_series,)
+        On the absolute value, with a probability of 95 % or more; inf = none.
+    p_value : ndarray of float64, shape (n_series,)
+        Chance of this much without any change; NaN = not measurable.
+    significant : ndarray of bool, shape (n_series,)
+        Whether the change is believed, see `find_drifts`.
+    reason : str
+        Why the term is not measurable, also where a value is given: it is then good for its
+        upper limit only. Empty where it is measurable.
+    """
+
+    name: str
+    value: np.ndarray
+    err: np.ndarray
+    upper_limit: np.ndarray
+    p_value: np.ndarray
+    significant: np.ndarray
+    reason: str
+
+    @property
+    def measurable(self) -> bool:
+        """Whether visits and baseline suffice."""
+        return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Drifts:
+    """Changes of several series.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the series.
+    within_visit, between_visits, slope, exponential : Term
+    kind : tuple of str
+        Of each series: 'slope', 'exponential' or 'slope or exponential' where one of the two is
+        believed, else 'between visits', 'within visit', 'stable' or 'not measurable'.
+    n_epochs, n_visits : int
+    baseline_day : float
+        First to last visit [day].
+    false_discovery_rate, time_constant_day : float
+        Settings.
+    """
+
+    names: tuple[str, ...]
+    within_visit: Term
+    between_visits: Term
+    slope: Term
+    exponential: Term
+    kind: tuple[str, ...]
+    n_epochs: int
+    n_visits: int
+    baseline_day: float
+    false_discovery_rate: float
+    time_constant_day: float
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """All terms, quickest first."""
+        return self.within_visit, self.between_visits, self.slope, self.exponential
+
+    @property
+    def drifting(self) -> np.ndarray:
+        """Tell which series changed from visit to visit: bool (n_series,)."""
+        return np.any([term.significant for term in self.terms[1:]], axis=0)
+
+    @property
+    def verdict(self) -> str:
+        """'DRIFT', 'VARIES WITHIN VISITS', 'STABLE' or 'NOT MEASURABLE'."""
+        if self.drifting.any():
+            return "DRIFT"
+        if self.within_visit.significant.any():
+            return "VARIES WITHIN VISITS"
+        return "STABLE" if self.between_visits.measurable else "NOT MEASURABLE"
+
+    def describe(self, *, scale: float = 1.0, unit: str = "") -> tuple[str, ...]:
+        """Say what was found, in lines: the verdict, each believed change, each lacking term.
+
+        Parameters
+        ----------
+        scale : float
+            Factor on the values, 100 for per cent.
+        unit : str
+            Their unit then.
+        """
+        lines = [
+            f"{self.verdict}: {len(self.names)} series, {self.n_epochs} epochs in {self.n_visits} "
+            f"visits over {self.baseline_day:.1f} days"
+        ]
+        for term in self.terms:
+            ending = f" {unit}".rstrip() + (" per year" if term.name == "slope" else "")
+            lines += [
+                f"{self.names[k]}, {term.name}: {scale * term.value[k]:.3g} +- "
+                f"{scale * term.err[k]:.2g}{ending}"
+                for k in np.flatnonzero(term.significant)
+            ]
+            if term.reason:
+                limit = np.max(term.upper_limit, initial=0.0)
+                lines.append(
+                    f"{term.name}: not measurable ({term.reason}), "
+                    + (f"below {scale * limit:.2g}{ending}" if np.isfinite(limit) else "no limit")
+                )
+        return tuple(lines)
+
+
+def make_epochs(mid_mjd: np.ndarray, visit: Sequence[object], *, parts: int = 2) -> Epochs:
+    """Split each visit into parts of consecutive exposures.
+
+    Parameters
+    ----------
+    mid_mjd : ndarray of float64, shape (n_exposures,)
+        Mid-times [MJD].
+    visit : sequence, length n_exposures
+        What the caller calls the visit of each exposure.
+    parts : int
+        Epochs of a visit, where it has three exposures or more for each; else fewer, at least
+        one.
+
+    Returns
+    -------
+    Epochs
+
+    Raises
+    ------
+    EvidenceError
+        When times are not finite, or there are not as many visits as times.
+    """
+    mid_mjd = np.asarray(mid_mjd, float)
+    if mid_mjd.ndim != 1 or len(visit) != len(mid_mjd) or not np.isfinite(mid_mjd).all():
+        raise EvidenceError(
+            f"expected the time and the visit of each exposure, found {mid_mjd.size} times, "
+            f"{int(np.isfinite(mid_mjd).sum())} of them finite, and {len(visit)} visits; give both"
+        )
+    names = [str(name) for name in visit]
+    labels = np.unique(names)
+    member = [np.flatnonzero(np.array(names) == label) for label in labels]
+    groups = []
+    for rows in sorted(member, key=lambda rows: (mid_mjd[rows].min(), rows.min())):
+        ordered = rows[np.lexsort((rows, mid_mjd[rows]))]
+        groups.append(np.array_split(ordered, max(1, min(parts, len(rows) // 3))))
+    number = np.zeros(len(mid_mjd), int)
+    epochs = [part for visit_parts in groups for part in visit_parts]
+    for k, part in enumerate(epochs):
+        number[part] = k
+    return Epochs(
+        number,
+        np.array([mid_mjd[part].mean() for part in epochs]),
+        np.repeat(np.arange(len(groups)), [len(visit_parts) for visit_parts in groups]),
+    )
+
+
+def find_drifts(
+    values: np.ndarray,
+    covariance: np.ndarray,
+    mid_mjd: np.ndarray,
+    visit: np.ndarray,
+    *,
+    names: Sequence[str] | None = None,
+    false_discovery_rate: float = 0.01,
+    time_constant_day: float = TIME_CONSTANT_DAY,
+) -> Drifts:
+    """Find how series change in time.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_epochs, n_series)
+        One series per column, with an arbitrary constant; NaN = not measured.
+    covariance : ndarray of float64, shape (n_series, n_epochs, n_epochs)
+        Of the epochs of each series; it may be singular for a common constant.
+    mid_mjd : ndarray of float64, shape (n_epochs,)
+        Times [MJD].
+    visit : ndarray of int, shape (n_epochs,)
+        Visit of each epoch.
+    names : sequence of str, optional
+        Of the series.
+    false_discovery_rate : float
+        Expected share of false ones among the changes that are believed, over all terms and
+        series together. Where nothing changes, this is the chance of any.
+    time_constant_day : float
+        Of the exponential [day].
+
+    Returns
+    -------
+    Drifts
+
+    Raises
+    ------
+    EvidenceError
+        When shapes do not fit, an error is negative, or a setting makes no sense.
+
+    Notes
+    -----
+    Only differences between epochs count. The scatter within visits solves Q(s) = degrees of
+    freedom with Q(s) = r' (V + s^2)^-1 r of the differences r within visits and their covariance
+    V; as Q at the true s follows chi2 exactly, so do its interval and limit (Paule & Mandel
+    1982; Viechtbauer 2007). It is added to V before the visits are averaged; the means of the
+    visits give the scatter between them in the same way. Slope and exponential are each fitted to
+    these means with a constant and a scatter of their own, from what they leave. Where a scatter
+    had to be added, Student's and Fisher's distributions replace the normal one and chi2. All p
+    values together are judged by Benjamini & Hochberg (1995).
+    """
+    values, covariance, mid_mjd, visit = _check(
+        values, covariance, mid_mjd, visit, false_discovery_rate, time_constant_day
+    )
+    n_series = values.shape[1]
+    found = np.full((n_series, len(_TERMS), 4), np.nan)
+    found[..., 2] = np.inf
+    for k in range(n_series):
+        used = np.isfinite(values[:, k])
+        if used.sum() > 1:
+            found[k] = _fit_series(
+                values[used, k],
+                covariance[k][np.ix_(used, used)],
+                mid_mjd[used],
+                np.unique(visit[used], return_inverse=True)[1],
+                time_constant_day,
+            )
+    n_visits = len(np.unique(visit))
+    means = [mid_mjd[visit == label].mean() for label in np.unique(visit)]
+    baseline = float(np.ptp(means)) if means else 0.0
+    reasons = _list_reasons(len(mid_mjd), n_visits, baseline, time_constant_day)
+    p_value = np.where([bool(reason) for reason in reasons], np.nan, found[..., 3])
+    significant = np.zeros(p_value.shape, bool)
+    tested = np.isfinite(p_value)
+    if tested.any():
+        significant[tested] = false_discovery_control(p_value[tested]) <= false_discovery_rate
+    terms = [
+        Term(name, *found[:, i, :3].T.copy(), p_value[:, i], significant[:, i], reasons[i])
+        for i, name in enumerate(_TERMS)
+    ]
+    return Drifts(
+        tuple(names) if names is not None else tuple(f"series {k + 1}" for k in range(n_series)),
+        *terms,
+        tuple(_tell_kind(terms, k) for k in range(n_series)),
+        len(mid_mjd),
+        n_visits,
+        baseline,
+        false_discovery_rate,
+        time_constant_day,
+    )
+
+
+def _check(
+    values: np.ndarray,
+    covariance: np.ndarray,
+    mid_mjd: np.ndarray,
+    visit: np.ndarray,
+    rate: float,
+    time_constant_day: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Refuse what cannot be meant; take the rest as arrays."""
+    values, covariance, mid_mjd = (np.asarray(a, float) for a in (values, covariance, mid_mjd))
+    visit = np.asarray(visit)
+    n = len(mid_mjd)
+    n_series = values.shape[1] if values.ndim == 2 else -1
+    if values.shape != (n, n_series) or visit.shape != (n,):
+        raise EvidenceError(
+            f"expected one row of values and one visit for each of {n} epochs, found shapes "
+            f"{values.shape} and {visit.shape}; give (n_epochs, n_series) and (n_epochs,)"
+        )
+    if covariance.shape != (n_series, n, n):
+        raise EvidenceError(
+            f"expected a covariance of shape {(n_series, n, n)}, found {covariance.shape}; give "
+            "that of the epochs of each series"
+        )
+    known = np.isfinite(values)
+    variance = np.einsum("kjj->jk", covariance)
+    if not np.isfinite(mid_mjd).all() or not (variance[known] > 0).all():
+        raise EvidenceError(
+            "expected finite times and a variance above 0 for each value, found "
+            f"{int(np.sum(~np.isfinite(mid_mjd)))} times and {int(np.sum(~(variance > 0) & known))}"
+            " variances that are not; set values without an error to NaN"
+        )
+    if not 0 < rate < 1 or not time_constant_day > 0:
+        raise EvidenceError(
+            "expected a false_discovery_rate between 0 and 1 and a time_constant_day above 0, "
+            f"found {rate} and {time_constant_day}; correct them"
+        )
+    return values, covariance, mid_mjd, visit
+
+
+def _list_reasons(
+    n_epochs: int, n_visits: int, baseline: float, time_constant_day: float
+) -> tuple[str, ...]:
+    """Say why each term is not measurable; '' where it is."""
+    within = "" if n_epochs > n_visits else "no visit has two epochs"
+    between = "" if n_visits > 1 else "one visit only"
+    least = _LEAST_YEARS * _YEAR_DAY, _LEAST_TIME_CONSTANTS * time_constant_day
+    few = "" if n_visits >= _LEAST_VISITS else f"{n_visits} visits, {_LEAST_VISITS} are needed"
+    slow = (
+        few or (f"{baseline:.0f} days, {days:.0f} are needed" if baseline < days else "")
+        for days in least
+    )
+    return within, between, *slow
+
+
+def _fit_series(
+    value: np.ndarray, covariance: np.ndarray, mjd: np.ndarray, visit: np.ndarray, tau: float
+) -> np.ndarray:
+    """(value, err, limit, p) of each term for one series: shape (4, 4)."""
+    n_visits = visit.max() + 1
+    found = np.full((len(_TERMS), 4), np.nan)
+    found[:, 2] = np.inf
+    member = np.eye(n_visits)[visit]
+    # A common constant is no concern of any term; this makes the covariance regular.
+    covariance = covariance + np.mean(np.diag(covariance))
+    within, n_within = 0.0, 0
+    apart = _complement(member)
+    if apart.shape[1]:
+        scatter = _find_scatter(apart.T @ value, apart.T @ covariance @ apart)
+        found[0] = scatter
+        within = scatter[0]
+        n_within = apart.shape[1] if scatter[3] < _SUSPECTED else 0
+    if n_visits < 2:
+        return found
+    weight = np.linalg.inv(covariance + within**2 * np.eye(len(value)))
+    of_means = np.linalg.inv(member.T @ weight @ member)
+    mean = of_means @ (member.T @ weight @ value)
+    when = member.T @ mjd / member.sum(axis=0)
+    flat = _complement(np.ones((n_visits, 1)))
+    found[1] = _find_scatter(flat.T @ mean, flat.T @ of_means @ flat, n_within)
+    years = (when - when.mean()) / _YEAR_DAY
+    for i, template in ((2, years), (3, np.exp(-(when - when.min()) / tau))):
+        found[i] = _fit_template(mean, of_means, template, n_within)
+    return found
+
+
+def _complement(columns: np.ndarray) -> np.ndarray:
+    """Orthonormal columns that are orthogonal to those given: shape (n, n - n_columns)."""
+    return np.linalg.qr(columns, mode="complete")[0][:, columns.shape[1] :]
+
+
+def _find_scatter(
+    residual: np.ndarray, covariance: np.ndarray, n_noise: int = 0
+) -> tuple[float, float, float, float]:
+    """Scatter beyond a covariance: value, err, upper limit, p.
+
+    `n_noise` are the degrees of freedom that the covariance was itself found with; 0 = known.
+    """
+    eigenvalues, vectors = np.linalg.eigh(covariance)
+    eigenvalues = np.maximum(eigenvalues, 1e-12 * eigenvalues[-1])
+    power = (vectors.T @ residual) ** 2
+    n = len(residual)
+
+    def invert(quantile: float, power: np.ndarray) -> float:
+        """Scatter at which the sum of squares is this quantile; 0 where it never is."""
+        if np.sum(power / eigenvalues) <= quantile:
+            return 0.0
+        most = np.sqrt(np.sum(power) / quantile)
+        return float(brentq(lambda s: np.sum(power / (eigenvalues + s * s)) - quantile, 0, most))
+
+    value = invert(n, power)
+    low, high = (invert(chi2.ppf(p, n), power) for p in (norm.cdf(1), norm.sf(1)))
+    # The limit is no lower than what noise alone would give.
+    limit = max(invert(chi2.ppf(1 - _CONFIDENCE, n), p) for p in (power, eigenvalues))
+    total = float(np.sum(power / eigenvalues))
+    p_value = f.sf(total / n, n, n_noise) if n_noise else chi2.sf(total, n)
+    return value, (high - low) / 2, limit, float(p_value)
+
+
+def _fit_template(
+    mean: np.ndarray, covariance: np.ndarray, template: np.ndarray, n_noise: int
+) -> tuple[float, float, float, float]:
+    """Amplitude of a template beside a constant: value, err, upper limit, p."""
+    if np.ptp(template) == 0:
+        return np.nan, np.nan, np.inf, np.nan
+    columns = np.column_stack([np.ones(len(mean)), template])
+    left = _complement(columns)
+    scatter, n_scatter = 0.0, 0
+    if left.shape[1]:
+        scatter, _, _, p_left = _find_scatter(left.T @ mean, left.T @ covariance @ left, n_noise)
+        n_scatter = left.shape[1] if p_left < _SUSPECTED else 0
+    weight = np.linalg.inv(covariance + scatter**2 * np.eye(len(mean)))
+    of_fit = np.linalg.inv(columns.T @ weight @ columns)
+    value = float((of_fit @ (columns.T @ weight @ mean))[1])
+    err = float(np.sqrt(of_fit[1, 1]))
+    freedom = n_scatter or n_noise or np.inf
+    p_value = float(2 * t.sf(abs(value) / err, freedom))
+    return value, err, abs(value) + float(t.ppf(_CONFIDENCE, freedom)) * err, p_value
+
+
+def _tell_kind(terms: Sequence[Term], k: int) -> str:
+    """Name the change of one series."""
+    within, between, slope, exponential = terms
+    if slope.significant[k] or exponential.significant[k]:
+        line, fall = (abs(term.value[k] / term.err[k]) for term in (slope, exponential))
+        if not exponential.measurable or line**2 - fall**2 > _TOLD_APART:
+            return slope.name
+        if not slope.measurable or fall**2 - line**2 > _TOLD_APART:
+            return exponential.name
+        return "slope or exponential"
+    if between.significant[k]:
+        return between.name
+    if within.significant[k]:
+        return within.name
+    return "stable" if between.measurable else "not measurable"
