@@ -1,6 +1,7 @@
 """Numerics of flat fields: arrays in, frozen results out."""
 
 from .basis import FieldBasis, make_basis
+from .build import BuiltFlat, ExposureFacts, FlatSettings, build_flat
 from .drifts import Drifts, Epochs, Term, find_drifts, make_epochs
 from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
@@ -9,7 +10,9 @@ from .merge import MergedFlat, StarResponse, make_flags, merge_flats
 from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
+from .selfcheck import SelfCheck, check_flat
 from .sky import Background, Transients, find_transients
+from .skyplane import SkyPlane, compute_scale, make_plane
 from .stability import PixelDrift, find_flat_drifts, find_pixel_drift
 from .stack import ExcludedFrame, StackedFlat, stack_flat
 from .starflat import StarFlat, solve_star_flat
@@ -25,11 +28,14 @@ from .weights import NoiseModel
 
 __all__ = [
     "Background",
+    "BuiltFlat",
     "Drifts",
     "Epochs",
     "ExcludedFrame",
+    "ExposureFacts",
     "Exposures",
     "FieldBasis",
+    "FlatSettings",
     "Gauge",
     "MatchedStars",
     "MergedFlat",
@@ -38,7 +44,9 @@ __all__ = [
     "PixelDrift",
     "Pointings",
     "RollForecast",
+    "SelfCheck",
     "SkyOfPixel",
+    "SkyPlane",
     "StackSettings",
     "StackedFlat",
     "StarFlat",
@@ -47,7 +55,10 @@ __all__ = [
     "StarTable",
     "Term",
     "Transients",
+    "build_flat",
+    "check_flat",
     "compute_area_ratio",
+    "compute_scale",
     "find_drifts",
     "find_flat_drifts",
     "find_pixel_drift",
@@ -57,6 +68,7 @@ __all__ = [
     "make_basis",
     "make_epochs",
     "make_flags",
+    "make_plane",
     "match_stars",
     "merge_flats",
     "solve_star_flat",
