@@ -27,7 +27,6 @@ _EXP_TYPES = (
     "MIR_FLATIMAGE-EXT",
     "NRC_IMAGE",
     "NIS_IMAGE",
-    "FGS_IMAGE",
 )
 # A rate beyond this is no number of a detector; its square leaves float32.
 _ABSURD = 1e9

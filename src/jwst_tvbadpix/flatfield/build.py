@@ -184,7 +184,8 @@ def build_flat(
         nothing tells apart.
     """
     notes: list[str] = []
-    tables = list(map_in_threads(lambda k: _find(exposures, k, field, settings), _count(exposures)))
+    # One after the other: filters of warnings, which the search sets, are shared by threads.
+    tables = [_find(exposures, k, field, settings) for k in range(len(exposures))]
     matched = _match(tables, facts, exposures.shape, notes)
     plane = make_plane(facts.skies, facts.pixels, exposures.shape, matched)
     rows = np.flatnonzero(facts.used)
@@ -235,10 +236,6 @@ def build_flat(
     return BuiltFlat(flats, epochs, stack, star, drifts, matched, check, tuple(notes))
 
 
-def _count(exposures: Exposures) -> range:
-    return range(len(exposures))
-
-
 def _held(facts: ExposureFacts) -> list[int]:
     return [int(k) for k in np.flatnonzero(~facts.used)]
 
@@ -260,16 +257,17 @@ def _sum(
     return sum_apertures(rate, err, good, x, y, radius=radius, annulus=ring)
 
 
-def _find(
-    exposures: Exposures, index: int, field: np.ndarray, settings: FlatSettings
-) -> StarTable:
+def _find(exposures: Exposures, index: int, field: np.ndarray, settings: FlatSettings) -> StarTable:
     """Find the stars of one exposure and measure them; none where nothing is good."""
     rate, err = exposures.read(index, 0, exposures.shape[0])
     good = np.isfinite(rate) & field
     if not good.any():
         return StarTable(*(np.empty(0) for _ in range(4)))
-    x, y = find_stars(rate, good, fwhm=settings.stack.fwhm)
-    return _sum(rate, err, x, y, settings)
+    rows, columns = np.flatnonzero(good.any(axis=1)), np.flatnonzero(good.any(axis=0))
+    y0, x0 = int(rows[0]), int(columns[0])
+    box = slice(y0, int(rows[-1]) + 1), slice(x0, int(columns[-1]) + 1)
+    x, y = find_stars(rate[box], good[box], fwhm=settings.stack.fwhm)
+    return _sum(rate, err, x + x0, y + y0, settings)
 
 
 def _measure(

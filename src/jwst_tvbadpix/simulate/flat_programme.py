@@ -29,6 +29,8 @@ _BRIGHTEST = 2e4
 _DITHER, _TILES = 0.09, ((0, 0), (0.27, 0.4), (-0.27, 0.4), (0.27, -0.4), (-0.27, -0.4))
 # Exposure-to-exposure scatter of the level of the sky and of the sensitivity; guiding error [pixel].
 _SKY_SCATTER, _ZERO_POINT_SCATTER, _POINTING_ERROR = 0.02, 0.002, 0.7
+# Depth of an exposure [s].
+_EXPOSURE_S = 300.0
 # Time between exposures and between visits [day].
 _CADENCE, _VISIT_GAP = 0.004, 0.1
 
@@ -233,7 +235,7 @@ def simulate_flat_programme(
             spec = ExposureSpec(
                 mjd=start + tile * _VISIT_GAP + k * _CADENCE,
                 setup=setup,
-                ngroups=108,
+                ngroups=round(_EXPOSURE_S / setup.group_time_s),
                 seed=seed * 1000 + epoch * 100 + k,
                 zodi=float(zodi * sensitivity),
                 thermal=float(sensitivity),

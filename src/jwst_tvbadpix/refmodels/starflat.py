@@ -1,0 +1,186 @@
+"""The parts of flats as a product: P, L, area, ratio, errors, covariance, gauge, stability."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from asdf.tags.core import AsdfObject
+from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
+
+from .._integration import SCHEMA_URI_PREFIX
+from ..detectors import get_detector
+from ..flatfield import BuiltFlat, Drifts, MergedFlat, StarFlat
+from .flat import FlatSelection
+from .history import as_scalar
+from .mask import AUTHOR, SOFTWARE, check_useafter
+
+__all__ = ["StarFlatModel", "build_star_flat_model"]
+
+_SCHEMA_VERSION = "1.0.0"
+_PACKAGES = (
+    "jwst-tvbadpix",
+    "jwst",
+    "stdatamodels",
+    "numpy",
+    "scipy",
+    "Bottleneck",
+    "astropy",
+    "photutils",
+)
+_SHARED = ("p_flat", "l_sky", "area", "coverage")
+_OF_EACH = ("l_flat", "ratio", "ratio_err", "err_random", "err_systematic")
+
+
+class StarFlatModel(ReferenceFileModel):
+    """What the flats of one set of exposures are made of.
+
+    Attributes
+    ----------
+    maps, star, gauge, exposures, drifts, check, flats : object
+        See the schema; `star`, `gauge` and `check` are there only where they are known.
+    settings, versions : object
+        Settings of the run and versions of the software, by name.
+    notes : list of str
+        What the user should know.
+    """
+
+    schema_url = f"{SCHEMA_URI_PREFIX}/starflat.schema"
+
+
+def build_star_flat_model(
+    built: BuiltFlat,
+    *,
+    selection: FlatSelection,
+    flats: Mapping[str, Sequence[str]],
+    exposures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    notes: Sequence[str],
+    pedigree: str,
+    description: str,
+) -> StarFlatModel:
+    """Build the product that keeps the parts of the flats apart.
+
+    Parameters
+    ----------
+    built : BuiltFlat
+    selection : FlatSelection
+        Of the first flat.
+    flats : mapping
+        ``filename`` and ``useafter`` of each flat.
+    exposures : mapping of str to sequence
+        Columns of the exposures table of the schema.
+    settings : mapping of str to bool, int, float, str or None
+    notes : sequence of str
+    pedigree, description : str
+        As `build_mask`.
+
+    Returns
+    -------
+    StarFlatModel
+        Ready for `write_asdf`.
+    """
+    facts = get_detector(selection.detector)
+    check_useafter(selection.useafter)
+    tree: dict[str, Any] = {
+        "schema_version": _SCHEMA_VERSION,
+        "flats": {name: list(values) for name, values in flats.items()},
+        "maps": _collect_maps(built.flats),
+        "exposures": dict(exposures),
+        "drifts": tabulate_drifts(built.drifts),
+        "settings": {key: as_scalar(key, value) for key, value in settings.items()},
+        "versions": {name: version(name) for name in _PACKAGES},
+        "notes": list(notes),
+    }
+    if built.star is not None:
+        tree |= {"star": _describe_star(built.star), "gauge": _describe_gauge(built.star)}
+    if built.check is not None:
+        known = {key: value for key, value in asdict(built.check).items() if np.isfinite(value)}
+        tree["check"] = known
+    ny, nx = built.stack.flat.shape
+    tree["meta"] = {
+        "reftype": "STARFLAT",
+        "author": AUTHOR,
+        "pedigree": pedigree,
+        "description": description,
+        "useafter": selection.useafter,
+        "instrument": {"name": facts.instrument, "detector": facts.name},
+        "subarray": {
+            "name": selection.subarray,
+            "xstart": selection.corner[1] + 1,
+            "ystart": selection.corner[0] + 1,
+            "xsize": nx,
+            "ysize": ny,
+            "fastaxis": facts.fastaxis,
+            "slowaxis": facts.slowaxis,
+        },
+    }
+    model = StarFlatModel(AsdfObject(tree))
+    for note in (f"Built from {built.stack.n_used} exposures of {facts.name}.", *notes):
+        model.add_history_entry(note, SOFTWARE)
+    return model
+
+
+def _collect_maps(flats: Sequence[MergedFlat]) -> dict[str, np.ndarray]:
+    """Collect the images, those that differ from flat to flat stacked."""
+    maps = {name: np.array(getattr(flats[0], name)) for name in _SHARED}
+    maps |= {name: np.stack([getattr(flat, name) for flat in flats]) for name in _OF_EACH}
+    return maps
+
+
+def _describe_star(star: StarFlat) -> dict[str, Any]:
+    return {
+        "order": int(star.order),
+        "bounds": [float(value) for value in star.basis.bounds],
+        "transform": np.array(star.basis.transform, np.float64),
+        "degree": np.array(star.basis.degree, np.int32),
+        "coefficients": np.array(star.coefficients, np.float64),
+        "covariance": np.array(star.covariance, np.float64),
+        "epoch_coefficients": np.atleast_2d(np.array(star.epoch_coefficients, np.float64)),
+        "epoch_covariance": np.atleast_2d(np.array(star.epoch_covariance, np.float64)),
+        "zero_point_scatter": float(star.zero_point_scatter),
+        "noise_scale": float(star.noise.scale),
+        "noise_floor": float(star.noise.floor),
+        "n_used": int(star.n_used),
+        "n_outliers": int(star.n_outliers),
+    }
+
+
+def _describe_gauge(star: StarFlat) -> dict[str, Any]:
+    gauge = star.gauge
+    return {
+        "n_null": int(gauge.n_null),
+        "n_components": int(gauge.n_components),
+        "gradient_sigma": float(gauge.gradient_sigma),
+        "gradient_sigma_free": float(gauge.gradient_sigma_free),
+        "weakest": float(gauge.weakest),
+        "ill_determined": bool(gauge.ill_determined),
+        "component": np.array(gauge.component, np.int32),
+        "n_links": np.array(gauge.n_links, np.int32),
+    }
+
+
+def tabulate_drifts(drifts: Drifts | None) -> dict[str, Any]:
+    """Tabulate the stability of the modes: columns of the schema's `drifts`."""
+    if drifts is None:
+        empty = np.empty(0)
+        return {
+            "verdict": "NOT MEASURABLE",
+            **{name: [] for name in ("term", "mode", "reason")},
+            **{name: empty.copy() for name in ("value", "err", "upper_limit")},
+            "significant": empty.astype(bool),
+        }
+    n = len(drifts.names)
+    numbers = {
+        name: np.concatenate([np.asarray(getattr(term, name), float) for term in drifts.terms])
+        for name in ("value", "err", "upper_limit")
+    }
+    return {
+        "verdict": drifts.verdict,
+        "term": [term.name for term in drifts.terms for _ in range(n)],
+        "mode": list(drifts.names) * len(drifts.terms),
+        "reason": [term.reason for term in drifts.terms for _ in range(n)],
+        **numbers,
+        "significant": np.concatenate([np.asarray(t.significant, bool) for t in drifts.terms]),
+    }
