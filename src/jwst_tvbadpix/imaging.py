@@ -17,7 +17,7 @@ from .headers import ExposureRecord, make_record
 from .refmodels.dq import dq_value
 from .sources import Scan, Source, scan_exposures
 
-__all__ = ["ImageSet", "SkyImage", "SkyWCS", "list_sets", "open_images", "select_images"]
+__all__ = ["ImageSet", "SkyImage", "SkyWCS", "list_sets", "open_images"]
 
 log = logging.getLogger(__name__)
 
@@ -221,7 +221,7 @@ def open_images(inputs: Iterable[Any] | Any) -> tuple[tuple[SkyImage, ...], tupl
 
 
 def _number(found: Sequence[tuple[ExposureRecord, Scan, SkyWCS]]) -> Iterator[SkyImage]:
-    """Number the runs: exposures between two changes of visit or optics."""
+    """Count the changes of visit or optics before each exposure."""
     states = []
     for record, scan, _ in found:
         pupil, visit = (str(scan.keywords[card] or "N/A") for card in ("PUPIL", "VISIT_ID"))
@@ -312,14 +312,6 @@ def list_sets(images: Sequence[SkyImage]) -> tuple[ImageSet, ...]:
         key = (r.detector, r.filter, image.pupil, r.subarray, r.readpatt, corner)
         groups.setdefault(key, []).append(image)
     return tuple(
-        ImageSet(get_detector(key[0]), *key[1:5], tuple(members))
-        for key, members in sorted(groups.items())
-    )
-
-
-def select_images(images: ImageSet, rows: Sequence[int]) -> ImageSet:
-    """Take some images of a set."""
-    chosen = tuple(images.images[k] for k in rows)
-    return ImageSet(
-        images.detector, images.filter, images.pupil, images.subarray, images.readpatt, chosen
+        ImageSet(get_detector(detector), filter_, pupil, subarray, readpatt, tuple(members))
+        for (detector, filter_, pupil, subarray, readpatt, _), members in sorted(groups.items())
     )

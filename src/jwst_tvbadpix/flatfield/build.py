@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -95,9 +96,7 @@ class BuiltFlat:
     Attributes
     ----------
     flats : tuple of MergedFlat
-        One for all, or one per epoch.
-    epochs : tuple of int
-        Epoch of each flat; (0,) for one for all.
+        One for all, or one per epoch, in their order.
     stack : StackedFlat
         Of the exposures used, in their order.
     star : StarFlat or None
@@ -113,7 +112,6 @@ class BuiltFlat:
     """
 
     flats: tuple[MergedFlat, ...]
-    epochs: tuple[int, ...]
     stack: StackedFlat
     star: StarFlat | None
     drifts: Drifts | None
@@ -192,52 +190,62 @@ def build_flat(
     part = _Part(exposures, plane, rows)
     stack = stack_flat(
         part,
-        facts.tiles[rows],
+        facts.tiles[rows].tolist(),
         facts.mid_mjd[rows],
         settings=settings.stack,
-        sets=facts.runs[rows],
+        sets=facts.runs[rows].tolist(),
         pointings=part,
         region=field,
         progress=progress,
     )
-    area = compute_area_ratio(facts.skies[int(rows[0])], np.isfinite(stack.flat))
-    limits = {
-        "non_science": non_science,
-        "least_response": settings.least_response,
-        "unreliable_err": settings.unreliable_err,
-    }
-    sky_flat = merge_flats(stack, None, area, order=_SKY_ORDER, **limits)
+    merge = partial(
+        merge_flats,
+        stack,
+        area=compute_area_ratio(facts.skies[int(rows[0])], np.isfinite(stack.flat)),
+        non_science=non_science,
+        least_response=settings.least_response,
+        unreliable_err=settings.unreliable_err,
+    )
+    flats = [merge(None, order=_SKY_ORDER)]
     star: StarFlat | None = None
     drifts: Drifts | None = None
-    flats, epochs = (sky_flat,), (0,)
     if matched is not None and settings.star_flat != "never":
-        tables = _measure(exposures, tables, sky_flat.p_flat, settings)
+        tables = _measure(exposures, tables, flats[0].p_flat, settings)
         matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
         star = _solve(matched, facts, stack, field, settings, notes)
     if star is not None and matched is not None:
         drifts = _judge(matched, facts, star, settings, notes)
         by_epoch = _choose_epochs(matched, facts, star, drifts, settings, notes)
-        responses = _list_responses(by_epoch or star)
-        flats = tuple(merge_flats(stack, response, area, **limits) for response in responses)
-        epochs = tuple(range(len(flats)))
+        flats = [merge(response) for response in _list_responses(by_epoch or star)]
     elif settings.by_epoch == "always" and facts.epoch.max() > 0:
         raise EvidenceError(
             f"expected a star flat to tell {int(facts.epoch.max()) + 1} epochs apart, found none "
             f"({notes[-1] if notes else 'star_flat is never'}); run the step once per epoch"
         )
-    last = flats[-1] if len(flats) > 1 else flats[0]
-    check = None
-    if not facts.used.all():
-        fluxes = None if star is None else dict(zip(star.star_id, star.star_ln_flux, strict=True))
-        held = [(k, flats[facts.epoch[k]] if len(flats) > 1 else last) for k in _held(facts)]
-        check = check_flat(
-            exposures, held, tables, matched, fluxes, aperture=lambda *a: _sum(*a, settings)
-        )
-    return BuiltFlat(flats, epochs, stack, star, drifts, matched, check, tuple(notes))
+    check = _check(exposures, facts, flats, tables, matched, star, settings)
+    return BuiltFlat(tuple(flats), stack, star, drifts, matched, check, tuple(notes))
 
 
-def _held(facts: ExposureFacts) -> list[int]:
-    return [int(k) for k in np.flatnonzero(~facts.used)]
+def _check(
+    exposures: Exposures,
+    facts: ExposureFacts,
+    flats: Sequence[MergedFlat],
+    tables: Sequence[StarTable],
+    matched: MatchedStars | None,
+    star: StarFlat | None,
+    settings: FlatSettings,
+) -> SelfCheck | None:
+    """Check held-out exposures, each with the flat of its epoch; None where there are none."""
+    rows = [int(k) for k in np.flatnonzero(~facts.used)]
+    if not rows:
+        return None
+    fluxes = None
+    if star is not None:
+        fluxes = dict(zip(star.star_id.tolist(), star.star_ln_flux.tolist(), strict=True))
+    held = [(k, flats[int(facts.epoch[k]) if len(flats) > 1 else 0]) for k in rows]
+    return check_flat(
+        exposures, held, tables, matched, fluxes, aperture=partial(_sum, settings=settings)
+    )
 
 
 def _limits(facts: ExposureFacts, shape: tuple[int, int]) -> dict[str, float]:

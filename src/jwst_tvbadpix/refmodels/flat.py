@@ -88,7 +88,8 @@ def build_flat_model(
     require_pedigree(pedigree)
     if not history:
         raise ProductError("expected at least one history entry, found none; CRDS requires one")
-    dq = np.zeros(np.shape(flat), np.uint32)
+    ny, nx = (int(n) for n in np.shape(flat))
+    dq = np.zeros((ny, nx), np.uint32)
     for name, marked in flags.items():
         if np.shape(marked) != dq.shape:
             raise ProductError(
@@ -116,8 +117,8 @@ def build_flat_model(
         meta.exposure.type, meta.exposure.readpatt = exp_type, selection.readpatt
         subarray = meta.subarray
         subarray.name = selection.subarray
-        subarray.ystart, subarray.xstart = (k + 1 for k in selection.corner)
-        subarray.ysize, subarray.xsize = dq.shape
+        subarray.ystart, subarray.xstart = selection.corner[0] + 1, selection.corner[1] + 1
+        subarray.ysize, subarray.xsize = ny, nx
         subarray.fastaxis, subarray.slowaxis = facts.fastaxis, facts.slowaxis
     except asdf.ValidationError as error:
         raise ProductError(

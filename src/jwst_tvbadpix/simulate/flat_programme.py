@@ -27,7 +27,7 @@ _FAINTEST, _SLOPE = 20.0, 0.9
 _BRIGHTEST = 2e4
 # Dithers within a tile, and their steps between tiles, in units of the smaller side of the frame.
 _DITHER, _TILES = 0.09, ((0, 0), (0.27, 0.4), (-0.27, 0.4), (0.27, -0.4), (-0.27, -0.4))
-# Exposure-to-exposure scatter of the level of the sky and of the sensitivity; guiding error [pixel].
+# Scatter of the sky and of the sensitivity from exposure to exposure; pointing error [pixel].
 _SKY_SCATTER, _ZERO_POINT_SCATTER, _POINTING_ERROR = 0.02, 0.002, 0.7
 # Depth of an exposure [s].
 _EXPOSURE_S = 300.0
@@ -225,7 +225,8 @@ def simulate_flat_programme(
     paths, specs, flats = [], [], []
     for epoch, start in enumerate(epoch_mjd):
         share = epoch / max(len(epoch_mjd) - 1, 1)
-        pattern = FlatPattern(seed, odd_even=0.0, response_rms=0.013, drift=drift * share)
+        # No dark pattern: what is added cannot be told from response by one sky level.
+        pattern = FlatPattern(seed, 0.013, odd_even=0.0, dark_rms=0.0, drift=drift * share)
         scene = Scene((FieldOfView(sky), FieldOfView(cloud)), pattern=pattern)
         flats.append(pattern.response(setup.region))
         for k in range(n_exposures):
