@@ -1,0 +1,212 @@
+"""ExternalFlatBuilder on a simulated programme, and calwebb_image2 with what it makes."""
+
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import asdf
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from crds.core import log
+from pipeline import idle_collector
+from stdatamodels.jwst import datamodels
+
+from jwst_tvbadpix.delivery import build_context, use_context
+from jwst_tvbadpix.delivery.certify import certify_asdf, certify_fits
+from jwst_tvbadpix.errors import EvidenceError
+from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
+from jwst_tvbadpix.steps import ExternalFlatBuilder
+
+HELD = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A programme and the folder of what was made of it."""
+
+    programme: object
+    folder: Path
+
+    def find(self, pattern):
+        (path,) = self.folder.glob(pattern)
+        return path
+
+
+def build(programme, folder, **parameters):
+    """Run the step as users do, without any CRDS set-up."""
+    inputs = getattr(programme, "association", programme)
+    with idle_collector():
+        ExternalFlatBuilder.call(
+            str(inputs) if isinstance(inputs, Path) else inputs,
+            save_results=True,
+            output_dir=str(folder),
+            **parameters,
+        )
+    return Run(programme, folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_crds(monkeypatch):
+    for name in ("CRDS_PATH", "CRDS_SERVER_URL", "CRDS_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def programme(tmp_path_factory):
+    return simulate_flat_programme(
+        tmp_path_factory.mktemp("programme"),
+        region=find_region("SUB256"),
+        n_exposures=14,
+        density=2500,
+        scattered=0.02,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(programme, tmp_path_factory):
+    return build(programme, tmp_path_factory.mktemp("products"), hold_out=HELD)
+
+
+def read_flat(path):
+    with datamodels.open(path) as model:
+        return model.data.copy(), model.err.copy(), model.dq.copy(), model.meta.instance
+
+
+def compare(flat, err, truth):
+    """Pulls and relative errors where the flat is used, both of mean 1."""
+    used = np.isfinite(flat)
+    error = flat[used] / flat[used].mean() - truth[used] / truth[used].mean()
+    return error / err[used], error
+
+
+def test_products_are_named_and_complete(run):
+    stem = "jw04487-flat_f770w_MIRIMAGE_F770W_SUB256"
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert names == [
+        f"{stem}_drifts.ecsv",
+        f"{stem}_exposures.ecsv",
+        f"{stem}_flat_20211225T000000.asdf",
+        f"{stem}_flat_20211225T000000.fits",
+        f"{stem}_starflat.asdf",
+    ]
+
+
+def test_flat_is_the_truth_within_its_error(run):
+    flat, err, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    pull, error = compare(flat, err, run.programme.star_flats[0])
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.1)
+    assert np.std(error) < 0.004
+    used = (dq & 1) == 0
+    assert used.mean() > 0.99
+    assert (flat[used] > 0).all()
+    assert np.isfinite(err[used]).all()
+    assert np.isnan(flat[~used]).all()
+
+
+def test_twins_are_equal_and_decoded_right(run):
+    one, two = (read_flat(run.find(f"*_flat_*.{kind}")) for kind in ("asdf", "fits"))
+    for first, second in zip(one[:3], two[:3], strict=True):
+        np.testing.assert_array_equal(first, second)
+    with asdf.open(run.find("*_flat_*.asdf")) as file:
+        assert "dq_def" not in file.tree
+    with fits.open(run.find("*_flat_*.fits")) as hdus:
+        assert "DQ_DEF" in hdus
+        header = hdus[0].header
+    expected = {
+        "REFTYPE": "FLAT",
+        "FILTER": "F770W",
+        "BAND": "N/A",
+        "SUBARRAY": "SUB256",
+        "SUBSTRT1": 413,
+        "SUBSTRT2": 51,
+        "USEAFTER": "2021-12-25T00:00:00",
+    }
+    assert {key: header[key] for key in expected} == expected
+
+
+def test_parts_multiply_to_the_flat_and_show_the_scattered_light(run):
+    flat = read_flat(run.find("*_flat_*.fits"))[0]
+    with asdf.open(run.find("*_starflat.asdf"), memmap=False, lazy_load=False) as file:
+        tree = file.tree
+        maps = tree["maps"]
+        np.testing.assert_allclose(maps["p_flat"] * maps["l_flat"][0], flat, rtol=1e-5)
+        ratio, ratio_err = maps["ratio"][0], maps["ratio_err"][0]
+        star = tree["star"]
+        assert star["covariance"].shape == (len(star["degree"]),) * 2
+        assert np.linalg.eigvalsh(star["covariance"]).min() > 0
+        assert tree["gauge"]["n_components"] == 1
+        check = tree["check"]
+    truth = run.programme.sky_flat / run.programme.star_flats[0]
+    pull = (ratio / np.nanmean(ratio) - truth / truth.mean()) / ratio_err
+    assert np.nanmax(np.abs(pull)) < 5
+    assert check["n_exposures"] == HELD
+    assert check["pixel_after"] < 0.7 * check["pixel_before"]
+    assert check["star_after"] < check["star_before"]
+
+
+def test_tables_tell_every_exposure(run):
+    table = Table.read(run.find("*_exposures.ecsv"))
+    assert len(table) == len(run.programme.rates)
+    assert list(table["status"]).count("held out") == HELD
+    assert list(table["status"]).count("used") == len(table) - HELD
+    used = table["status"] == "used"
+    assert np.isfinite(table["zero_point"][used]).all()
+    # Pointings were off by 0.7 pixels of 0.11 arcsec.
+    assert 0.02 < np.std(table["offset_ra"][used]) < 0.3
+    assert set(Table.read(run.find("*_drifts.ecsv"))["term"]) >= {"slope", "exponential"}
+
+
+def run_image2(rate, folder, context):
+    """Run calwebb_image2 up to the flat without any override."""
+    from jwst.pipeline import Image2Pipeline
+
+    folder.mkdir(parents=True)
+    skipped = ("assign_wcs", "bkg_subtract", "photom", "resample")
+    with idle_collector(), use_context(context):
+        Image2Pipeline.call(
+            str(rate),
+            save_results=True,
+            output_dir=str(folder),
+            steps={name: {"skip": True} for name in skipped},
+        )
+    (path,) = folder.glob("*_cal.fits")
+    with fits.open(path, memmap=False) as hdus:
+        return {name: np.array(hdus[name].data) for name in ("SCI", "ERR", "DQ")}, dict(
+            hdus[0].header
+        )
+
+
+def test_image2_picks_the_flat_by_itself(run, tmp_path):
+    held = Table.read(run.find("*_exposures.ecsv"))
+    name = held["filename"][held["status"] == "held out"][0]
+    rate = run.programme.association.parent / name
+    found = {}
+    for kind in ("fits", "asdf"):
+        flat = run.find(f"*_flat_*.{kind}")
+        context = build_context(tmp_path / kind / "crds", {"flat": [flat]})
+        found[kind], header = run_image2(rate, tmp_path / kind / "cal", context)
+        assert header["R_FLAT"] == f"crds://{context.names[flat.resolve()]}"
+        assert header["S_FLAT"] == "COMPLETE"
+    for key, plane in found["fits"].items():
+        np.testing.assert_array_equal(plane, found["asdf"][key])
+    flat, _, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    with fits.open(rate) as hdus:
+        before = hdus["SCI"].data / flat
+    used = (dq & 1) == 0
+    np.testing.assert_allclose(found["fits"]["SCI"][used], before[used], rtol=1e-5)
+    assert np.isnan(found["fits"]["SCI"][~used]).all()
+    assert (found["fits"]["DQ"][~used] & 1).all()
+
+
+def test_certify_is_clean(run, tmp_path):
+    flat = run.find("*_flat_*.fits")
+    context = build_context(tmp_path, {"flat": [flat]})
+    with use_context(context):
+        for task, path in ((certify_fits, flat), (certify_asdf, flat.with_suffix(".asdf"))):
+            log.reset()
+            task(str(path), context.env["CRDS_CONTEXT"])
+            assert (log.errors(), log.warnings()) == (0, 0)
