@@ -284,12 +284,20 @@ def find_drifts(
     if tested.any():
         significant[tested] = false_discovery_control(p_value[tested]) <= false_discovery_rate
     terms = [
-        Term(name, *found[:, i, :3].T.copy(), p_value[:, i], significant[:, i], reasons[i])
+        Term(
+            name,
+            found[:, i, 0],
+            found[:, i, 1],
+            found[:, i, 2],
+            p_value[:, i],
+            significant[:, i],
+            reasons[i],
+        )
         for i, name in enumerate(_TERMS)
     ]
     return Drifts(
         tuple(names) if names is not None else tuple(f"series {k + 1}" for k in range(n_series)),
-        *terms,
+        *(terms[0], terms[1], terms[2], terms[3]),
         tuple(_tell_kind(terms, k) for k in range(n_series)),
         len(mid_mjd),
         n_visits,
