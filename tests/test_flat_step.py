@@ -1,8 +1,5 @@
 """ExternalFlatBuilder on a simulated programme, and calwebb_image2 with what it makes."""
 
-import json
-import logging
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +14,6 @@ from stdatamodels.jwst import datamodels
 
 from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.delivery.certify import certify_asdf, certify_fits
-from jwst_tvbadpix.errors import EvidenceError
 from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
 from jwst_tvbadpix.steps import ExternalFlatBuilder
 

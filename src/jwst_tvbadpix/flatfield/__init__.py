@@ -7,6 +7,7 @@ from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
 from .matching import MatchedStars, match_stars
 from .merge import MergedFlat, StarResponse, make_flags, merge_flats
+from .monitors import Monitors, run_monitors
 from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
@@ -39,6 +40,7 @@ __all__ = [
     "Gauge",
     "MatchedStars",
     "MergedFlat",
+    "Monitors",
     "NoiseModel",
     "OrderChoice",
     "PixelDrift",
@@ -71,6 +73,7 @@ __all__ = [
     "make_plane",
     "match_stars",
     "merge_flats",
+    "run_monitors",
     "solve_star_flat",
     "stack_flat",
     "sum_apertures",

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
-from .drifts import Drifts, make_epochs
 from .frames import Exposures, StackSettings
 from .matching import MatchedStars, match_stars
 from .merge import MergedFlat, StarResponse, merge_flats
+from .monitors import Monitors, run_monitors
 from .observations import StarObservations
+from .psf_core import CoreTable, measure_cores
 from .selfcheck import SelfCheck, check_flat
 from .skyplane import PixelOfSky, SkyPlane, compute_scale, make_plane
-from .stability import find_flat_drifts
 from .stack import StackedFlat, stack_flat
 from .starflat import StarFlat, solve_star_flat
 from .stars import SkyOfPixel, StarTable, compute_area_ratio, find_stars, sum_apertures
@@ -101,8 +101,8 @@ class BuiltFlat:
         Of the exposures used, in their order.
     star : StarFlat or None
         Its `exposure_id` are places in the input.
-    drifts : Drifts or None
-        Stability of the star flat's modes from visit to visit.
+    monitors : Monitors or None
+        Stability of flat, PSF core and distortion; None without a star flat.
     matched : MatchedStars or None
         All stars, those of held-out exposures too.
     check : SelfCheck or None
@@ -114,7 +114,7 @@ class BuiltFlat:
     flats: tuple[MergedFlat, ...]
     stack: StackedFlat
     star: StarFlat | None
-    drifts: Drifts | None
+    monitors: Monitors | None
     matched: MatchedStars | None
     check: SelfCheck | None
     notes: tuple[str, ...]
@@ -187,17 +187,7 @@ def build_flat(
     matched = _match(tables, facts, exposures.shape, notes)
     plane = make_plane(facts.skies, facts.pixels, exposures.shape, matched)
     rows = np.flatnonzero(facts.used)
-    part = _Part(exposures, plane, rows)
-    stack = stack_flat(
-        part,
-        facts.tiles[rows].tolist(),
-        facts.mid_mjd[rows],
-        settings=settings.stack,
-        sets=facts.runs[rows].tolist(),
-        pointings=part,
-        region=field,
-        progress=progress,
-    )
+    stack = _stack(_Part(exposures, plane, rows), facts, field, settings.stack, progress)
     merge = partial(
         merge_flats,
         stack,
@@ -208,14 +198,27 @@ def build_flat(
     )
     flats = [merge(None, order=_SKY_ORDER)]
     star: StarFlat | None = None
-    drifts: Drifts | None = None
+    monitors: Monitors | None = None
     if matched is not None and settings.star_flat != "never":
-        tables = _measure(exposures, tables, flats[0].p_flat, settings)
+        tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
         matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
         star = _solve(matched, facts, stack, field, settings, notes)
     if star is not None and matched is not None:
-        drifts = _judge(matched, facts, star, settings, notes)
-        by_epoch = _choose_epochs(matched, facts, star, drifts, settings, notes)
+        monitors = run_monitors(
+            _select(matched, facts),
+            cores,
+            facts.skies,
+            rows,
+            facts.mid_mjd,
+            facts.tiles,
+            star.basis.field,
+            star=star,
+            zero_point_scatter=settings.zero_point_scatter,
+            fwhm=settings.stack.fwhm,
+        )
+        for line in monitors.describe():
+            _note(notes, line)
+        by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
         flats = [merge(response) for response in _list_responses(by_epoch or star)]
     elif settings.by_epoch == "always" and facts.epoch.max() > 0:
         raise EvidenceError(
@@ -223,7 +226,27 @@ def build_flat(
             f"({notes[-1] if notes else 'star_flat is never'}); run the step once per epoch"
         )
     check = _check(exposures, facts, flats, tables, matched, star, settings)
-    return BuiltFlat(tuple(flats), stack, star, drifts, matched, check, tuple(notes))
+    return BuiltFlat(tuple(flats), stack, star, monitors, matched, check, tuple(notes))
+
+
+def _stack(
+    part: _Part,
+    facts: ExposureFacts,
+    field: np.ndarray,
+    settings: StackSettings,
+    progress: Callable[[int, int], None] | None,
+) -> StackedFlat:
+    """Stack the exposures that are used."""
+    return stack_flat(
+        part,
+        facts.tiles[part.rows].tolist(),
+        facts.mid_mjd[part.rows],
+        settings=settings,
+        sets=facts.runs[part.rows].tolist(),
+        pointings=part,
+        region=field,
+        progress=progress,
+    )
 
 
 def _check(
@@ -280,15 +303,18 @@ def _find(exposures: Exposures, index: int, field: np.ndarray, settings: FlatSet
 
 def _measure(
     exposures: Exposures, tables: Sequence[StarTable], p_flat: np.ndarray, settings: FlatSettings
-) -> list[StarTable]:
-    """Measure the stars again on the response of the single pixels taken out."""
+) -> tuple[list[StarTable], list[CoreTable]]:
+    """Measure stars and their cores again, the response of the single pixels taken out."""
 
-    def measure(index: int) -> StarTable:
+    def measure(index: int) -> tuple[StarTable, CoreTable]:
         rate, err = exposures.read(index, 0, exposures.shape[0])
-        table = tables[index]
-        return _sum(rate / p_flat, err / p_flat, table.x, table.y, settings)
+        rate, err, table = rate / p_flat, err / p_flat, tables[index]
+        table = _sum(rate, err, table.x, table.y, settings)
+        good = np.isfinite(rate) & np.isfinite(err)
+        return table, measure_cores(rate, err, good, table, fwhm=settings.stack.fwhm)
 
-    return list(map_in_threads(measure, range(len(tables))))
+    both = list(map_in_threads(measure, range(len(tables))))
+    return [table for table, _ in both], [core for _, core in both]
 
 
 def _match(
@@ -338,30 +364,6 @@ def _select(matched: MatchedStars, facts: ExposureFacts) -> StarObservations:
     return StarObservations(*(getattr(seen, name)[mine] for name in StarObservations.__slots__))
 
 
-def _judge(
-    matched: MatchedStars,
-    facts: ExposureFacts,
-    star: StarFlat,
-    settings: FlatSettings,
-    notes: list[str],
-) -> Drifts | None:
-    """Judge the stability of the smooth modes from visit to visit; None where nothing tells."""
-    rows = np.flatnonzero(facts.used)
-    epochs = make_epochs(facts.mid_mjd[rows], facts.tiles[rows].tolist())
-    if len(epochs.mid_mjd) < 2:
-        _note(notes, "Stability is not measurable: one epoch")
-        return None
-    number = {int(row): int(n) for row, n in zip(rows, epochs.number, strict=True)}
-    try:
-        flat = _solve_epochs(matched, facts, star, settings, number)
-        drifts = find_flat_drifts(flat, epochs.mid_mjd, epochs.visit)
-    except EvidenceError as error:
-        _note(notes, f"Stability is not measurable: {error}")
-        return None
-    _note(notes, f"Flat stability: {drifts.verdict}")
-    return drifts
-
-
 def _solve_epochs(
     matched: MatchedStars,
     facts: ExposureFacts,
@@ -383,14 +385,12 @@ def _choose_epochs(
     matched: MatchedStars,
     facts: ExposureFacts,
     star: StarFlat,
-    drifts: Drifts | None,
+    monitors: Monitors,
     settings: FlatSettings,
     notes: list[str],
 ) -> StarFlat | None:
     """Solve by epoch where that is asked for; None = one flat for all."""
-    wanted = settings.by_epoch == "always" or (
-        settings.by_epoch == "auto" and drifts is not None and drifts.verdict == "DRIFT"
-    )
+    wanted = settings.by_epoch == "always" or (settings.by_epoch == "auto" and monitors.flat_drifts)
     if not wanted:
         return None
     if facts.epoch.max() == 0:

@@ -11,7 +11,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..flatfield import BuiltFlat, Drifts, MergedFlat, StarFlat
+from ..flatfield import BuiltFlat, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
@@ -88,7 +88,7 @@ def build_star_flat_model(
         "flats": {name: list(values) for name, values in flats.items()},
         "maps": _collect_maps(built.flats),
         "exposures": dict(exposures),
-        "drifts": tabulate_drifts(built.drifts),
+        "drifts": _tabulate_drifts(built.monitors),
         "settings": {key: as_scalar(key, value) for key, value in settings.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "notes": list(notes),
@@ -161,26 +161,27 @@ def _describe_gauge(star: StarFlat) -> dict[str, Any]:
     }
 
 
-def tabulate_drifts(drifts: Drifts | None) -> dict[str, Any]:
-    """Tabulate the stability of the modes: columns of the schema's `drifts`."""
-    if drifts is None:
-        empty = np.empty(0)
-        return {
-            "verdict": "NOT MEASURABLE",
-            **{name: [] for name in ("term", "mode", "reason")},
-            **{name: empty.copy() for name in ("value", "err", "upper_limit")},
-            "significant": empty.astype(bool),
-        }
-    n = len(drifts.names)
-    numbers = {
-        name: np.concatenate([np.asarray(getattr(term, name), float) for term in drifts.terms])
-        for name in ("value", "err", "upper_limit")
-    }
+def _tabulate_drifts(monitors: Monitors | None) -> dict[str, Any]:
+    """Tabulate what changes: columns of the schema's `drifts`."""
+    found = {} if monitors is None else monitors.drifts
+    verdicts = {name: drifts.verdict for name, drifts in found.items()}
+    if monitors is not None:
+        verdicts |= dict.fromkeys(monitors.reasons, "NOT MEASURABLE")
+    rows = [
+        (name, term, k)
+        for name, drifts in found.items()
+        for term in drifts.terms
+        for k in range(len(drifts.names))
+    ]
     return {
-        "verdict": drifts.verdict,
-        "term": [term.name for term in drifts.terms for _ in range(n)],
-        "mode": list(drifts.names) * len(drifts.terms),
-        "reason": [term.reason for term in drifts.terms for _ in range(n)],
-        **numbers,
-        "significant": np.concatenate([np.asarray(t.significant, bool) for t in drifts.terms]),
+        "verdicts": verdicts,
+        "what": [name for name, _, _ in rows],
+        "term": [term.name for _, term, _ in rows],
+        "mode": [found[name].names[k] for name, _, k in rows],
+        "reason": [term.reason for _, term, _ in rows],
+        **{
+            column: np.array([getattr(term, column)[k] for _, term, k in rows], np.float64)
+            for column in ("value", "err", "upper_limit")
+        },
+        "significant": np.array([term.significant[k] for _, term, k in rows], bool),
     }

@@ -221,6 +221,14 @@ def simulate_flat_programme(
     side = min(setup.region.shape)
     cloud = StarCloud(seed, _FWHM[filter_name], density, 1.2 * max(setup.region.shape), brightest)
     sky = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
+    first = ExposureSpec(
+        mjd=epoch_mjd[0],
+        setup=setup,
+        ngroups=round(_EXPOSURE_S / setup.group_time_s),
+        program="04487",
+        field=1,
+        roll=rolls[0],
+    )
     rng = np.random.default_rng([seed, 7])
     paths, specs, flats = [], [], []
     for epoch, start in enumerate(epoch_mjd):
@@ -233,17 +241,14 @@ def simulate_flat_programme(
             tile = k * n_tiles // n_exposures
             place = np.array(_TILES[tile]) * side + rng.uniform(-_DITHER, _DITHER, 2) * side
             zodi, sensitivity = 1 + rng.normal(0, [_SKY_SCATTER, _ZERO_POINT_SCATTER])
-            spec = ExposureSpec(
+            spec = replace(
+                first,
                 mjd=start + tile * _VISIT_GAP + k * _CADENCE,
-                setup=setup,
-                ngroups=round(_EXPOSURE_S / setup.group_time_s),
                 seed=seed * 1000 + epoch * 100 + k,
                 zodi=float(zodi * sensitivity),
                 thermal=float(sensitivity),
-                program="04487",
                 observation=1 + epoch * len(_TILES) + tile,
                 exposure=1 + k,
-                field=1,
                 dither=(float(place[0]), float(place[1])),
                 roll=float(rolls[tile % len(rolls)]),
             )
@@ -253,12 +258,12 @@ def simulate_flat_programme(
             specs.append(spec)
             if progress is not None:
                 progress(len(paths), len(epoch_mjd) * n_exposures)
-    image = UndispersedSky(1.0, gradient_x=scattered, gradient_y=0.0).render(specs[0].context)
+    image = replace(sky, level=1.0).render(first.context)
     return FlatProgramme(
         tuple(paths),
         _write_association(folder, filter_name, paths),
         tuple(flats),
-        flats[0] * image / specs[0].zodi,
+        flats[0] * image,
         tuple(specs),
     )
 

@@ -88,7 +88,7 @@ class ExternalFlatBuilder(TvBadPixStep):
             folder = self.stage(self._output_folder())
             for kind in ("exposures", "drifts"):
                 columns = getattr(model, kind).instance
-                table = Table({k: v for k, v in columns.items() if k != "verdict"})
+                table = Table({k: v for k, v in columns.items() if k != "verdicts"})
                 table.write(folder / f"{stem}_{kind}.ecsv", overwrite=True)
         return saved
 
