@@ -274,21 +274,20 @@ def _find_wcs(scan: Scan) -> SkyWCS:
 def _build_wcs(keywords: Mapping[str, Any]) -> WCS:
     """Build the WCS of the keywords; raise where they make none."""
     cards = [f"{card}{axis}" for card in _WCS_CARDS for axis in (1, 2)] + list(_MATRIX_CARDS)
-    try:
-        value = {card: float(keywords[card]) for card in cards}
-        usable = bool(np.isfinite(list(value.values())).all())
-    except (TypeError, ValueError):
-        usable = False
-    if usable:
-        matrix = np.array([[value["PC1_1"], value["PC1_2"]], [value["PC2_1"], value["PC2_2"]]])
-        step = (value["CDELT1"], value["CDELT2"])
-        usable = bool(abs(np.linalg.det(matrix) * step[0] * step[1]) > 0)
-    if not usable:
-        found = ", ".join(f"{card} {keywords[card]}" for card in cards)
+    missing = [card for card in cards if not _is_number(keywords[card])]
+    if missing:
         raise InputError(
-            "expected a WCS, assigned or in the keywords CRPIX, CRVAL, CDELT and PC, found "
-            f"{found}; run calwebb_detector1 with pointing information, or give _cal products "
-            "of assign_wcs"
+            "expected a WCS, assigned or in the keywords CRPIX, CRVAL, CDELT and PC, found no "
+            f"number for {', '.join(missing)}; run calwebb_detector1 with pointing information, "
+            "or give _cal products of assign_wcs"
+        )
+    value = {card: float(keywords[card]) for card in cards}
+    matrix = np.array([[value["PC1_1"], value["PC1_2"]], [value["PC2_1"], value["PC2_2"]]])
+    step = (value["CDELT1"], value["CDELT2"])
+    if not abs(np.linalg.det(matrix) * step[0] * step[1]) > 0:
+        raise InputError(
+            "expected pixels with an area on the sky, found CDELT and PC that give them none; "
+            "correct the WCS"
         )
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
@@ -298,6 +297,11 @@ def _build_wcs(keywords: Mapping[str, Any]) -> WCS:
     wcs.wcs.cdelt, wcs.wcs.pc = step, matrix
     wcs.wcs.set()
     return wcs
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a card holds a finite number."""
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def list_sets(images: Sequence[SkyImage]) -> tuple[ImageSet, ...]:

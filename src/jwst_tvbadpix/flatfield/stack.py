@@ -233,6 +233,11 @@ def _start(
     flat[~np.isfinite(flat)] = np.nan
     flat[~(flat > _LEAST_RESPONSE)] = np.nan
     lit = np.isfinite(flat)
+    if not lit.any():
+        raise EvidenceError(
+            f"expected sky on the detector, found no pixel above 0 in the median of {usable.size} "
+            "exposures; give exposures that are not sky-subtracted"
+        )
     y, x = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
     box = (int(y[0]), int(y[-1]) + 1, int(x[0]), int(x[-1]) + 1)
     cut = np.ascontiguousarray(flat[box[0] : box[1], box[2] : box[3]])

@@ -115,7 +115,7 @@ def build_products(
         flats={"filename": stems, "useafter": dates},
         exposures=_tabulate(built, images, facts, excluded),
         settings=chosen,
-        notes=built.notes,
+        notes=[*built.notes, *(f"Left out: {e.filename}: {e.reason}" for e in excluded)],
         pedigree=pedigree,
         description=f"Parts of the flats of {images.label}",
     )
