@@ -1,6 +1,8 @@
 """Numerics of flat fields: arrays in, frozen results out."""
 
+from .background import BackgroundTerm, BackgroundTrend, find_background_trend
 from .basis import FieldBasis, make_basis
+from .distortion import Distortion, find_distortion_drifts, measure_distortion
 from .drifts import Drifts, Epochs, Term, find_drifts, make_epochs
 from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
@@ -9,6 +11,7 @@ from .merge import MergedFlat, StarResponse, make_flags, merge_flats
 from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
+from .psf_core import CoreDrifts, CoreTable, find_core_drifts, measure_cores
 from .sky import Background, Transients, find_transients
 from .stability import PixelDrift, find_flat_drifts, find_pixel_drift
 from .stack import ExcludedFrame, StackedFlat, stack_flat
@@ -25,6 +28,11 @@ from .weights import NoiseModel
 
 __all__ = [
     "Background",
+    "BackgroundTerm",
+    "BackgroundTrend",
+    "CoreDrifts",
+    "CoreTable",
+    "Distortion",
     "Drifts",
     "Epochs",
     "ExcludedFrame",
@@ -48,6 +56,9 @@ __all__ = [
     "Term",
     "Transients",
     "compute_area_ratio",
+    "find_background_trend",
+    "find_core_drifts",
+    "find_distortion_drifts",
     "find_drifts",
     "find_flat_drifts",
     "find_pixel_drift",
@@ -58,6 +69,8 @@ __all__ = [
     "make_epochs",
     "make_flags",
     "match_stars",
+    "measure_cores",
+    "measure_distortion",
     "merge_flats",
     "solve_star_flat",
     "stack_flat",

@@ -13,12 +13,14 @@ __all__ = ["Drifts", "Epochs", "Term", "find_drifts", "make_epochs"]
 
 # Time constant of MIRI's count-rate loss [day]: Gordon et al. 2025, arXiv:2409.10443.
 TIME_CONSTANT_DAY = 200.0
-_YEAR_DAY = 365.25
+YEAR_DAY = 365.25
 # Visits and baseline without which a term is not measurable: a quarter of a year for a slope per
 # year, half of the time constant for an exponential.
 _LEAST_VISITS, _LEAST_YEARS, _LEAST_TIME_CONSTANTS = 3, 0.25, 0.5
-# Limits hold with this probability; a scatter is taken to be there at this one.
-_CONFIDENCE, _SUSPECTED = 0.95, 0.05
+# Limits hold with this probability.
+_CONFIDENCE = 0.95
+# Value, error, limit and p of what there is no evidence of.
+_NOTHING = (np.nan, np.nan, np.inf, np.nan)
 # Slope and exponential are told apart when the squares of their significances differ by this.
 _TOLD_APART = 4.0
 # Names of the terms, in order.
@@ -152,6 +154,8 @@ class Drifts:
                 f"{self.names[k]}, {term.name}: {scale * term.value[k]:.3g} +- "
                 f"{scale * term.err[k]:.2g}{ending}"
                 for k in np.flatnonzero(term.significant)
+                # Of two forms of a trend only the one that it was given the name of.
+                if term.name not in _TERMS[2:] or term.name in self.kind[k]
             ]
             if term.reason:
                 limit = np.max(term.upper_limit, initial=0.0)
@@ -254,8 +258,8 @@ def find_drifts(
     V; as Q at the true s follows chi2 exactly, so do its interval and limit (Paule & Mandel
     1982; Viechtbauer 2007). It is added to V before the visits are averaged; the means of the
     visits give the scatter between them in the same way. Slope and exponential are each fitted to
-    these means with a constant and a scatter of their own, from what they leave. Where a scatter
-    had to be added, Student's and Fisher's distributions replace the normal one and chi2. All p
+    these means with a constant and a scatter of their own, from what they leave. As far as the
+    noise is such a scatter, Student's and Fisher's distributions replace the normal one and chi2. All p
     values together are judged by Benjamini & Hochberg (1995).
     """
     values, covariance, mid_mjd, visit = _check(
@@ -352,7 +356,7 @@ def _list_reasons(
     """Say why each term is not measurable; '' where it is."""
     within = "" if n_epochs > n_visits else "no visit has two epochs"
     between = "" if n_visits > 1 else "one visit only"
-    least = _LEAST_YEARS * _YEAR_DAY, _LEAST_TIME_CONSTANTS * time_constant_day
+    least = _LEAST_YEARS * YEAR_DAY, _LEAST_TIME_CONSTANTS * time_constant_day
     few = "" if n_visits >= _LEAST_VISITS else f"{n_visits} visits, {_LEAST_VISITS} are needed"
     slow = (
         few or (f"{baseline:.0f} days, {days:.0f} are needed" if baseline < days else "")
@@ -365,31 +369,136 @@ def _fit_series(
     value: np.ndarray, covariance: np.ndarray, mjd: np.ndarray, visit: np.ndarray, tau: float
 ) -> np.ndarray:
     """(value, err, limit, p) of each term for one series: shape (4, 4)."""
-    n_visits = visit.max() + 1
     found = np.full((len(_TERMS), 4), np.nan)
     found[:, 2] = np.inf
-    member = np.eye(n_visits)[visit]
     # A common constant is no concern of any term; this makes the covariance regular.
     covariance = covariance + np.mean(np.diag(covariance))
-    within, n_within = 0.0, 0
-    apart = _complement(member)
-    if apart.shape[1]:
-        scatter = _find_scatter(apart.T @ value, apart.T @ covariance @ apart)
-        found[0] = scatter
-        within = scatter[0]
-        n_within = apart.shape[1] if scatter[3] < _SUSPECTED else 0
+    visits = average_visits(value, covariance, mjd, visit)
+    found[0] = visits.scatter
+    n_visits = len(visits.mean)
     if n_visits < 2:
         return found
-    weight = np.linalg.inv(covariance + within**2 * np.eye(len(value)))
+    constant = np.ones((n_visits, 1))
+    found[1] = find_scatter(visits, constant)
+    for i, template in (
+        (2, (visits.mid_mjd - visits.mid_mjd.mean()) / YEAR_DAY),
+        (3, np.exp(-(visits.mid_mjd - visits.mid_mjd.min()) / tau)),
+    ):
+        if np.ptp(template):
+            found[i] = fit_columns(visits, np.column_stack([template, constant])).test(0)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """One value per visit.
+
+    Attributes
+    ----------
+    mean, mid_mjd : ndarray of float64, shape (n_visits,)
+    covariance : ndarray of float64, shape (n_visits, n_visits)
+        With the scatter within visits.
+    scatter : tuple of float
+        That scatter: value, err, upper limit, p; NaN and inf where no visit has two epochs.
+    freedom : float
+        Degrees of freedom that the covariance is known with; inf = known.
+    """
+
+    mean: np.ndarray
+    mid_mjd: np.ndarray
+    covariance: np.ndarray
+    scatter: tuple[float, float, float, float]
+    freedom: float
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnFit:
+    """Coefficients of columns that were fitted to visits.
+
+    Attributes
+    ----------
+    parameters : ndarray of float64, shape (n_columns,)
+    covariance : ndarray of float64, shape (n_columns, n_columns)
+        With the scatter that the columns leave.
+    freedom : float
+        Degrees of freedom of their distribution; inf = normal.
+    """
+
+    parameters: np.ndarray
+    covariance: np.ndarray
+    freedom: float
+
+    def test(self, k: int) -> tuple[float, float, float, float]:
+        """Value, err, upper limit and p of one coefficient."""
+        value, err = float(self.parameters[k]), float(np.sqrt(self.covariance[k, k]))
+        p_value = float(2 * t.sf(abs(value) / err, self.freedom))
+        return value, err, abs(value) + self.compute_margin(err), p_value
+
+    def compute_margin(self, err: float) -> float:
+        """Compute what a limit lies above the modulus of a value."""
+        return float(t.ppf(_CONFIDENCE, self.freedom)) * err
+
+
+def average_visits(
+    value: np.ndarray, covariance: np.ndarray, mid_mjd: np.ndarray, visit: np.ndarray
+) -> Visits:
+    """Average the epochs of each visit, their scatter within visits found.
+
+    Parameters
+    ----------
+    value, mid_mjd : ndarray of float64, shape (n_epochs,)
+    covariance : ndarray of float64, shape (n_epochs, n_epochs)
+    visit : ndarray of int, shape (n_epochs,)
+        From 0, without gaps.
+
+    Returns
+    -------
+    Visits
+    """
+    member = np.eye(visit.max() + 1)[visit]
+    scatter, freedom = _NOTHING, np.inf
+    apart = _complement(member)
+    if apart.shape[1]:
+        of_apart = apart.T @ covariance @ apart
+        scatter = _find_scatter(apart.T @ value, of_apart)
+        freedom = _count_freedom(scatter[0], of_apart)
+        covariance = covariance + scatter[0] ** 2 * np.eye(len(value))
+    weight = np.linalg.inv(covariance)
     of_means = np.linalg.inv(member.T @ weight @ member)
     mean = of_means @ (member.T @ weight @ value)
-    when = member.T @ mjd / member.sum(axis=0)
-    flat = _complement(np.ones((n_visits, 1)))
-    found[1] = _find_scatter(flat.T @ mean, flat.T @ of_means @ flat, n_within)
-    years = (when - when.mean()) / _YEAR_DAY
-    for i, template in ((2, years), (3, np.exp(-(when - when.min()) / tau))):
-        found[i] = _fit_template(mean, of_means, template, n_within)
-    return found
+    when = member.T @ mid_mjd / member.sum(axis=0)
+    return Visits(mean, when, of_means, scatter, freedom)
+
+
+def find_scatter(visits: Visits, columns: np.ndarray) -> tuple[float, float, float, float]:
+    """Scatter between visits beyond columns (n_visits, n_columns): value, err, upper limit, p."""
+    left = _complement(columns)
+    if not left.shape[1]:
+        return _NOTHING
+    return _find_scatter(left.T @ visits.mean, left.T @ visits.covariance @ left, visits.freedom)
+
+
+def fit_columns(visits: Visits, columns: np.ndarray) -> ColumnFit:
+    """Fit columns (n_visits, n_columns), a scatter of what they leave allowed for."""
+    scatter = float(np.nan_to_num(find_scatter(visits, columns)[0]))
+    left = _complement(columns)
+    freedom = min(_count_freedom(scatter, left.T @ visits.covariance @ left), visits.freedom)
+    weight = np.linalg.inv(visits.covariance + scatter**2 * np.eye(len(columns)))
+    covariance = np.linalg.inv(columns.T @ weight @ columns)
+    parameters = covariance @ (columns.T @ weight @ visits.mean)
+    return ColumnFit(parameters, covariance, freedom)
+
+
+def _count_freedom(scatter: float, covariance: np.ndarray) -> float:
+    """Degrees of freedom of noise that a scatter was added to.
+
+    As many as there are differences where the scatter is all there is, inf where there is none
+    (after Satterthwaite 1946).
+    """
+    if not scatter:
+        return np.inf
+    share = scatter**2 / (scatter**2 + float(np.mean(np.diag(covariance))))
+    return len(covariance) / share**2
 
 
 def _complement(columns: np.ndarray) -> np.ndarray:
@@ -398,11 +507,11 @@ def _complement(columns: np.ndarray) -> np.ndarray:
 
 
 def _find_scatter(
-    residual: np.ndarray, covariance: np.ndarray, n_noise: int = 0
+    residual: np.ndarray, covariance: np.ndarray, freedom: float = np.inf
 ) -> tuple[float, float, float, float]:
     """Scatter beyond a covariance: value, err, upper limit, p.
 
-    `n_noise` are the degrees of freedom that the covariance was itself found with; 0 = known.
+    `freedom` are the degrees of freedom that the covariance is itself known with.
     """
     eigenvalues, vectors = np.linalg.eigh(covariance)
     eigenvalues = np.maximum(eigenvalues, 1e-12 * eigenvalues[-1])
@@ -421,41 +530,30 @@ def _find_scatter(
     # The limit is no lower than what noise alone would give.
     limit = max(invert(chi2.ppf(1 - _CONFIDENCE, n), p) for p in (power, eigenvalues))
     total = float(np.sum(power / eigenvalues))
-    p_value = f.sf(total / n, n, n_noise) if n_noise else chi2.sf(total, n)
+    p_value = chi2.sf(total, n) if np.isinf(freedom) else f.sf(total / n, n, freedom)
     return value, (high - low) / 2, limit, float(p_value)
 
 
-def _fit_template(
-    mean: np.ndarray, covariance: np.ndarray, template: np.ndarray, n_noise: int
-) -> tuple[float, float, float, float]:
-    """Amplitude of a template beside a constant: value, err, upper limit, p."""
-    if np.ptp(template) == 0:
-        return np.nan, np.nan, np.inf, np.nan
-    columns = np.column_stack([np.ones(len(mean)), template])
-    left = _complement(columns)
-    scatter, n_scatter = 0.0, 0
-    if left.shape[1]:
-        scatter, _, _, p_left = _find_scatter(left.T @ mean, left.T @ covariance @ left, n_noise)
-        n_scatter = left.shape[1] if p_left < _SUSPECTED else 0
-    weight = np.linalg.inv(covariance + scatter**2 * np.eye(len(mean)))
-    of_fit = np.linalg.inv(columns.T @ weight @ columns)
-    value = float((of_fit @ (columns.T @ weight @ mean))[1])
-    err = float(np.sqrt(of_fit[1, 1]))
-    freedom = n_scatter or n_noise or np.inf
-    p_value = float(2 * t.sf(abs(value) / err, freedom))
-    return value, err, abs(value) + float(t.ppf(_CONFIDENCE, freedom)) * err, p_value
+def name_trend(slope: tuple[float, bool], exponential: tuple[float, bool]) -> str:
+    """Name a trend from the significance of each form (0 = not measurable) and what is believed."""
+    (line, is_line), (fall, is_fall) = slope, exponential
+    if not (is_line or is_fall):
+        return "none"
+    if abs(line**2 - fall**2) <= _TOLD_APART:
+        return "slope or exponential"
+    return "slope" if abs(line) > abs(fall) else "exponential"
 
 
 def _tell_kind(terms: Sequence[Term], k: int) -> str:
     """Name the change of one series."""
-    within, between, slope, exponential = terms
-    if slope.significant[k] or exponential.significant[k]:
-        line, fall = (abs(term.value[k] / term.err[k]) for term in (slope, exponential))
-        if not exponential.measurable or line**2 - fall**2 > _TOLD_APART:
-            return slope.name
-        if not slope.measurable or fall**2 - line**2 > _TOLD_APART:
-            return exponential.name
-        return "slope or exponential"
+    within, between, *trends = terms
+    line, fall = (
+        (float(term.value[k] / term.err[k]) if term.measurable else 0.0, bool(term.significant[k]))
+        for term in trends
+    )
+    trend = name_trend(line, fall)
+    if trend != "none":
+        return trend
     if between.significant[k]:
         return between.name
     if within.significant[k]:
