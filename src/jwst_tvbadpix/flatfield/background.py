@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import bottleneck as bn
 import numpy as np
-from scipy.stats import chi2, f, false_discovery_control
+from scipy.stats import chi2, f
 
 from ..errors import EvidenceError
 from .drifts import (
@@ -17,6 +17,7 @@ from .drifts import (
     average_visits,
     find_scatter,
     fit_columns,
+    judge_families,
     name_trend,
 )
 from .sky import Transients, find_transients
@@ -31,6 +32,8 @@ _LEAST_YEARS, _LEAST_VISITS = 0.75, 4
 # where a visit has so many; sigma of the median modulus of deviations from a median of five.
 _N_SIGMA, _LEAST_CLIPPED, _TO_SIGMA = 6.0, 5, 1.8
 _NAMES = ("within visit", "between visits", "season", "slope", "exponential")
+# Terms that are judged together.
+_FAMILIES = ((0,), (1,), (2,), (3, 4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +184,7 @@ def find_background_trend(
         Exposures taken without a change of filter in between, see `find_transients`; those of
         one visit and field where it is not given.
     false_discovery_rate : float
-        Expected share of false ones among the terms that are believed.
+        Where nothing changes, the chance that any term is believed.
     time_constant_day : float
         Of the exponential [day].
 
@@ -374,10 +377,7 @@ def _judge(
     p_value = np.array(
         [np.nan if reason else term[3] for term, reason in zip(found, reasons, strict=True)]
     )
-    tested = np.isfinite(p_value)
-    significant = np.zeros(len(found), bool)
-    if tested.any():
-        significant[tested] = false_discovery_control(p_value[tested]) <= rate
+    significant = judge_families(p_value[None], _FAMILIES, rate)[0]
     terms = [
         BackgroundTerm(name, *found[k][:3], float(p_value[k]), bool(significant[k]), reasons[k])
         for k, name in enumerate(_NAMES)

@@ -25,6 +25,8 @@ _NOTHING = (np.nan, np.nan, np.inf, np.nan)
 _TOLD_APART = 4.0
 # Names of the terms, in order.
 _TERMS = ("within visit", "between visits", "slope", "exponential")
+# Terms that are judged together.
+_FAMILIES = ((0,), (1,), (2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,8 +239,9 @@ def find_drifts(
     names : sequence of str, optional
         Of the series.
     false_discovery_rate : float
-        Expected share of false ones among the changes that are believed, over all terms and
-        series together. Where nothing changes, this is the chance of any.
+        Where nothing changes, the chance that any change is believed. Where something does, a third
+        of it is the expected share of false ones among the believed scatters within visits, among
+        those between visits, and among the trends, of all series.
     time_constant_day : float
         Of the exponential [day].
 
@@ -259,8 +262,9 @@ def find_drifts(
     1982; Viechtbauer 2007). It is added to V before the visits are averaged; the means of the
     visits give the scatter between them in the same way. Slope and exponential are each fitted to
     these means with a constant and a scatter of their own, from what they leave. As far as the
-    noise is such a scatter, Student's and Fisher's distributions replace the normal one and chi2. All p
-    values together are judged by Benjamini & Hochberg (1995).
+    noise is such a scatter, Student's and Fisher's distributions replace the normal one and chi2.
+    The p values of scatter within visits, scatter between visits and trends are each judged by
+    Benjamini & Hochberg (1995): a real scatter must not make a trend more easily believed.
     """
     values, covariance, mid_mjd, visit = _check(
         values, covariance, mid_mjd, visit, false_discovery_rate, time_constant_day
@@ -283,10 +287,7 @@ def find_drifts(
     baseline = float(np.ptp(means)) if means else 0.0
     reasons = _list_reasons(len(mid_mjd), n_visits, baseline, time_constant_day)
     p_value = np.where([bool(reason) for reason in reasons], np.nan, found[..., 3])
-    significant = np.zeros(p_value.shape, bool)
-    tested = np.isfinite(p_value)
-    if tested.any():
-        significant[tested] = false_discovery_control(p_value[tested]) <= false_discovery_rate
+    significant = judge_families(p_value, _FAMILIES, false_discovery_rate)
     terms = [
         Term(
             name,
@@ -532,6 +533,33 @@ def _find_scatter(
     total = float(np.sum(power / eigenvalues))
     p_value = chi2.sf(total, n) if np.isinf(freedom) else f.sf(total / n, n, freedom)
     return value, (high - low) / 2, limit, float(p_value)
+
+
+def judge_families(
+    p_value: np.ndarray, families: Sequence[Sequence[int]], rate: float
+) -> np.ndarray:
+    """Tell which changes are believed, each family of terms by itself.
+
+    Parameters
+    ----------
+    p_value : ndarray of float64, shape (n_series, n_terms)
+        NaN = not tested.
+    families : sequence of sequences of int
+        Terms that are judged together.
+    rate : float
+        False-discovery rate, shared equally by the families.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_series, n_terms)
+    """
+    believed = np.zeros(p_value.shape, bool)
+    for family in families:
+        places = np.isfinite(p_value) & np.isin(np.arange(p_value.shape[1]), family)
+        if places.any():
+            adjusted = false_discovery_control(p_value[places])
+            believed[places] = adjusted <= rate / len(families)
+    return believed
 
 
 def name_trend(slope: tuple[float, bool], exponential: tuple[float, bool]) -> str:
