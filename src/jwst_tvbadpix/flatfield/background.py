@@ -9,9 +9,10 @@ import numpy as np
 from scipy.stats import chi2, f
 
 from ..errors import EvidenceError
-from .drifts import (
-    TIME_CONSTANT_DAY,
-    YEAR_DAY,
+from .drifts import TIME_CONSTANT_DAY, YEAR_DAY
+from .sky import Transients, find_transients
+from .visits import (
+    NOTHING,
     ColumnFit,
     Visits,
     average_visits,
@@ -20,14 +21,13 @@ from .drifts import (
     judge_families,
     name_trend,
 )
-from .sky import Transients, find_transients
 
 __all__ = ["BackgroundTerm", "BackgroundTrend", "find_background_trend"]
 
 log = logging.getLogger(__name__)
 
 # Baseline from which season and trend are told apart [yr], and visits beyond the number of fields.
-_LEAST_YEARS, _LEAST_VISITS = 0.75, 4
+_LEAST_YEARS, _LEAST_VISITS = 0.75, 6
 # Exposures further than this from the median of their visit are left out [sigma of all visits],
 # where a visit has so many; sigma of the median modulus of deviations from a median of five.
 _N_SIGMA, _LEAST_CLIPPED, _TO_SIGMA = 6.0, 5, 1.8
@@ -336,8 +336,7 @@ def _fit(
     visits: Visits, constants: np.ndarray, tau: float, *, all_terms: bool
 ) -> tuple[list[tuple[float, float, float, float]], list[ColumnFit]]:
     """(value, err, limit, p) of each term, and the fits with slope and exponential."""
-    nothing = np.nan, np.nan, np.inf, np.nan
-    found = [visits.scatter, find_scatter(visits, constants), nothing, nothing, nothing]
+    found = [visits.scatter, find_scatter(visits, constants), NOTHING, NOTHING, NOTHING]
     season, slope, exponential = _make_templates(visits.mid_mjd, visits.mid_mjd, tau)
     if all_terms:
         fits = [
