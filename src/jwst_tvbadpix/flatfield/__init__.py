@@ -1,7 +1,9 @@
 """Numerics of flat fields: arrays in, frozen results out."""
 
+from .background import BackgroundTerm, BackgroundTrend, find_background_trend
 from .basis import FieldBasis, make_basis
 from .build import BuiltFlat, ExposureFacts, FlatSettings, build_flat
+from .distortion import Distortion, find_distortion_drifts, measure_distortion
 from .drifts import Drifts, Epochs, Term, find_drifts, make_epochs
 from .frames import Exposures, StackSettings
 from .gauge import Gauge, RollForecast
@@ -11,6 +13,7 @@ from .monitors import Monitors, run_monitors
 from .mosaic import Pointings
 from .observations import StarObservations
 from .orders import OrderChoice
+from .psf_core import CoreDrifts, CoreTable, find_core_drifts, measure_cores
 from .selfcheck import SelfCheck, check_flat
 from .sky import Background, Transients, find_transients
 from .skyplane import SkyPlane, compute_scale, make_plane
@@ -29,7 +32,12 @@ from .weights import NoiseModel
 
 __all__ = [
     "Background",
+    "BackgroundTerm",
+    "BackgroundTrend",
     "BuiltFlat",
+    "CoreDrifts",
+    "CoreTable",
+    "Distortion",
     "Drifts",
     "Epochs",
     "ExcludedFrame",
@@ -61,6 +69,9 @@ __all__ = [
     "check_flat",
     "compute_area_ratio",
     "compute_scale",
+    "find_background_trend",
+    "find_core_drifts",
+    "find_distortion_drifts",
     "find_drifts",
     "find_flat_drifts",
     "find_pixel_drift",
@@ -72,6 +83,8 @@ __all__ = [
     "make_flags",
     "make_plane",
     "match_stars",
+    "measure_cores",
+    "measure_distortion",
     "merge_flats",
     "run_monitors",
     "solve_star_flat",

@@ -12,7 +12,7 @@ from ..parallel import map_in_threads
 from .frames import Exposures, StackSettings
 from .matching import MatchedStars, match_stars
 from .merge import MergedFlat, StarResponse, merge_flats
-from .monitors import Monitors, run_monitors
+from .monitors import Monitors, add_background, run_monitors
 from .observations import StarObservations
 from .psf_core import CoreTable, measure_cores
 from .selfcheck import SelfCheck, check_flat
@@ -101,8 +101,8 @@ class BuiltFlat:
         Of the exposures used, in their order.
     star : StarFlat or None
         Its `exposure_id` are places in the input.
-    monitors : Monitors or None
-        Stability of flat, PSF core and distortion; None without a star flat.
+    monitors : Monitors
+        Stability of flat, PSF core and distortion (with a star flat) and background.
     matched : MatchedStars or None
         All stars, those of held-out exposures too.
     check : SelfCheck or None
@@ -114,7 +114,7 @@ class BuiltFlat:
     flats: tuple[MergedFlat, ...]
     stack: StackedFlat
     star: StarFlat | None
-    monitors: Monitors | None
+    monitors: Monitors
     matched: MatchedStars | None
     check: SelfCheck | None
     notes: tuple[str, ...]
@@ -198,26 +198,13 @@ def build_flat(
     )
     flats = [merge(None, order=_SKY_ORDER)]
     star: StarFlat | None = None
-    monitors: Monitors | None = None
+    monitors = Monitors()
     if matched is not None and settings.star_flat != "never":
         tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
         matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
         star = _solve(matched, facts, stack, field, settings, notes)
     if star is not None and matched is not None:
-        monitors = run_monitors(
-            _select(matched, facts),
-            cores,
-            facts.skies,
-            rows,
-            facts.mid_mjd,
-            facts.tiles,
-            star.basis.field,
-            star=star,
-            zero_point_scatter=settings.zero_point_scatter,
-            fwhm=settings.stack.fwhm,
-        )
-        for line in monitors.describe():
-            _note(notes, line)
+        monitors = _monitor(matched, cores, facts, star, settings)
         by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
         flats = [merge(response) for response in _list_responses(by_epoch or star)]
     elif settings.by_epoch == "always" and facts.epoch.max() > 0:
@@ -225,6 +212,11 @@ def build_flat(
             f"expected a star flat to tell {int(facts.epoch.max()) + 1} epochs apart, found none "
             f"({notes[-1] if notes else 'star_flat is never'}); run the step once per epoch"
         )
+    level = np.array([background.level for background in stack.backgrounds])
+    seen = (level, facts.mid_mjd[rows], facts.tiles[rows], plane.number[rows], facts.runs[rows])
+    monitors = add_background(monitors, *seen)
+    for line in monitors.describe():
+        _note(notes, line)
     check = _check(exposures, facts, flats, tables, matched, star, settings)
     return BuiltFlat(tuple(flats), stack, star, monitors, matched, check, tuple(notes))
 
@@ -355,6 +347,28 @@ def _solve(
         _note(notes, "The star flat is ill-determined and is not used in the reference")
         return None
     return star
+
+
+def _monitor(
+    matched: MatchedStars,
+    cores: Sequence[CoreTable],
+    facts: ExposureFacts,
+    star: StarFlat,
+    settings: FlatSettings,
+) -> Monitors:
+    """Look what the stars tell of changes."""
+    return run_monitors(
+        _select(matched, facts),
+        cores,
+        facts.skies,
+        np.flatnonzero(facts.used),
+        facts.mid_mjd,
+        facts.tiles,
+        star.basis.field,
+        star=star,
+        zero_point_scatter=settings.zero_point_scatter,
+        fwhm=settings.stack.fwhm,
+    )
 
 
 def _select(matched: MatchedStars, facts: ExposureFacts) -> StarObservations:

@@ -25,7 +25,7 @@ LINEAR = ("scale", "turn", "stretch", "skew")
 # Widths of the priors: offsets [arcsec] and linear terms far beyond any that occur. That of the
 # modes is found: so many times the rms of those that stars determine, at least this [arcsec].
 _OFFSET_ARCSEC, _LINEAR = 3.0, 1e-3
-_MODE_FACTOR, _LEAST_MODE_ARCSEC = 3.0, 0.001
+_MODE_FACTOR, _LEAST_MODE_ARCSEC = 2.0, 0.001
 # Noise of a position that the first solution starts from [arcsec].
 _FIRST_NOISE_ARCSEC = 0.01
 # Solutions with Huber's weights, then with weights that reject.
@@ -125,9 +125,9 @@ def measure_distortion(
     -----
     Position that the WCS gives = star + J (offset + linear terms of the exposure + modes), with J
     the derivative of the WCS at the middle of the field: what is found is to be taken off the
-    WCS. One robust sparse least squares, star positions eliminated. Only what differs from the WCS is measured: an offset of the
-    boresight is an offset, and no distortion. Of linear terms only the differences between
-    exposures are known.
+    WCS. One robust sparse least squares, star positions eliminated. An offset of the boresight is
+    an offset, and no distortion; of linear terms only the differences between exposures are known,
+    and with one roll the modes of degree 2 are known no better than their prior.
     """
     if min(order, epoch_order) < 2:
         raise EvidenceError(

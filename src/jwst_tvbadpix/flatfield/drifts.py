@@ -4,25 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import chi2, f, false_discovery_control, norm, t
 
 from ..errors import EvidenceError
+from .visits import average_visits, find_scatter, fit_columns, judge_families, name_trend
 
 __all__ = ["Drifts", "Epochs", "Term", "find_drifts", "make_epochs"]
 
 # Time constant of MIRI's count-rate loss [day]: Gordon et al. 2025, arXiv:2409.10443.
 TIME_CONSTANT_DAY = 200.0
-_YEAR_DAY = 365.25
+YEAR_DAY = 365.25
 # Visits and baseline without which a term is not measurable: a quarter of a year for a slope per
 # year, half of the time constant for an exponential.
-_LEAST_VISITS, _LEAST_YEARS, _LEAST_TIME_CONSTANTS = 3, 0.25, 0.5
-# Limits hold with this probability; a scatter is taken to be there at this one.
-_CONFIDENCE, _SUSPECTED = 0.95, 0.05
-# Slope and exponential are told apart when the squares of their significances differ by this.
-_TOLD_APART = 4.0
+_LEAST_VISITS, _LEAST_YEARS, _LEAST_TIME_CONSTANTS = 4, 0.25, 0.5
 # Names of the terms, in order.
 _TERMS = ("within visit", "between visits", "slope", "exponential")
+# Terms that are judged together.
+_FAMILIES = ((0,), (1,), (2, 3))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +149,8 @@ class Drifts:
                 f"{self.names[k]}, {term.name}: {scale * term.value[k]:.3g} +- "
                 f"{scale * term.err[k]:.2g}{ending}"
                 for k in np.flatnonzero(term.significant)
+                # Of two forms of a trend only the one that it was given the name of.
+                if term.name not in _TERMS[2:] or term.name in self.kind[k]
             ]
             if term.reason:
                 limit = np.max(term.upper_limit, initial=0.0)
@@ -233,8 +232,9 @@ def find_drifts(
     names : sequence of str, optional
         Of the series.
     false_discovery_rate : float
-        Expected share of false ones among the changes that are believed, over all terms and
-        series together. Where nothing changes, this is the chance of any.
+        Where nothing changes, the chance that any change is believed. Where something does, a third
+        of it is the expected share of false ones among the believed scatters within visits, among
+        those between visits, and among the trends, of all series.
     time_constant_day : float
         Of the exponential [day].
 
@@ -254,9 +254,10 @@ def find_drifts(
     V; as Q at the true s follows chi2 exactly, so do its interval and limit (Paule & Mandel
     1982; Viechtbauer 2007). It is added to V before the visits are averaged; the means of the
     visits give the scatter between them in the same way. Slope and exponential are each fitted to
-    these means with a constant and a scatter of their own, from what they leave. Where a scatter
-    had to be added, Student's and Fisher's distributions replace the normal one and chi2. All p
-    values together are judged by Benjamini & Hochberg (1995).
+    these means with a constant and a scatter of their own, from what they leave. As far as the
+    noise is such a scatter, Student's and Fisher's distributions replace the normal one and chi2.
+    The p values of scatter within visits, scatter between visits and trends are each judged by
+    Benjamini & Hochberg (1995): a real scatter must not make a trend more easily believed.
     """
     values, covariance, mid_mjd, visit = _check(
         values, covariance, mid_mjd, visit, false_discovery_rate, time_constant_day
@@ -279,10 +280,7 @@ def find_drifts(
     baseline = float(np.ptp(means)) if means else 0.0
     reasons = _list_reasons(len(mid_mjd), n_visits, baseline, time_constant_day)
     p_value = np.where([bool(reason) for reason in reasons], np.nan, found[..., 3])
-    significant = np.zeros(p_value.shape, bool)
-    tested = np.isfinite(p_value)
-    if tested.any():
-        significant[tested] = false_discovery_control(p_value[tested]) <= false_discovery_rate
+    significant = judge_families(p_value, _FAMILIES, false_discovery_rate)
     terms = [
         Term(
             name,
@@ -352,7 +350,7 @@ def _list_reasons(
     """Say why each term is not measurable; '' where it is."""
     within = "" if n_epochs > n_visits else "no visit has two epochs"
     between = "" if n_visits > 1 else "one visit only"
-    least = _LEAST_YEARS * _YEAR_DAY, _LEAST_TIME_CONSTANTS * time_constant_day
+    least = _LEAST_YEARS * YEAR_DAY, _LEAST_TIME_CONSTANTS * time_constant_day
     few = "" if n_visits >= _LEAST_VISITS else f"{n_visits} visits, {_LEAST_VISITS} are needed"
     slow = (
         few or (f"{baseline:.0f} days, {days:.0f} are needed" if baseline < days else "")
@@ -365,97 +363,36 @@ def _fit_series(
     value: np.ndarray, covariance: np.ndarray, mjd: np.ndarray, visit: np.ndarray, tau: float
 ) -> np.ndarray:
     """(value, err, limit, p) of each term for one series: shape (4, 4)."""
-    n_visits = visit.max() + 1
     found = np.full((len(_TERMS), 4), np.nan)
     found[:, 2] = np.inf
-    member = np.eye(n_visits)[visit]
     # A common constant is no concern of any term; this makes the covariance regular.
     covariance = covariance + np.mean(np.diag(covariance))
-    within, n_within = 0.0, 0
-    apart = _complement(member)
-    if apart.shape[1]:
-        scatter = _find_scatter(apart.T @ value, apart.T @ covariance @ apart)
-        found[0] = scatter
-        within = scatter[0]
-        n_within = apart.shape[1] if scatter[3] < _SUSPECTED else 0
+    visits = average_visits(value, covariance, mjd, visit)
+    found[0] = visits.scatter
+    n_visits = len(visits.mean)
     if n_visits < 2:
         return found
-    weight = np.linalg.inv(covariance + within**2 * np.eye(len(value)))
-    of_means = np.linalg.inv(member.T @ weight @ member)
-    mean = of_means @ (member.T @ weight @ value)
-    when = member.T @ mjd / member.sum(axis=0)
-    flat = _complement(np.ones((n_visits, 1)))
-    found[1] = _find_scatter(flat.T @ mean, flat.T @ of_means @ flat, n_within)
-    years = (when - when.mean()) / _YEAR_DAY
-    for i, template in ((2, years), (3, np.exp(-(when - when.min()) / tau))):
-        found[i] = _fit_template(mean, of_means, template, n_within)
+    constant = np.ones((n_visits, 1))
+    found[1] = find_scatter(visits, constant)
+    for i, template in (
+        (2, (visits.mid_mjd - visits.mid_mjd.mean()) / YEAR_DAY),
+        (3, np.exp(-(visits.mid_mjd - visits.mid_mjd.min()) / tau)),
+    ):
+        if np.ptp(template):
+            found[i] = fit_columns(visits, np.column_stack([template, constant])).test(0)
     return found
-
-
-def _complement(columns: np.ndarray) -> np.ndarray:
-    """Orthonormal columns that are orthogonal to those given: shape (n, n - n_columns)."""
-    return np.linalg.qr(columns, mode="complete")[0][:, columns.shape[1] :]
-
-
-def _find_scatter(
-    residual: np.ndarray, covariance: np.ndarray, n_noise: int = 0
-) -> tuple[float, float, float, float]:
-    """Scatter beyond a covariance: value, err, upper limit, p.
-
-    `n_noise` are the degrees of freedom that the covariance was itself found with; 0 = known.
-    """
-    eigenvalues, vectors = np.linalg.eigh(covariance)
-    eigenvalues = np.maximum(eigenvalues, 1e-12 * eigenvalues[-1])
-    power = (vectors.T @ residual) ** 2
-    n = len(residual)
-
-    def invert(quantile: float, power: np.ndarray) -> float:
-        """Scatter at which the sum of squares is this quantile; 0 where it never is."""
-        if np.sum(power / eigenvalues) <= quantile:
-            return 0.0
-        most = np.sqrt(np.sum(power) / quantile)
-        return float(brentq(lambda s: np.sum(power / (eigenvalues + s * s)) - quantile, 0, most))
-
-    value = invert(n, power)
-    low, high = (invert(chi2.ppf(p, n), power) for p in (norm.cdf(1), norm.sf(1)))
-    # The limit is no lower than what noise alone would give.
-    limit = max(invert(chi2.ppf(1 - _CONFIDENCE, n), p) for p in (power, eigenvalues))
-    total = float(np.sum(power / eigenvalues))
-    p_value = f.sf(total / n, n, n_noise) if n_noise else chi2.sf(total, n)
-    return value, (high - low) / 2, limit, float(p_value)
-
-
-def _fit_template(
-    mean: np.ndarray, covariance: np.ndarray, template: np.ndarray, n_noise: int
-) -> tuple[float, float, float, float]:
-    """Amplitude of a template beside a constant: value, err, upper limit, p."""
-    if np.ptp(template) == 0:
-        return np.nan, np.nan, np.inf, np.nan
-    columns = np.column_stack([np.ones(len(mean)), template])
-    left = _complement(columns)
-    scatter, n_scatter = 0.0, 0
-    if left.shape[1]:
-        scatter, _, _, p_left = _find_scatter(left.T @ mean, left.T @ covariance @ left, n_noise)
-        n_scatter = left.shape[1] if p_left < _SUSPECTED else 0
-    weight = np.linalg.inv(covariance + scatter**2 * np.eye(len(mean)))
-    of_fit = np.linalg.inv(columns.T @ weight @ columns)
-    value = float((of_fit @ (columns.T @ weight @ mean))[1])
-    err = float(np.sqrt(of_fit[1, 1]))
-    freedom = n_scatter or n_noise or np.inf
-    p_value = float(2 * t.sf(abs(value) / err, freedom))
-    return value, err, abs(value) + float(t.ppf(_CONFIDENCE, freedom)) * err, p_value
 
 
 def _tell_kind(terms: Sequence[Term], k: int) -> str:
     """Name the change of one series."""
-    within, between, slope, exponential = terms
-    if slope.significant[k] or exponential.significant[k]:
-        line, fall = (abs(term.value[k] / term.err[k]) for term in (slope, exponential))
-        if not exponential.measurable or line**2 - fall**2 > _TOLD_APART:
-            return slope.name
-        if not slope.measurable or fall**2 - line**2 > _TOLD_APART:
-            return exponential.name
-        return "slope or exponential"
+    within, between, *trends = terms
+    line, fall = (
+        (float(term.value[k] / term.err[k]) if term.measurable else 0.0, bool(term.significant[k]))
+        for term in trends
+    )
+    trend = name_trend(line, fall)
+    if trend != "none":
+        return trend
     if between.significant[k]:
         return between.name
     if within.significant[k]:

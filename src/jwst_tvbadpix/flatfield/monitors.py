@@ -1,12 +1,13 @@
 """What else the exposures of a flat tell of: stability of flat, PSF core and distortion."""
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..errors import EvidenceError
+from .background import BackgroundTrend, find_background_trend
 from .distortion import Distortion, find_distortion_drifts, measure_distortion
 from .drifts import Drifts, Epochs, make_epochs
 from .observations import StarObservations
@@ -15,9 +16,27 @@ from .stability import find_flat_drifts
 from .starflat import StarFlat, solve_star_flat
 from .stars import SkyOfPixel
 
-__all__ = ["Monitors", "run_monitors"]
+__all__ = ["Change", "Monitors", "add_background", "run_monitors"]
 
 log = logging.getLogger(__name__)
+
+
+# Error of a sky level, over the level: what its exposures scatter beyond that is found.
+_LEVEL_ERROR = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One kind of change of one thing; numbers as in `Term`."""
+
+    what: str
+    term: str
+    series: str
+    value: float
+    err: float
+    upper_limit: float
+    significant: bool
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +52,82 @@ class Monitors:
         Why the others cannot.
     cores : CoreDrifts or None
     distortion : Distortion or None
+    background : BackgroundTrend or None
     """
 
     drifts: dict[str, Drifts] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     cores: CoreDrifts | None = None
     distortion: Distortion | None = None
+    background: BackgroundTrend | None = None
 
     @property
     def flat_drifts(self) -> bool:
         """Whether the flat changes from visit to visit."""
         return "flat" in self.drifts and self.drifts["flat"].verdict == "DRIFT"
 
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Verdict on each, as `Drifts` gives it; of the background the believed terms."""
+        found = {name: drifts.verdict for name, drifts in self.drifts.items()}
+        if self.background is not None:
+            believed = [term.name for term in self.background.terms if term.significant]
+            told = any(not term.reason for term in self.background.terms)
+            quiet = "STABLE" if told else "NOT MEASURABLE"
+            found["background"] = ", ".join(believed).upper() or quiet
+        return found | dict.fromkeys(self.reasons, "NOT MEASURABLE")
+
     def describe(self) -> list[str]:
         """Give the verdict on each, in a line."""
-        lines = [f"Stability of the {name}: {found.verdict}" for name, found in self.drifts.items()]
-        return lines + [
-            f"Stability of the {name}: NOT MEASURABLE ({why})" for name, why in self.reasons.items()
+        return [
+            f"Stability of the {name}: {verdict}"
+            + (f" ({self.reasons[name]})" if name in self.reasons else "")
+            for name, verdict in self.verdicts.items()
         ]
+
+    def list_changes(self) -> Iterator[Change]:
+        """List every term of every series."""
+        for name, drifts in self.drifts.items():
+            for term in drifts.terms:
+                for k, series in enumerate(drifts.names):
+                    yield Change(
+                        name,
+                        term.name,
+                        series,
+                        float(term.value[k]),
+                        float(term.err[k]),
+                        float(term.upper_limit[k]),
+                        bool(term.significant[k]),
+                        term.reason,
+                    )
+        for one in self.background.terms if self.background is not None else ():
+            numbers = (float(one.value), float(one.err), float(one.upper_limit))
+            yield Change(
+                "background", one.name, "level", *numbers, bool(one.significant), one.reason
+            )
+
+
+def add_background(
+    monitors: Monitors,
+    level: np.ndarray,
+    mid_mjd: np.ndarray,
+    visit: np.ndarray,
+    field_number: np.ndarray,
+    sets: np.ndarray,
+) -> Monitors:
+    """Add the trend of the sky level; each of the arguments is an array of length n_exp."""
+    try:
+        trend = find_background_trend(
+            level,
+            _LEVEL_ERROR * np.abs(level),
+            mid_mjd,
+            visit.tolist(),
+            field=field_number.tolist(),
+            sets=sets.tolist(),
+        )
+    except EvidenceError as error:
+        return replace(monitors, reasons=monitors.reasons | {"background": str(error)})
+    return replace(monitors, background=trend)
 
 
 @dataclass(frozen=True, slots=True)

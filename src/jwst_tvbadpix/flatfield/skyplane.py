@@ -49,6 +49,11 @@ class SkyPlane:
     shift: np.ndarray
     scale_arcsec: float
 
+    @property
+    def number(self) -> np.ndarray:
+        """Number of the plane of each exposure: int (n_exp,)."""
+        return np.rint(self.start[:, 0] / _STEP).astype(int)
+
     def to_sky(self, index: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project pixels (x, y) of an exposure to (u, v) on the plane."""
         raw = self._project(index, x, y)

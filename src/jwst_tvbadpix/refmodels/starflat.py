@@ -161,27 +161,14 @@ def _describe_gauge(star: StarFlat) -> dict[str, Any]:
     }
 
 
-def _tabulate_drifts(monitors: Monitors | None) -> dict[str, Any]:
+def _tabulate_drifts(monitors: Monitors) -> dict[str, Any]:
     """Tabulate what changes: columns of the schema's `drifts`."""
-    found = {} if monitors is None else monitors.drifts
-    verdicts = {name: drifts.verdict for name, drifts in found.items()}
-    if monitors is not None:
-        verdicts |= dict.fromkeys(monitors.reasons, "NOT MEASURABLE")
-    rows = [
-        (name, term, k)
-        for name, drifts in found.items()
-        for term in drifts.terms
-        for k in range(len(drifts.names))
-    ]
+    rows = list(monitors.list_changes())
+    texts = ("what", "term", "series", "reason")
+    numbers = ("value", "err", "upper_limit")
     return {
-        "verdicts": verdicts,
-        "what": [name for name, _, _ in rows],
-        "term": [term.name for _, term, _ in rows],
-        "mode": [found[name].names[k] for name, _, k in rows],
-        "reason": [term.reason for _, term, _ in rows],
-        **{
-            column: np.array([getattr(term, column)[k] for _, term, k in rows], np.float64)
-            for column in ("value", "err", "upper_limit")
-        },
-        "significant": np.array([term.significant[k] for _, term, k in rows], bool),
+        "verdicts": monitors.verdicts,
+        **{name: [getattr(row, name) for row in rows] for name in texts},
+        **{name: np.array([getattr(row, name) for row in rows], np.float64) for name in numbers},
+        "significant": np.array([row.significant for row in rows], bool),
     }
