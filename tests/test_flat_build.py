@@ -1,5 +1,7 @@
 """The making of a flat, in memory: pixel area, pointings, parts of the sky, stability."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from skyfield import EXPOSURE_S, FWHM, GAIN, READ_NOISE, make_flat, render
@@ -38,8 +40,8 @@ class Camera:
         self.turned = tile % 2
         self.part = np.arange(n_exp) * n_fields // n_exp
         self.tiles = tile + 5 * self.part
-        u, v = rng.uniform(-180, 180, (2, n_fields, 900))
-        flux = np.minimum(8 * rng.uniform(1e-9, 1, (n_fields, 900)) ** (-1 / 0.9), 2e3)
+        u, v = rng.uniform(-180, 180, (2, n_fields, 350))
+        flux = np.minimum(25 * rng.uniform(1e-9, 1, (n_fields, 350)) ** (-1 / 0.9), 2e3)
         self.rate, self.err = [], []
         self.wrong = rng.normal(0, miss, (n_exp, 2))
         for e in range(n_exp):
@@ -74,7 +76,7 @@ class Camera:
 
     def to_pixel(self, e):
         def pixel(ra, dec):
-            u = (np.asarray(ra) - 80 - self.part[e]) * np.cos(np.deg2rad(-0.0)) / SCALE
+            u = (np.asarray(ra) - 80 - self.part[e]) / SCALE
             return self._place(e, u, np.asarray(dec) / SCALE, self.offset[e] + self.wrong[e])
 
         return pixel
@@ -112,7 +114,7 @@ def compare(flat, err, truth):
 
 @pytest.fixture(scope="module")
 def distorted():
-    camera = Camera(k=2e-4)
+    camera = Camera(k=2e-4, seed=5)
     return camera, build_flat(camera, camera.facts(held=(4, 11)), FIELD, settings=SETTINGS)
 
 
@@ -159,7 +161,7 @@ def test_pointings_come_from_the_stars(distorted):
 
 
 def test_parts_of_the_sky_without_a_common_star_are_solved_together():
-    camera = Camera(n_fields=2)
+    camera = Camera(n_fields=2, seed=5)
     built = build_flat(camera, camera.facts(), FIELD, settings=SETTINGS)
     assert built.star.gauge.n_components == 2
     chi2, _ = compare(built.flats[0].flat, built.flats[0].err, camera.response)
@@ -173,8 +175,6 @@ def test_parts_of_the_sky_without_a_common_star_are_solved_together():
 
 def test_star_flat_can_be_left_out():
     camera = Camera(n_exp=10)
-    from dataclasses import replace
-
     built = build_flat(camera, camera.facts(), FIELD, settings=replace(SETTINGS, star_flat="never"))
     assert built.star is None
     assert np.isnan(built.flats[0].ratio).all()
