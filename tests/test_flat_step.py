@@ -1,5 +1,7 @@
 """ExternalFlatBuilder on a simulated programme, and calwebb_image2 with what it makes."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,12 +10,15 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.time import Time
 from crds.core import log
-from pipeline import idle_collector
+from jwst.flatfield import FlatFieldStep
+from pipeline import idle_collector, make_bare_environment
 from stdatamodels.jwst import datamodels
 
 from jwst_tvbadpix.delivery import build_context, use_context
-from jwst_tvbadpix.delivery.certify import certify_asdf, certify_fits
+from jwst_tvbadpix.delivery.certify import certify_fits
+from jwst_tvbadpix.errors import EvidenceError
 from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
 from jwst_tvbadpix.steps import ExternalFlatBuilder
 
@@ -202,7 +207,85 @@ def test_certify_is_clean(run, tmp_path):
     flat = run.find("*_flat_*.fits")
     context = build_context(tmp_path, {"flat": [flat]})
     with use_context(context):
-        for task, path in ((certify_fits, flat), (certify_asdf, flat.with_suffix(".asdf"))):
-            log.reset()
-            task(str(path), context.env["CRDS_CONTEXT"])
-            assert (log.errors(), log.warnings()) == (0, 0)
+        log.reset()
+        certify_fits(str(flat), context.env["CRDS_CONTEXT"])
+        assert (log.errors(), log.warnings()) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory):
+    return simulate_flat_programme(
+        tmp_path_factory.mktemp("drifting"),
+        region=find_region("SUB256"),
+        n_exposures=9,
+        n_tiles=3,
+        density=3000,
+        drift=0.05,
+        epoch_mjd=(59700.0, 59900.0),
+    )
+
+
+def test_flat_that_drifts_has_one_file_per_epoch(drifting, tmp_path):
+    run = build(drifting, tmp_path / "auto")
+    with asdf.open(run.find("*_starflat.asdf")) as file:
+        assert file["drifts"]["verdicts"]["flat"] == "DRIFT"
+        assert file["maps"]["l_flat"].shape[0] == 2
+        dates = list(file["flats"]["useafter"])
+    first, second = sorted(run.folder.glob("*_flat_*.fits"))
+    assert [fits.getval(path, "USEAFTER") for path in (first, second)] == dates
+    assert dates[0] == "2021-12-25T00:00:00"
+    gap = [Time(spec.mjd, format="mjd").isot for spec in (drifting.specs[8], drifting.specs[9])]
+    assert gap[0] < dates[1] < gap[1]
+    for path, truth in zip((first, second), drifting.star_flats, strict=True):
+        flat, err, _, _ = read_flat(path)
+        pull, _ = compare(flat, err, truth)
+        assert np.mean(pull**2) == pytest.approx(1, abs=0.15)
+    # The flat of the other epoch is wrong by far more.
+    pull, _ = compare(*read_flat(first)[:2], drifting.star_flats[1])
+    assert np.mean(pull**2) > 1.5
+    context = build_context(tmp_path / "crds", {"flat": [first, second]})
+    chosen = []
+    for rate in (drifting.rates[0], drifting.rates[-1]):
+        with idle_collector(), use_context(context), FlatFieldStep.call(str(rate)) as result:
+            chosen.append(result.meta.ref_file.flat.name)
+    assert chosen == [f"crds://{context.names[path.resolve()]}" for path in (first, second)]
+
+
+def test_one_flat_when_that_is_asked_for(drifting, tmp_path):
+    run = build(drifting, tmp_path, by_epoch="never")
+    assert len(list(run.folder.glob("*_flat_*.fits"))) == 1
+
+
+def test_epochs_need_stars(drifting, tmp_path):
+    with pytest.raises(EvidenceError, match="tell 2 epochs apart"):
+        build(drifting, tmp_path, by_epoch="always", star_flat="never")
+
+
+def test_stable_flat_is_one_file(run):
+    with asdf.open(run.find("*_starflat.asdf")) as file:
+        assert file["drifts"]["verdicts"]["flat"] == "STABLE"
+        assert set(file["drifts"]["verdicts"]) >= {"PSF core", "distortion", "background"}
+
+
+def test_strun_runs_it_by_alias(programme, tmp_path):
+    strun = Path(sys.executable).with_name("strun")
+    done = subprocess.run(
+        [
+            str(strun),
+            "external_flat_builder",
+            str(programme.association),
+            "--star_flat=never",
+            f"--output_dir={tmp_path}",
+            "--output_file=mine",
+        ],
+        env=make_bare_environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Stacking MIRIMAGE F770W SUB256" in done.stderr
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert "mine_MIRIMAGE_F770W_SUB256_flat_20211225T000000.fits" in names
+    assert not [name for name in names if name.startswith(".")]

@@ -182,6 +182,8 @@ def build_flat(
         nothing tells apart.
     """
     notes: list[str] = []
+    if settings.star_flat == "never":
+        _require_one_epoch(facts, settings, ["star_flat is never"])
     # One after the other: filters of warnings, which the search sets, are shared by threads.
     tables = [_find(exposures, k, field, settings) for k in range(len(exposures))]
     matched = _match(tables, facts, exposures.shape, notes)
@@ -207,11 +209,8 @@ def build_flat(
         monitors = _monitor(matched, cores, facts, star, settings)
         by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
         flats = [merge(response) for response in _list_responses(by_epoch or star)]
-    elif settings.by_epoch == "always" and facts.epoch.max() > 0:
-        raise EvidenceError(
-            f"expected a star flat to tell {int(facts.epoch.max()) + 1} epochs apart, found none "
-            f"({notes[-1] if notes else 'star_flat is never'}); run the step once per epoch"
-        )
+    else:
+        _require_one_epoch(facts, settings, notes)
     level = np.array([background.level for background in stack.backgrounds])
     seen = (level, facts.mid_mjd[rows], facts.tiles[rows], plane.number[rows], facts.runs[rows])
     monitors = add_background(monitors, *seen)
@@ -219,6 +218,15 @@ def build_flat(
         _note(notes, line)
     check = _check(exposures, facts, flats, tables, matched, star, settings)
     return BuiltFlat(tuple(flats), stack, star, monitors, matched, check, tuple(notes))
+
+
+def _require_one_epoch(facts: ExposureFacts, settings: FlatSettings, why: Sequence[str]) -> None:
+    """Refuse a flat per epoch where no star flat tells them apart."""
+    if settings.by_epoch == "always" and facts.epoch.max() > 0:
+        raise EvidenceError(
+            f"expected a star flat to tell {int(facts.epoch.max()) + 1} epochs apart, found none "
+            f"({'; '.join(why)}); run the step once per epoch"
+        )
 
 
 def _stack(
