@@ -139,7 +139,7 @@ def _count_freedom(residual: np.ndarray, covariance: np.ndarray) -> float:
     came out small by chance, the noise is not known the better for it.
     """
     eigenvalues, power = _diagonalise(residual, covariance)
-    high = _invert(eigenvalues, power, float(chi2.ppf(1 - _HIGH, len(residual)))) ** 2
+    high = _invert(eigenvalues, power, float(chi2.ppf(norm.sf(2), len(residual)))) ** 2
     if not high:
         return np.inf
     share = high / (high + float(np.mean(eigenvalues)))
