@@ -1,5 +1,7 @@
 """Distortion from stars: its change by epoch within its errors, linear terms apart."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -162,3 +164,72 @@ def test_bad_input_is_refused():
     assert alone.epoch_coefficients.shape == (0, 2, 0)
     with pytest.raises(EvidenceError, match="with `epoch`"):
         find_distortion_drifts(alone, (EPOCH_MJD, np.arange(N_VISITS)), (MJD, VISIT))
+
+
+REAL = Path(__file__).parents[2] / "shared/realdata/miri_distortion"
+IMAGER = np.zeros((1024, 1032), bool)
+IMAGER[:, 360:1028] = True
+
+
+def observe_real(seed, early, late):
+    """Positions through real distortions of MIRI's imager, the early one taken for the WCS."""
+    rng = np.random.default_rng(seed)
+    sky = rng.uniform(-95, 95, (1500, 2))
+    flux = 10 ** rng.uniform(3.5, 4.5, len(sky))
+    skies, rows = [], []
+    for j in range(N_VISITS * N_EACH):
+        camera = late if j >= N_VISITS * N_EACH // 2 else early
+        east, north = rng.uniform(-30, 30, 2)
+        x, y = camera.inverse(sky[:, 0] - east - 392.0, sky[:, 1] - north - 376.0)
+
+        def place(x, y, east=east, north=north):
+            v2, v3 = early(x, y)
+            return 80 + (v2 + 392.0 + east) / 3600, (v3 + 376.0 + north) / 3600
+
+        skies.append(place)
+        inside = (x > 360) & (x < 1026) & (y > 0) & (y < 1022)
+        k = np.flatnonzero(inside)
+        x, y = (values[k] + 0.02 * rng.normal(size=len(k)) for values in (x, y))
+        rows.append([np.full(len(k), j), k, x, y, flux[k], 0.003 * flux[k]])
+    columns = np.hstack(rows)
+    return StarObservations(columns[0].astype(int), columns[1].astype(int), *columns[2:]), skies
+
+
+def compare_cameras(early, late):
+    """Change of the shape in V2 and V3 [arcsec rms], best linear map taken off."""
+    y, x = (values.ravel() for values in np.mgrid[8:1020:16, 364:1024:16].astype(float))
+    columns = np.column_stack([np.ones(len(x)), x, y])
+    change = np.column_stack(early(x, y)) - np.column_stack(late(x, y))
+    left = change - columns @ np.linalg.lstsq(columns, change, rcond=None)[0]
+    return np.sqrt(np.mean(left**2))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="needs the distortion references of MIRI")
+@pytest.mark.parametrize("change", ["launch", "boresight"])
+def test_what_the_imager_of_miri_did(change):
+    """flt1 to flt9 is a shift of the boresight, from before launch to flt1 the shape changed."""
+    import asdf
+
+    names = {
+        "launch": ("miri_distortion_0028", "miri_imager_distortion_flt1"),
+        "boresight": ("miri_imager_distortion_flt1", "miri_imager_distortion_flt9"),
+    }
+    early, late = (asdf.open(REAL / f"jwst_{name}.asdf", memmap=False) for name in names[change])
+    with early, late:
+        cameras = early["model"], late["model"]
+        observations, skies = observe_real(1, *cameras)
+        truth = compare_cameras(*cameras)
+    measured = measure_distortion(
+        observations, skies, IMAGER, fwhm=FWHM, epoch=EPOCH, epoch_order=4
+    )
+    shape, linear = find_distortion_drifts(measured, (EPOCH_MJD, np.arange(N_VISITS)), (MJD, VISIT))
+    step = np.einsum("e,eaq->aq", np.repeat([-1 / 3, 1 / 3], 3), measured.epoch_coefficients)
+    if change == "launch":
+        assert shape.verdict == "DRIFT"
+        assert np.sqrt(np.sum(step**2) / 2) == pytest.approx(truth, rel=0.1)
+        assert 0.003 < truth < 0.008
+    else:
+        assert truth < 1e-5
+        assert shape.verdict == "STABLE"
+        assert linear.verdict == "STABLE"
+        assert np.max(shape.between_visits.upper_limit) < 0.001
