@@ -202,9 +202,9 @@ def find_background_trend(
     Decays after something brighter are fitted set by set and taken off; exposures with a large one
     are left out. Visits are averaged with the scatter that their exposures show. Their means are
     ``field + C cos + S sin + trend`` with the sine and cosine of the year, and with either a
-    slope or an exponential; what they leave is their scatter. Within three quarters of a year
-    season and trend are not told apart: all are then not measurable, and the limits hold for
-    each alone.
+    slope or an exponential; what they leave is their scatter. The season is that beside the trend
+    which fits better. Within three quarters of a year season and trend are not told apart: all are
+    then not measurable, and the limits hold for each alone.
     """
     level, level_err, mid_mjd = (np.asarray(a, float) for a in (level, level_err, mid_mjd))
     label = _number(visit)
@@ -343,7 +343,7 @@ def _fit(
             fit_columns(visits, np.column_stack([season, trend, constants]))
             for trend in (slope, exponential)
         ]
-        found[2] = _test_season(fits[0])
+        found[2] = _test_season(min(fits, key=lambda fit: fit.chi2))
         found[3:] = [fit.test(2) for fit in fits]
         return found, fits
     for k, template in ((3, slope), (4, exponential)):
@@ -390,9 +390,12 @@ def _judge(
 def _choose(
     fits: Sequence[ColumnFit], shapes: tuple[np.ndarray, np.ndarray, np.ndarray], kind: str
 ) -> tuple[ColumnFit | None, np.ndarray]:
-    """Fit and template of the trend that was named; with a slope where it may be either."""
-    exponential = kind == "exponential"
-    return (fits[exponential] if fits else None), shapes[1 + exponential]
+    """Fit and template of the trend that was named; of the better where it may be either."""
+    if not fits:
+        return None, shapes[1]
+    better = int(fits[1].chi2 < fits[0].chi2)
+    number = {"slope": 0, "exponential": 1}.get(kind, better)
+    return fits[number], shapes[1 + number]
 
 
 def _find_maximum(fit: ColumnFit, visit_mjd: np.ndarray) -> tuple[float, float]:

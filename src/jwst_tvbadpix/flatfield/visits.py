@@ -62,11 +62,14 @@ class ColumnFit:
         With the scatter that the columns leave.
     freedom : float
         Degrees of freedom of their distribution; inf = normal.
+    chi2 : float
+        What the columns leave, without that scatter.
     """
 
     parameters: np.ndarray
     covariance: np.ndarray
     freedom: float
+    chi2: float
 
     def test(self, k: int) -> tuple[float, float, float, float]:
         """Value, err, upper limit and p of one coefficient."""
@@ -121,14 +124,16 @@ def find_scatter(visits: Visits, columns: np.ndarray) -> tuple[float, float, flo
 def fit_columns(visits: Visits, columns: np.ndarray) -> ColumnFit:
     """Fit columns (n_visits, n_columns), a scatter of what they leave allowed for."""
     scatter = float(np.nan_to_num(find_scatter(visits, columns)[0]))
-    left, freedom = _complement(columns), visits.freedom
+    left, freedom, total = _complement(columns), visits.freedom, 0.0
     if left.shape[1]:
         of_left = left.T @ visits.covariance @ left
+        eigenvalues, power = _diagonalise(left.T @ visits.mean, of_left)
+        total = float(np.sum(power / eigenvalues))
         freedom = min(freedom, _count_freedom(left.T @ visits.mean, of_left))
     weight = np.linalg.inv(visits.covariance + scatter**2 * np.eye(len(columns)))
     covariance = np.linalg.inv(columns.T @ weight @ columns)
     parameters = covariance @ (columns.T @ weight @ visits.mean)
-    return ColumnFit(parameters, covariance, freedom)
+    return ColumnFit(parameters, covariance, freedom, total)
 
 
 def _count_freedom(residual: np.ndarray, covariance: np.ndarray) -> float:
@@ -139,7 +144,7 @@ def _count_freedom(residual: np.ndarray, covariance: np.ndarray) -> float:
     came out small by chance, the noise is not known the better for it.
     """
     eigenvalues, power = _diagonalise(residual, covariance)
-    high = _invert(eigenvalues, power, float(chi2.ppf(1 - _HIGH, len(residual)))) ** 2
+    high = _invert(eigenvalues, power, float(chi2.ppf(norm.sf(2), len(residual)))) ** 2
     if not high:
         return np.inf
     share = high / (high + float(np.mean(eigenvalues)))
