@@ -92,7 +92,9 @@ def test_products_are_named_and_complete(run):
         f"{stem}_exposures.ecsv",
         f"{stem}_flat_20211225T000000.asdf",
         f"{stem}_flat_20211225T000000.fits",
+        f"{stem}_modes.ecsv",
         f"{stem}_starflat.asdf",
+        f"{stem}_stars.ecsv",
     ]
 
 
@@ -140,6 +142,8 @@ def test_parts_multiply_to_the_flat_and_show_the_scattered_light(run):
         assert star["covariance"].shape == (len(star["degree"]),) * 2
         assert np.linalg.eigvalsh(star["covariance"]).min() > 0
         assert tree["gauge"]["n_components"] == 1
+        used = sum(status == "used" for status in tree["exposures"]["status"])
+        assert len(tree["gauge"]["n_links"]) == used
         check = tree["check"]
     truth = run.programme.sky_flat / run.programme.star_flats[0]
     pull = (ratio / np.nanmean(ratio) - truth / truth.mean()) / ratio_err
@@ -158,6 +162,14 @@ def test_tables_tell_every_exposure(run):
     assert np.isfinite(table["zero_point"][used]).all()
     # Pointings were off by 0.7 pixels of 0.11 arcsec.
     assert 0.02 < np.std(table["offset_ra"][used]) < 0.3
+    stars = Table.read(run.find("*_stars.ecsv"))
+    assert (stars["n_exposures"] >= 2).all()
+    assert (
+        np.hypot((stars["ra"] - 270) * np.cos(np.deg2rad(66.46)), stars["dec"] - 66.46).max() < 0.02
+    )
+    modes = Table.read(run.find("*_modes.ecsv"))
+    assert (modes["err"] > 0).all()
+    assert len(modes) >= 2
     assert set(Table.read(run.find("*_drifts.ecsv"))["term"]) >= {"slope", "exponential"}
 
 

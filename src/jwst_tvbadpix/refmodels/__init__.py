@@ -19,7 +19,7 @@ from .series import (
     list_series,
     list_useafter,
 )
-from .starflat import StarFlatModel, build_star_flat_model
+from .starflat import StarFlatModel, build_star_flat_model, list_tables
 from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "history_columns",
     "identity_dq_def",
     "list_series",
+    "list_tables",
     "list_useafter",
     "make_pedigree",
     "read_history",

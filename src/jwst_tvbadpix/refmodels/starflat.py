@@ -11,12 +11,12 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..flatfield import BuiltFlat, MergedFlat, Monitors, StarFlat
+from ..flatfield import BuiltFlat, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
 
-__all__ = ["StarFlatModel", "build_star_flat_model"]
+__all__ = ["StarFlatModel", "build_star_flat_model", "list_tables"]
 
 _SCHEMA_VERSION = "1.0.0"
 _PACKAGES = (
@@ -38,8 +38,8 @@ class StarFlatModel(ReferenceFileModel):
 
     Attributes
     ----------
-    maps, star, gauge, exposures, drifts, check, flats : object
-        See the schema; `star`, `gauge` and `check` are there only where they are known.
+    maps, star, stars, gauge, exposures, drifts, check, flats : object
+        See the schema; `star`, `stars`, `gauge`, `check` are there only where they are known.
     settings, versions : object
         Settings of the run and versions of the software, by name.
     notes : list of str
@@ -95,6 +95,8 @@ def build_star_flat_model(
     }
     if built.star is not None:
         tree |= {"star": _describe_star(built.star), "gauge": _describe_gauge(built.star)}
+    if built.star is not None and built.matched is not None:
+        tree["stars"] = _list_stars(built.star, built.matched)
     if built.check is not None:
         known = {key: value for key, value in asdict(built.check).items() if np.isfinite(value)}
         tree["check"] = known
@@ -122,6 +124,21 @@ def build_star_flat_model(
     return model
 
 
+def list_tables(model: StarFlatModel) -> dict[str, dict[str, Any]]:
+    """List what reads best as tables: kind -> columns of exposures, drifts, stars and modes."""
+    tree = model._instance
+    tables = {kind: dict(tree[kind]) for kind in ("exposures", "drifts", "stars") if kind in tree}
+    del tables["drifts"]["verdicts"]
+    if "star" in tree:
+        star = tree["star"]
+        tables["modes"] = {
+            "degree": star["degree"],
+            "coefficient": star["coefficients"],
+            "err": np.sqrt(np.diag(star["covariance"])),
+        }
+    return tables
+
+
 def _collect_maps(flats: Sequence[MergedFlat]) -> dict[str, np.ndarray]:
     """Collect the images, those that differ from flat to flat stacked."""
     maps = {name: np.array(getattr(flats[0], name)) for name in _SHARED}
@@ -144,6 +161,21 @@ def _describe_star(star: StarFlat) -> dict[str, Any]:
         "noise_floor": float(star.noise.floor),
         "n_used": int(star.n_used),
         "n_outliers": int(star.n_outliers),
+    }
+
+
+def _list_stars(star: StarFlat, matched: MatchedStars) -> dict[str, np.ndarray]:
+    """List the stars in order of their numbers."""
+    order = np.argsort(star.star_id)
+    number = star.star_id[order].astype(int)
+    counts = np.bincount(matched.observations.star, minlength=len(matched.ra))
+    return {
+        "ra": matched.ra[number],
+        "dec": matched.dec[number],
+        "ln_flux": star.star_ln_flux[order],
+        "ln_flux_err": star.star_ln_flux_err[order],
+        "excess": star.star_excess[order],
+        "n_exposures": counts[number].astype(np.int32),
     }
 
 

@@ -218,13 +218,13 @@ def simulate_flat_programme(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     setup = make_imaging_setup(region, filter_name=filter_name)
-    side = min(setup.region.shape)
     cloud = StarCloud(seed, _FWHM[filter_name], density, 1.2 * max(setup.region.shape), brightest)
     sky = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
     first = ExposureSpec(
         mjd=epoch_mjd[0],
         setup=setup,
         ngroups=round(_EXPOSURE_S / setup.group_time_s),
+        seed=seed * 1000,
         program="04487",
         field=1,
         roll=rolls[0],
@@ -239,19 +239,7 @@ def simulate_flat_programme(
         flats.append(pattern.response(setup.region))
         for k in range(n_exposures):
             tile = k * n_tiles // n_exposures
-            place = np.array(_TILES[tile]) * side + rng.uniform(-_DITHER, _DITHER, 2) * side
-            zodi, sensitivity = 1 + rng.normal(0, [_SKY_SCATTER, _ZERO_POINT_SCATTER])
-            spec = replace(
-                first,
-                mjd=start + tile * _VISIT_GAP + k * _CADENCE,
-                seed=seed * 1000 + epoch * 100 + k,
-                zodi=float(zodi * sensitivity),
-                thermal=float(sensitivity),
-                observation=1 + epoch * len(_TILES) + tile,
-                exposure=1 + k,
-                dither=(float(place[0]), float(place[1])),
-                roll=float(rolls[tile % len(rolls)]),
-            )
+            spec = _draw_spec(rng, first, start, epoch, tile, k, rolls[tile % len(rolls)])
             miss = spec.dither + rng.normal(0, _POINTING_ERROR, 2)
             seen = replace(spec, dither=(float(miss[0]), float(miss[1])))
             paths.append(write_rate(folder, seen, scene, nominal=spec))
@@ -265,6 +253,32 @@ def simulate_flat_programme(
         tuple(flats),
         flats[0] * image,
         tuple(specs),
+    )
+
+
+def _draw_spec(
+    rng: np.random.Generator,
+    first: ExposureSpec,
+    start: float,
+    epoch: int,
+    tile: int,
+    number: int,
+    roll: float,
+) -> ExposureSpec:
+    """Draw place, sky and sensitivity of one exposure."""
+    side = min(first.region.shape)
+    place = np.array(_TILES[tile]) * side + rng.uniform(-_DITHER, _DITHER, 2) * side
+    zodi, sensitivity = 1 + rng.normal(0, [_SKY_SCATTER, _ZERO_POINT_SCATTER])
+    return replace(
+        first,
+        mjd=start + tile * _VISIT_GAP + number * _CADENCE,
+        seed=first.seed + epoch * 100 + number,
+        zodi=float(zodi * sensitivity),
+        thermal=float(sensitivity),
+        observation=1 + epoch * len(_TILES) + tile,
+        exposure=1 + number,
+        dither=(float(place[0]), float(place[1])),
+        roll=float(roll),
     )
 
 

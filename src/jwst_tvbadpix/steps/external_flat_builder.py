@@ -8,7 +8,7 @@ from astropy.table import Table
 from ..errors import EvidenceError
 from ..flatfield import FlatSettings, StackSettings, build_flat
 from ..imaging import ImageSet, list_sets, open_images
-from ..refmodels import StarFlatModel, check_useafter
+from ..refmodels import StarFlatModel, check_useafter, list_tables
 from ._base import TvBadPixStep, show_progress
 from ._flat_products import FlatNames, build_products, name_sets
 from ._flat_sets import choose_fwhm, gather_facts, has_cruciform, mark_field, mark_slit
@@ -86,10 +86,8 @@ class ExternalFlatBuilder(TvBadPixStep):
         if saved and isinstance(model, StarFlatModel):
             stem = model.meta.filename.removesuffix(f"_{self.suffix}.asdf")
             folder = self.stage(self._output_folder())
-            for kind in ("exposures", "drifts"):
-                columns = getattr(model, kind).instance
-                table = Table({k: v for k, v in columns.items() if k != "verdicts"})
-                table.write(folder / f"{stem}_{kind}.ecsv", overwrite=True)
+            for kind, columns in list_tables(model).items():
+                Table(columns).write(folder / f"{stem}_{kind}.ecsv", overwrite=True)
         return saved
 
     def _build(self, names: FlatNames, excluded: tuple[Any, ...]) -> list[Any]:
