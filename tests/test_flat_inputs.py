@@ -12,7 +12,7 @@ from pipeline import idle_collector
 from stdatamodels.jwst import datamodels
 
 from jwst_tvbadpix.detectors import get_detector
-from jwst_tvbadpix.errors import EvidenceError, InputError
+from jwst_tvbadpix.errors import DetectorError, EvidenceError, InputError
 from jwst_tvbadpix.flatfield import StackSettings
 from jwst_tvbadpix.imaging import list_sets, open_images
 from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
@@ -143,6 +143,8 @@ def test_models_and_libraries_are_read_as_files_are(rates, tmp_path):
             place = np.array([3.0]), np.array([4.0])
             one, two = (s.images[k].wcs.to_sky(*place) for s in (images, files))
             np.testing.assert_allclose(one, two)
+    for model in models:
+        model.close()
 
 
 def test_sets_share_optics_pixels_and_read_out(rates, tmp_path):
@@ -168,6 +170,36 @@ def test_sets_share_optics_pixels_and_read_out(rates, tmp_path):
     assert images[-1].run == images[-2].run + 1
     assert [choose_fwhm(s) for s in sets] == [4.44, 2.45, 2.45]
     assert [has_cruciform(s) for s in sets] == [False, True, True]
+
+
+def test_one_subarray_is_at_one_place(rates, tmp_path):
+    def become_nircam(hdus):
+        optics = {"DETECTOR": "NRCALONG", "INSTRUME": "NIRCAM", "FILTER": "F444W"}
+        optics |= {"PUPIL": "CLEAR", "EXP_TYPE": "NRC_IMAGE", "SUBARRAY": "SUB160"}
+        for card, value in optics.items():
+            hdus[0].header[card] = value
+
+    copies = edit(rates, tmp_path, become_nircam)
+    (images,) = list_sets(open_images(copies)[0])
+    assert choose_fwhm(images) == pytest.approx(1.66, abs=0.02)
+    assert not has_cruciform(images)
+    assert mark_field(images).all()
+    assert [n.stem for n in name_sets("N", [images])] == ["N_NRCALONG_F444W_CLEAR_SUB160"]
+    with fits.open(copies[0], mode="update") as hdus:
+        hdus[0].header["SUBSTRT1"] += 8
+    with pytest.raises(DetectorError, match="at one place"):
+        list(name_sets("N", list_sets(open_images(copies)[0])))
+
+
+def test_same_bytes_whatever_the_order(rates, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    for name, inputs in (("one", rates), ("two", rates[::-1])):
+        call(inputs, tmp_path / name, output_file="same")
+    files = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert len(files) >= 4
+    for name in files:
+        first, second = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert first == second, name
 
 
 def test_facts_of_a_set(rates):

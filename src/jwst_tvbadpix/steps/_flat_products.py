@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
+from ..errors import DetectorError
 from ..exposures import ExcludedExposure
 from ..flatfield import BuiltFlat, ExposureFacts, FlatSettings, MergedFlat
 from ..imaging import ImageSet
@@ -48,8 +49,21 @@ class FlatNames:
 
 
 def name_sets(name: str, sets: Sequence[ImageSet]) -> Iterator[FlatNames]:
-    """Name the products of each set: what they are specific to is in the name."""
+    """Name the products of each set: what they are specific to is in the name.
+
+    Raises
+    ------
+    DetectorError
+        Images of one SUBARRAY lie at different places: nothing would tell their flats apart.
+    """
+    seen: dict[tuple[str, ...], tuple[int, int]] = {}
     for images in sets:
+        key = (images.detector.name, images.filter, images.pupil, images.subarray, images.readpatt)
+        if seen.setdefault(key, images.corner) != images.corner:
+            raise DetectorError(
+                f"expected {images.label} at one place of the detector, found it at (y, x) = "
+                f"{seen[key]} and {images.corner}; run the step once for each"
+            )
         alike = [
             other
             for other in sets
