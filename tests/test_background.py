@@ -94,6 +94,17 @@ def test_a_month_measures_neither_season_nor_trend():
     assert "slope: not measurable (25 days, 274 are needed), below" in "\n".join(trend.describe())
 
 
+def test_visits_at_one_season_of_each_year_do_not_tell_the_season():
+    rng = np.random.default_rng(9)
+    visit = np.repeat(np.arange(12), 3)
+    mjd = 60000 + YEAR * visit + np.tile([0.0, 0.1, 0.2], 12)
+    level = 1 + rng.normal(0, 0.01, len(visit))
+    trend = find_background_trend(level, np.full(len(visit), 0.01), mjd, visit)
+    assert "do not tell season" in trend.season.reason
+    assert trend.season.upper_limit > 1
+    assert trend.verdict == "STABLE"
+
+
 def test_the_transient_of_programme_1040_is_kept_apart():
     """Levels of three sets of F560W [MJy/sr]: the first has no decay, later ones fall by 20 %."""
     level = np.array([1.510, 1.531, 1.508, 1.507, 1.514] + 2 * [1.95, 1.70, 1.62, 1.60, 1.57])

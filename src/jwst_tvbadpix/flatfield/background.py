@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 # Baseline from which season and trend are told apart [yr], and visits beyond the number of fields.
 _LEAST_YEARS, _LEAST_VISITS = 0.75, 6
+# Most that columns of a fit may be alike (condition number): visits at one season of each year do
+# not tell the season from the level. The second is for limits only.
+_MOST_ALIKE, _ALL_ALIKE = 50.0, 1e5
 # Exposures further than this from the median of their visit are left out [sigma of all visits],
 # where a visit has so many; sigma of the median modulus of deviations from a median of five.
 _N_SIGMA, _LEAST_CLIPPED, _TO_SIGMA = 6.0, 5, 1.8
@@ -222,7 +225,7 @@ def find_background_trend(
     fields, place = np.unique(of_visit, return_inverse=True)
     constants = np.eye(len(fields))[place]
     baseline = float(np.ptp(visits.mid_mjd))
-    reasons = _list_reasons(int(used.sum()), len(names), len(fields), baseline)
+    reasons = _list_reasons(int(used.sum()), visits.mid_mjd, constants, time_constant_day)
     found, fits = _fit(visits, constants, time_constant_day, all_terms=not reasons[2])
     terms, kind = _judge(found, reasons, false_discovery_rate)
     shapes = _make_templates(visits.mid_mjd, mid_mjd, time_constant_day)
@@ -311,16 +314,33 @@ def _leave_out(level: np.ndarray, known: np.ndarray, group: np.ndarray) -> np.nd
     return used
 
 
-def _list_reasons(n_used: int, n_visits: int, n_fields: int, baseline: float) -> list[str]:
+def _list_reasons(
+    n_used: int, visit_mjd: np.ndarray, constants: np.ndarray, tau: float
+) -> list[str]:
     """Say why each term is not measurable; '' where it is."""
+    n_visits, n_fields = constants.shape
     within = "" if n_used > n_visits else "no visit has two exposures"
     between = "" if n_visits > n_fields else "one visit only for each field"
-    least = n_fields + _LEAST_VISITS
-    days = _LEAST_YEARS * YEAR_DAY
-    long = "" if n_visits >= least else f"{n_visits} visits, {least} are needed"
-    if not long and baseline < days:
+    least, days = n_fields + _LEAST_VISITS, _LEAST_YEARS * YEAR_DAY
+    baseline = float(np.ptp(visit_mjd))
+    season, *trends = _make_templates(visit_mjd, visit_mjd, tau)
+    long = ""
+    if n_visits < least:
+        long = f"{n_visits} visits, {least} are needed"
+    elif baseline < days:
         long = f"{baseline:.0f} days, {days:.0f} are needed"
+    elif any(_measure_alikeness(season, trend, constants) > _MOST_ALIKE for trend in trends):
+        long = "the dates of the visits do not tell season, trend and level apart"
     return [within, between, long, long, long]
+
+
+def _measure_alikeness(*columns: np.ndarray) -> float:
+    """Condition number of columns of length 1; inf where they are not fewer than visits."""
+    matrix = np.column_stack(columns)
+    length = np.linalg.norm(matrix, axis=0)
+    if matrix.shape[1] >= len(matrix) or not length.all():
+        return np.inf
+    return float(np.linalg.cond(matrix / length))
 
 
 def _make_templates(
@@ -347,12 +367,10 @@ def _fit(
         found[3:] = [fit.test(2) for fit in fits]
         return found, fits
     for k, template in ((3, slope), (4, exponential)):
-        columns = np.column_stack([template, constants])
-        if np.linalg.matrix_rank(columns) == columns.shape[1] < len(columns):
-            found[k] = fit_columns(visits, columns).test(0)
-    columns = np.column_stack([season, constants])
-    if np.linalg.matrix_rank(columns) == columns.shape[1] < len(columns):
-        found[2] = _test_season(fit_columns(visits, columns))
+        if _measure_alikeness(template, constants) < _ALL_ALIKE:
+            found[k] = fit_columns(visits, np.column_stack([template, constants])).test(0)
+    if _measure_alikeness(season, constants) < _ALL_ALIKE:
+        found[2] = _test_season(fit_columns(visits, np.column_stack([season, constants])))
     return found, []
 
 

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from ..errors import EvidenceError
 from .basis import FieldBasis, make_basis
 from .drifts import TIME_CONSTANT_DAY, Drifts, find_drifts
-from .observations import StarObservations, prepare_observations
+from .observations import PreparedObservations, StarObservations, prepare_observations
 from .stars import SkyOfPixel
 from .weights import NoiseModel, compute_huber, compute_redescending, fit_noise
 
@@ -154,37 +154,10 @@ def measure_distortion(
             f"{data.n_used} of {data.n_stars} stars in {data.n_exposures} exposures; give more "
             "dithered exposures or fainter stars, or lower the orders"
         )
-    err = fwhm / 2.3548 * scale * data.flux_err / data.flux
+    err = fwhm / 2.3548 * scale * data.flux_err / np.maximum(data.flux, data.flux_err)
     prior = _Prior(data.n_exposures, basis.degree[common] > 2)
     fit = _solve(design, position, data.star, err, prior)
-    n_own, n_common = 6 * data.n_exposures, int(common.sum())
-    shifts = np.arange(n_own, design.shape[1]).reshape(2, -1)
-    coefficients, errors = np.zeros((2, 2, basis.n_modes))
-    coefficients[:, common] = fit.parameters[shifts[:, :n_common]]
-    errors[:, common] = np.sqrt(np.diag(fit.covariance)[shifts[:, :n_common]])
-    departure, departure_covariance = _take_epochs(fit, shifts[:, n_common:], len(epoch_id))
-    linear, linear_covariance = _take_linear(fit, data.n_exposures)
-    keep = np.flatnonzero(basis.degree <= order)
-    log.info(
-        "Distortion from %d measurements of %d stars: positions scatter by %.2f mas, %d outliers",
-        *(data.n_used, data.n_stars, 1000 * fit.typical, fit.n_outliers),
-    )
-    return Distortion(
-        basis.truncate(order),
-        coefficients[:, keep],
-        errors[:, keep],
-        epoch_id,
-        departure,
-        departure_covariance,
-        data.exposure_id,
-        linear,
-        linear_covariance,
-        fit.noise,
-        data.n_used,
-        fit.n_outliers,
-        data.n_stars,
-        data.n_left_out,
-    )
+    return _collect(fit, data, basis, common, order, epoch_id)
 
 
 def find_distortion_drifts(
@@ -449,6 +422,45 @@ def _solve(
         robust = (compute_huber if iteration < _N_HUBER else compute_redescending)(rare)
     typical = float(np.sqrt(np.median(noise.compute_variance(err))))
     return _Fit(parameters, covariance, noise, int(np.sum(robust == 0)), typical)
+
+
+def _collect(
+    fit: _Fit,
+    data: PreparedObservations,
+    basis: FieldBasis,
+    common: np.ndarray,
+    order: int,
+    epoch_id: np.ndarray,
+) -> Distortion:
+    """Take the solution apart."""
+    n_own, n_common = 6 * data.n_exposures, int(common.sum())
+    shifts = np.arange(n_own, len(fit.parameters)).reshape(2, -1)
+    coefficients, errors = np.zeros((2, 2, basis.n_modes))
+    coefficients[:, common] = fit.parameters[shifts[:, :n_common]]
+    errors[:, common] = np.sqrt(np.diag(fit.covariance)[shifts[:, :n_common]])
+    departure, departure_covariance = _take_epochs(fit, shifts[:, n_common:], len(epoch_id))
+    linear, linear_covariance = _take_linear(fit, data.n_exposures)
+    keep = np.flatnonzero(basis.degree <= order)
+    log.info(
+        "Distortion from %d measurements of %d stars: positions scatter by %.2f mas, %d outliers",
+        *(data.n_used, data.n_stars, 1000 * fit.typical, fit.n_outliers),
+    )
+    return Distortion(
+        basis.truncate(order),
+        coefficients[:, keep],
+        errors[:, keep],
+        epoch_id,
+        departure,
+        departure_covariance,
+        data.exposure_id,
+        linear,
+        linear_covariance,
+        fit.noise,
+        data.n_used,
+        fit.n_outliers,
+        data.n_stars,
+        data.n_left_out,
+    )
 
 
 def _take_epochs(fit: _Fit, places: np.ndarray, n_epochs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,6 +78,11 @@ class Term:
         """Whether visits and baseline suffice."""
         return not self.reason
 
+    @property
+    def tested(self) -> np.ndarray:
+        """Tell which series have values that it could be tested with: bool (n_series,)."""
+        return np.isfinite(self.p_value)
+
 
 @dataclass(frozen=True, slots=True)
 class Drifts:
@@ -127,7 +132,7 @@ class Drifts:
             return "DRIFT"
         if self.within_visit.significant.any():
             return "VARIES WITHIN VISITS"
-        return "STABLE" if self.between_visits.measurable else "NOT MEASURABLE"
+        return "STABLE" if self.between_visits.tested.any() else "NOT MEASURABLE"
 
     def describe(self, *, scale: float = 1.0, unit: str = "") -> tuple[str, ...]:
         """Say what was found, in lines: the verdict, each believed change, each lacking term.
@@ -153,7 +158,7 @@ class Drifts:
                 if term.name not in _TERMS[2:] or term.name in self.kind[k]
             ]
             if term.reason:
-                limit = np.max(term.upper_limit, initial=0.0)
+                limit = np.max(term.upper_limit) if len(self.names) else np.inf
                 lines.append(
                     f"{term.name}: not measurable ({term.reason}), "
                     + (f"below {scale * limit:.2g}{ending}" if np.isfinite(limit) else "no limit")
@@ -328,13 +333,20 @@ def _check(
             f"expected a covariance of shape {(n_series, n, n)}, found {covariance.shape}; give "
             "that of the epochs of each series"
         )
-    known = np.isfinite(values)
-    variance = np.einsum("kjj->jk", covariance)
-    if not np.isfinite(mid_mjd).all() or not (variance[known] > 0).all():
+    known = np.isfinite(values).T
+    variance = np.einsum("kjj->kj", covariance)
+    sound = (variance > 0) & np.isfinite(variance)
+    pairs = known[:, :, None] & known[:, None, :]
+    if not np.isfinite(mid_mjd).all() or not sound[known].all():
         raise EvidenceError(
-            "expected finite times and a variance above 0 for each value, found "
-            f"{int(np.sum(~np.isfinite(mid_mjd)))} times and {int(np.sum(~(variance > 0) & known))}"
-            " variances that are not; set values without an error to NaN"
+            "expected finite times and a finite variance above 0 for each value, found "
+            f"{int(np.sum(~np.isfinite(mid_mjd)))} times and {int(np.sum(~sound & known))} "
+            "variances that are not; set values without an error to NaN"
+        )
+    if not np.isfinite(covariance[pairs]).all():
+        raise EvidenceError(
+            f"expected finite covariances, found {int(np.sum(~np.isfinite(covariance[pairs])))} "
+            "that are not; give 0 where epochs are independent"
         )
     if not 0 < rate < 1 or not time_constant_day > 0:
         raise EvidenceError(
@@ -397,4 +409,4 @@ def _tell_kind(terms: Sequence[Term], k: int) -> str:
         return between.name
     if within.significant[k]:
         return within.name
-    return "stable" if between.measurable else "not measurable"
+    return "stable" if between.tested[k] else "not measurable"

@@ -142,8 +142,17 @@ def measure_cores(
     bright = np.isfinite(stars.flux) & (stars.flux > least_snr * stars.flux_err)
     boxes = [max(least, per * fwhm) for least, per in zip(_BOXES, _BOXES_FWHM, strict=True)]
     half = int(np.ceil(max(boxes[1] / 2, 2.5 * _SIGMA_FWHM * fwhm))) + 1
+    bright &= np.isfinite(stars.x) & np.isfinite(stars.y)
+    x, y = (np.asarray(values, float)[bright] for values in (stars.x, stars.y))
+    return _measure(*_cut(data, err, good, x, y, half), boxes, fwhm)
+
+
+def _cut(
+    data: np.ndarray, err: np.ndarray, good: np.ndarray, x: np.ndarray, y: np.ndarray, half: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Cut out stars whose pixels are all good, background taken off: image, sigma, column, row."""
     wide = half + _RING
-    column, row = (np.rint(np.asarray(v)[bright]).astype(int) for v in (stars.x, stars.y))
+    column, row = (np.rint(values).astype(int) for values in (x, y))
     ny, nx = data.shape
     whole = (column >= wide) & (row >= wide) & (column < nx - wide) & (row < ny - wide)
     column, row = column[whole], row[whole]
@@ -151,17 +160,17 @@ def measure_cores(
     index = row[:, None, None] + offset[:, None], column[:, None, None] + offset
     usable = good[index] & np.isfinite(data[index]) & np.isfinite(err[index])
     image = np.where(usable, data[index], np.nan).astype(float)
-    sigma = np.where(usable, err[index], 0.0).astype(float)
     inner = slice(_RING, -_RING)
     ring = image.copy()
     ring[:, inner, inner] = np.nan
-    n_ring = np.isfinite(ring).sum(axis=(1, 2))
+    ring = ring.reshape(len(ring), len(offset) ** 2)
     clean = usable[:, inner, inner].all(axis=(1, 2))
-    clean &= n_ring >= _LEAST_RING * (ring[0].size - (2 * half + 1) ** 2 if len(ring) else 1)
-    image, sigma, ring = (a[clean] for a in (image, sigma, ring))
-    level = bn.nanmedian(ring.reshape(len(ring), ring.shape[1] * ring.shape[2]), axis=1)
-    image, sigma = image[:, inner, inner] - level[:, None, None], sigma[:, inner, inner]
-    return _measure(image, sigma, column[clean], row[clean], boxes, fwhm)
+    n_ring = len(offset) ** 2 - (2 * half + 1) ** 2
+    clean &= np.isfinite(ring).sum(axis=1) >= _LEAST_RING * n_ring
+    level = bn.nanmedian(ring[clean], axis=1)
+    image = image[clean][:, inner, inner] - level[:, None, None]
+    sigma = err[index][clean][:, inner, inner].astype(float)
+    return image, sigma, column[clean], row[clean]
 
 
 def _measure(
@@ -175,17 +184,7 @@ def _measure(
     """Measure cutouts (n_stars, n, n) about the pixels given."""
     width = _SIGMA_FWHM * fwhm
     pixel = np.arange(image.shape[2]) - image.shape[2] // 2
-    dx, dy = np.zeros(len(image)), np.zeros(len(image))
-    for _ in range(_N_STEPS):
-        weight = _weigh(pixel, dx, dy, width) * image
-        total = weight.sum(axis=(1, 2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            # A Gaussian under a weight of about its own width moves by half of its offset.
-            dx = dx + 2 * ((weight.sum(axis=1) @ pixel) / total - dx)
-            dy = dy + 2 * ((weight.sum(axis=2) @ pixel) / total - dy)
-        near = (np.hypot(dx, dy) < 1 + _MOST_MOVE * fwhm) & (total > 0)
-        dx, dy = np.where(near, dx, 0.0), np.where(near, dy, 0.0)
-    kept = near & (np.hypot(dx, dy) > 0)
+    dx, dy, kept = _find_centres(image, pixel, width, fwhm)
     image, sigma, dx, dy = (a[kept] for a in (image, sigma, dx, dy))
     variance = sigma**2
     inner, outer = (_cover(pixel, dx, dy, side) for side in boxes)
@@ -230,6 +229,25 @@ def _measure(
     sound = (flux > 0) & (total > 0) & (both > 0) & (table.errors > 0).all(axis=1)
     sound &= np.isfinite(table.values).all(axis=1)
     return CoreTable(*(getattr(table, field.name)[sound] for field in fields(table)))
+
+
+def _find_centres(
+    image: np.ndarray, pixel: np.ndarray, width: float, fwhm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centres about the middle pixel, under a Gaussian weight; and whether each was found."""
+    dx, dy = np.zeros(len(image)), np.zeros(len(image))
+    near = np.ones(len(image), bool)
+    for _ in range(_N_STEPS):
+        weight = _weigh(pixel, dx, dy, width) * image
+        total = weight.sum(axis=(1, 2))
+        near &= total > 0
+        total = np.where(near, total, 1.0)
+        # A Gaussian under a weight of about its own width moves by half of its offset.
+        dx = dx + 2 * ((weight.sum(axis=1) @ pixel) / total - dx)
+        dy = dy + 2 * ((weight.sum(axis=2) @ pixel) / total - dy)
+        near &= np.hypot(dx, dy) < 1 + _MOST_MOVE * fwhm
+        dx, dy = np.where(near, dx, 0.0), np.where(near, dy, 0.0)
+    return dx, dy, near
 
 
 def _weigh(pixel: np.ndarray, dx: np.ndarray, dy: np.ndarray, width: float) -> np.ndarray:
@@ -299,21 +317,8 @@ def find_core_drifts(
             f"{len(tables)}; give as many"
         )
     basis = make_basis(field, max(order, 1))
-    inside = [basis.contains(table.x, table.y) for table in tables]
-    chosen = [k for k, part in enumerate(inside) if part.sum() >= 3 * _STARS_PER_TERM]
-    n_terms = _N_PHASE + basis.n_modes + 1
-    n_stars = int(sum(inside[k].sum() for k in chosen))
-    if len(chosen) < 2 or n_stars < _STARS_PER_TERM * n_terms:
-        raise EvidenceError(
-            f"expected two exposures or more with {3 * _STARS_PER_TERM} isolated stars each and "
-            f"{_STARS_PER_TERM * n_terms} in all, found {len(chosen)} exposures with {n_stars}; "
-            "give more exposures or lower least_snr"
-        )
-    exposure = np.repeat(np.arange(len(chosen)), [inside[k].sum() for k in chosen])
-    x, y, flux, values, errors = (
-        np.concatenate([getattr(tables[k], name)[inside[k]] for k in chosen])
-        for name in ("x", "y", "flux", "values", "errors")
-    )
+    chosen, columns = _gather(tables, basis)
+    exposure, x, y, flux, values, errors = columns
     design = _make_design(basis, exposure, x, y, np.log(flux / bn.median(flux)))
     # Relative to their means; stretch and skew may well be 0.
     level = bn.nanmedian(values, axis=0)
@@ -347,6 +352,29 @@ def find_core_drifts(
         np.full(len(METRICS), len(exposure)),
         np.array([fit.n_outliers for fit in fits]),
     )
+
+
+def _gather(
+    tables: Sequence[CoreTable], basis: FieldBasis
+) -> tuple[list[int], tuple[np.ndarray, ...]]:
+    """Exposures with stars enough, and of their stars: exposure, x, y, flux, values, errors."""
+    inside = [basis.contains(table.x, table.y) for table in tables]
+    counts = [int(part.sum()) for part in inside]
+    chosen = [k for k, n in enumerate(counts) if n >= 3 * _STARS_PER_TERM]
+    least = _STARS_PER_TERM * (_N_PHASE + basis.n_modes + 1)
+    n_stars = sum(counts[k] for k in chosen)
+    if len(chosen) < 2 or n_stars < least:
+        raise EvidenceError(
+            f"expected two exposures or more with {3 * _STARS_PER_TERM} isolated stars each and "
+            f"{least} in all, found {len(chosen)} exposures with {n_stars}; give more exposures or "
+            "lower least_snr"
+        )
+    exposure = np.repeat(np.arange(len(chosen)), [counts[k] for k in chosen])
+    columns = (
+        np.concatenate([getattr(tables[k], name)[inside[k]] for k in chosen])
+        for name in ("x", "y", "flux", "values", "errors")
+    )
+    return chosen, (exposure, *columns)
 
 
 @dataclass(frozen=True, slots=True)

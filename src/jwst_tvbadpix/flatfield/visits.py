@@ -185,8 +185,13 @@ def _invert(eigenvalues: np.ndarray, power: np.ndarray, quantile: float) -> floa
     """Scatter at which the sum of squares is this quantile; 0 where it never is."""
     if np.sum(power / eigenvalues) <= quantile:
         return 0.0
-    most = np.sqrt(np.sum(power) / quantile)
-    return float(brentq(lambda s: np.sum(power / (eigenvalues + s * s)) - quantile, 0, most))
+    # At this scatter the sum is a quarter of the quantile at most.
+    most = 2 * float(np.sqrt(np.sum(power) / quantile))
+
+    def exceed(share: float) -> float:
+        return float(np.sum(power / (eigenvalues + (share * most) ** 2))) / quantile - 1
+
+    return most * float(brentq(exceed, 0, 1, xtol=1e-12))
 
 
 def judge_families(
