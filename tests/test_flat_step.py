@@ -301,3 +301,22 @@ def test_strun_runs_it_by_alias(programme, tmp_path):
     names = sorted(path.name for path in tmp_path.iterdir())
     assert "mine_MIRIMAGE_F770W_SUB256_flat_20211225T000000.fits" in names
     assert not [name for name in names if name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_full_frame_is_right_and_spares_the_slit(tmp_path):
+    programme = simulate_flat_programme(tmp_path / "in", n_exposures=12, n_tiles=4, scattered=0.02)
+    run = build(programme, tmp_path / "out", hold_out=1)
+    flat, err, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    assert fits.getval(run.find("*_flat_*.fits"), "SUBARRAY") == "GENERIC"
+    inner = np.zeros(flat.shape, bool)
+    inner[14:1014, 368:1016] = True  # the field of view has soft edges, which are not response
+    pull, error = compare(
+        np.where(inner, flat, np.nan), np.where(inner, err, np.nan), programme.star_flats[0]
+    )
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.1)
+    assert np.std(error) < 0.004
+    slit = dq[296:303, 301:347]
+    assert (slit == 512).all()
+    assert (dq[300, :290] & 1).all()
+    assert np.isfinite(flat[296:303, 301:347]).all()
