@@ -277,6 +277,8 @@ def test_stable_flat_is_one_file(run):
     with asdf.open(run.find("*_starflat.asdf")) as file:
         assert file["drifts"]["verdicts"]["flat"] == "STABLE"
         assert set(file["drifts"]["verdicts"]) >= {"PSF core", "distortion", "background"}
+        # Rates have no gwcs, and so no distortion.
+        assert any("pixel area is not in the flat" in note for note in file["notes"])
 
 
 def test_strun_runs_it_by_alias(programme, tmp_path):

@@ -1,5 +1,6 @@
 """Products of the flat of one set of images: models, names, dates, table of exposures."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from ..imaging import ImageSet
 from ..refmodels import FlatSelection, build_flat_model, build_star_flat_model, make_pedigree
 
 __all__ = ["FlatNames", "build_products", "name_sets"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,11 @@ def build_products(
         flats={"filename": stems, "useafter": dates},
         exposures=_tabulate(built, images, facts, excluded),
         settings=chosen,
-        notes=[*built.notes, *(f"Left out: {e.filename}: {e.reason}" for e in excluded)],
+        notes=[
+            *built.notes,
+            *_warn_of_area(built, images),
+            *(f"Left out: {e.filename}: {e.reason}" for e in excluded),
+        ],
         pedigree=pedigree,
         description=f"Parts of the flats of {images.label}",
     )
@@ -149,6 +156,19 @@ def build_products(
         model.meta.filename = f"{stem}.asdf"
         models.append(model)
     return models
+
+
+def _warn_of_area(built: BuiltFlat, images: ImageSet) -> list[str]:
+    """Say where a star flat met the sky without the pixel area that distortion makes."""
+    if built.star is None or any(image.wcs.distorted for image in images.images):
+        return []
+    text = (
+        "The WCS of the keywords has no distortion, so the pixel area is not in the flat (MIRI: "
+        "3.7 % from corner to corner); run calwebb_image2 with --steps.flat_field.skip=True and "
+        "give its _cal files, or use star_flat=never"
+    )
+    log.warning("%s: %s", images.label, text)
+    return [text]
 
 
 def _stage2_type(images: ImageSet) -> str:
@@ -188,7 +208,7 @@ def _list_history(built: BuiltFlat, images: ImageSet, facts: ExposureFacts) -> l
             f"{built.star.order}, error {100 * built.star.sigma:.3f} percent."
         )
     if not any(image.wcs.distorted for image in images.images):
-        entries.append("Pixel area of the keyword WCS, which has no distortion.")
+        entries.append("Pixel area from the WCS of the keywords, which has no distortion.")
     if built.check is not None:
         entries.append(built.check.describe())
     used = [image.record.filename for image, u in zip(images.images, facts.used, strict=True) if u]
