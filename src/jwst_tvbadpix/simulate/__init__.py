@@ -11,6 +11,13 @@ from .exposures import (
     render_rate,
     render_rateints,
 )
+from .flat_programme import (
+    FieldOfView,
+    FlatPattern,
+    FlatProgramme,
+    StarCloud,
+    simulate_flat_programme,
+)
 from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
 from .layers_imaging import (
     ImagePersistence,
@@ -58,8 +65,11 @@ __all__ = [
     "DriftingPedestal",
     "Electronics",
     "ExposureSpec",
+    "FieldOfView",
     "FieldStars",
     "FixedSlits",
+    "FlatPattern",
+    "FlatProgramme",
     "ImagePersistence",
     "Layer",
     "Mode",
@@ -77,6 +87,7 @@ __all__ = [
     "SlitStrip",
     "SourceField",
     "SourceTrace",
+    "StarCloud",
     "StarTrace",
     "Trace",
     "UndispersedSky",
@@ -102,6 +113,7 @@ __all__ = [
     "render_ramps",
     "render_rate",
     "render_rateints",
+    "simulate_flat_programme",
     "simulate_programme",
     "write_ramp",
     "write_rate",

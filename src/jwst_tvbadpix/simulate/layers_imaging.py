@@ -104,7 +104,7 @@ class SourceField:
         extended = rng.random(n) < self.galaxies
         fwhm = self.fwhm * np.where(extended, rng.uniform(1.5, 5, n), 1)
         for k in range(n):
-            _add_source(image, ctx, y=y[k], x=x[k], flux=flux[k], fwhm=fwhm[k])
+            add_source(image, ctx, y=y[k], x=x[k], flux=flux[k], fwhm=fwhm[k])
         return image * _stop(ctx, self.field)
 
 
@@ -140,7 +140,7 @@ class ImagePersistence:
         for _ in range(rng.poisson(self.n_stars)):
             y, x = rng.uniform(0, ny), rng.uniform(0, nx)
             flux = self.flux * 10 ** rng.normal(0, 0.4)
-            _add_source(image, ctx, y=y, x=x, flux=flux, fwhm=2 * self.fwhm)
+            add_source(image, ctx, y=y, x=x, flux=flux, fwhm=2 * self.fwhm)
         return image
 
 
@@ -197,7 +197,7 @@ def _stop(
     return stop.astype(np.float32)
 
 
-def _add_source(
+def add_source(
     image: np.ndarray, ctx: RenderContext, *, y: float, x: float, flux: float, fwhm: float
 ) -> None:
     """Add a Moffat profile, in place and only where it falls."""

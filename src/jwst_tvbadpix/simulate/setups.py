@@ -155,8 +155,8 @@ def make_lrs_setup(subarray: str = "FULL") -> Setup:
 LRS_SLIT = make_lrs_setup()
 
 
-def make_imaging_setup(region: Region | None = None) -> Setup:
-    """Set MIRI for imaging in F770W, in the full frame or a subarray.
+def make_imaging_setup(region: Region | None = None, *, filter_name: str = "F770W") -> Setup:
+    """Set MIRI for imaging, in the full frame or a subarray.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def make_imaging_setup(region: Region | None = None) -> Setup:
         readpatt="FASTR1",
         frame_time_s=_FASTR1_S[region.subarray],
         electronics=get_electronics("MIRIMAGE"),
-        optics=(("filter", "F770W"), ("ccc_state", "OPEN")),
+        optics=(("filter", filter_name), ("ccc_state", "OPEN")),
         aperture=Aperture(f"MIRIM_{region.subarray}", -453.56, -373.81, 4.83, 0.11),
     )
 

@@ -30,7 +30,12 @@ _STEPS_DONE = ("saturation", "lastframe", "refpix", "jump", "ramp_fit")
 
 
 def write_rate(
-    path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
+    path: str | Path,
+    spec: ExposureSpec,
+    scene: Scene,
+    defects: Defects | None = None,
+    *,
+    nominal: ExposureSpec | None = None,
 ) -> Path:
     """Write the ``_rate`` file of an exposure.
 
@@ -44,6 +49,8 @@ def write_rate(
         What it sees.
     defects : Defects or None
         Bad pixels.
+    nominal : ExposureSpec or None
+        What the header says, where the exposure is not what was asked for.
 
     Returns
     -------
@@ -51,7 +58,7 @@ def write_rate(
         The file.
     """
     rate = render_rate(spec, scene, defects)
-    return _save(_build_rate_model(ImageModel, rate), path, spec, "rate")
+    return _save(_build_rate_model(ImageModel, rate), path, nominal or spec, "rate")
 
 
 def write_rateints(
@@ -177,7 +184,8 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     aperture = spec.setup.aperture
     meta, wcs = model.meta, model.meta.wcsinfo
     ra, dec = _point(spec)
-    roll = (spec.mjd / 365.25 * 360) % 360
+    exact = spec.roll is not None
+    roll = spec.roll if spec.roll is not None else (spec.mjd / 365.25 * 360) % 360
     meta.aperture.name = aperture.name
     wcs.dispersion_direction = spec.setup.dispersion_axis
     wcs.v2_ref, wcs.v3_ref = aperture.v2, aperture.v3
@@ -185,6 +193,8 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
     wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2, (spec.region.ny + 1) / 2
+    if exact:
+        wcs.crpix1, wcs.crpix2 = wcs.crpix1 + spec.dither[1], wcs.crpix2 + spec.dither[0]
     wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
     wcs.cdelt1 = wcs.cdelt2 = aperture.scale / 3600
     angle = np.deg2rad(roll + aperture.v3_angle)
