@@ -16,6 +16,7 @@ OURS = (
     "refmodels",
     "exposures",
     "headers",
+    "imaging",
     "sources",
     "events",
     "check",

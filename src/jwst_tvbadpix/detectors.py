@@ -34,6 +34,11 @@ class Detector:
     irs2_shape : tuple of int or None
         (ny, nx) of ramps with interleaved reference pixels (READPATT NRSIRS2...); None where the
         detector is not read out like this. Rates always have `shape`.
+    imager : tuple of int or None
+        (y0, y1, x0, x1), 0-based and half open, of the imager's field where other optics feed the
+        rest of the detector; None where all of it is one field.
+    slit : tuple of int or None
+        The same of the slit of a spectrograph that the detector sees beside the images.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Detector:
     subarrays_complete: bool = False
     pedestal: tuple[int, int, int, int] | None = None
     irs2_shape: tuple[int, int] | None = None
+    imager: tuple[int, int, int, int] | None = None
+    slit: tuple[int, int, int, int] | None = None
 
     def reference_pixels(self) -> np.ndarray:
         """Mark the reference pixels: bool (ny, nx), True = reference."""
@@ -89,6 +96,10 @@ _MIRIMAGE_SUBARRAYS = {
 # Columns between the channels of the MRS: those of jwst.badpix_selfcal.
 _PEDESTALS = {"MIRIFUSHORT": (50, 974, 503, 516), "MIRIFULONG": (50, 974, 474, 507)}
 
+# MIRIM_ILLUM of SIAF, and the LRS slit: 4.7 x 0.51 arcsec about (325.13, 299.70), a pixel added.
+_MIRI_ILLUMINATED = (0, 1024, 359, 1027)
+_MIRI_SLIT = (296, 303, 301, 347)
+
 # DETECTOR: (INSTRUME, FASTAXIS, SLOWAXIS) of the near-infrared detectors.
 _NEAR_INFRARED = {
     "NRS1": ("NIRSPEC", 2, 1),
@@ -125,6 +136,8 @@ def _make_miri(name: str) -> Detector:
         ),
         subarrays_complete=imager,
         pedestal=_PEDESTALS.get(name),
+        imager=_MIRI_ILLUMINATED if imager else None,
+        slit=_MIRI_SLIT if imager else None,
     )
 
 

@@ -22,7 +22,14 @@ from .refmodels.dq import dq_value
 from .robust import find_settled
 from .sources import Scan, Source, scan_exposures
 
-__all__ = ["ExcludedExposure", "ExposureRecord", "ExposureStack", "RowBlock", "open_exposures"]
+__all__ = [
+    "ExcludedExposure",
+    "ExposureRecord",
+    "ExposureStack",
+    "RowBlock",
+    "open_exposures",
+    "refuse_duplicates",
+]
 
 log = logging.getLogger(__name__)
 
@@ -247,7 +254,7 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     _refuse_mixed_detectors(scans)
     found, excluded = _check(scans)
     records = tuple(record for record, _ in found)
-    _refuse_duplicates(records)
+    refuse_duplicates(records)
     looks = _choose_looks(records, excluded)
     unit = _choose_unit(records)
     corners = np.array([(*r.corner, *np.add(r.corner, r.shape)) for r in records])
@@ -332,7 +339,7 @@ def _find_settled(source: Source) -> tuple[int, ...]:
     return find_settled(level, scatter)
 
 
-def _refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
+def refuse_duplicates(records: Sequence[ExposureRecord]) -> None:
     """Raise when two exposures have the same content, or the same time and place."""
     seen: dict[Any, str] = {}
     for record in records:

@@ -54,6 +54,19 @@ KEYWORDS = {
     "MSTR_RD1": "meta.subarray.multistripe_reads1",
     "BUNIT": "meta.bunit_data",
     "PHOTMJSR": "meta.photometry.conversion_megajanskys",
+    "VISIT_ID": "meta.observation.visit_id",
+    "S_FLAT": "meta.cal_step.flat_field",
+    "S_WCS": "meta.cal_step.assign_wcs",
+    "CRPIX1": "meta.wcsinfo.crpix1",
+    "CRPIX2": "meta.wcsinfo.crpix2",
+    "CRVAL1": "meta.wcsinfo.crval1",
+    "CRVAL2": "meta.wcsinfo.crval2",
+    "CDELT1": "meta.wcsinfo.cdelt1",
+    "CDELT2": "meta.wcsinfo.cdelt2",
+    "PC1_1": "meta.wcsinfo.pc1_1",
+    "PC1_2": "meta.wcsinfo.pc1_2",
+    "PC2_1": "meta.wcsinfo.pc2_1",
+    "PC2_2": "meta.wcsinfo.pc2_2",
 }
 
 

@@ -7,8 +7,9 @@ import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,9 @@ class Source(Protocol):
     def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Read rows of SCI and DQ, all integrations."""
 
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        """Read rows of ERR, all integrations; None where there is no such plane."""
+
 
 @dataclass(frozen=True, slots=True)
 class _FitsSource:
@@ -58,6 +62,15 @@ class _FitsSource:
         science, quality = (self._read_plane(rows, *place) for place in self.places)
         return science, quality
 
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        with fits.open(self.path, memmap=False) as hdus:
+            if "ERR" not in hdus or hdus["ERR"].shape != self.shape:
+                return None
+            place = _find_planes(hdus, ("ERR",)) if self.places else None
+            if place is None:
+                return np.asarray(hdus["ERR"].section[..., rows, :])
+        return self._read_plane(rows, *place[0])
+
     def _read_plane(self, rows: slice, offset: int, stored: str, zero: int) -> np.ndarray:
         plane = np.memmap(self.path, stored, "r", offset, self.shape)[..., rows, :]
         native = plane.astype(plane.dtype.newbyteorder("="))
@@ -65,10 +78,12 @@ class _FitsSource:
         return native.view(native.dtype.str.replace("i", "u")) ^ zero if zero else native
 
 
-def _find_planes(hdus: fits.HDUList) -> tuple[tuple[int, str, int], ...] | None:
-    """Find where SCI and DQ lie; None where astropy has more to do than to read them."""
+def _find_planes(
+    hdus: fits.HDUList, names: tuple[str, ...] = ("SCI", "DQ")
+) -> tuple[tuple[int, str, int], ...] | None:
+    """Find where planes lie; None where astropy has more to do than to read them."""
     places = []
-    for name in ("SCI", "DQ"):
+    for name in names:
         header, bits = hdus[name].header, abs(hdus[name].header["BITPIX"])
         zero = header.get("BZERO", 0)
         kind = "f" if header["BITPIX"] < 0 else "i"
@@ -91,6 +106,9 @@ class _ArraySource:
     def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         return self.arrays["SCI"][..., rows, :], self.arrays["DQ"][..., rows, :]
 
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        return self.arrays["ERR"][..., rows, :] if "ERR" in self.arrays else None
+
 
 class _SpooledSource:
     """Copies of the planes in a temporary folder, which goes when this object does."""
@@ -109,6 +127,11 @@ class _SpooledSource:
             for plane in ("SCI", "DQ")
         )
         return science, quality
+
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        """Read rows of ERR, all integrations; None where there is no such plane."""
+        path = self._folder / "ERR.npy"
+        return np.array(np.load(path, mmap_mode="r")[..., rows, :]) if path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +152,11 @@ class _JoinedSource:
         )
         return science, quality
 
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        planes = [part.read_err(rows) for part in self.parts]
+        known = [p[None] if p.ndim == 2 else p for p in planes if p is not None]
+        return np.concatenate(known) if len(known) == len(planes) else None
+
 
 def _count_integrations(shape: tuple[int, ...]) -> int:
     return shape[0] if len(shape) == 3 else 1
@@ -136,12 +164,13 @@ def _count_integrations(shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One exposure as found: its keywords unchecked, its planes unread."""
+    """One exposure as found: its keywords unchecked, its planes and its WCS object unread."""
 
     name: str
     sha256: str
     keywords: Mapping[str, Any]
     source: Source
+    load_wcs: Callable[[], Any] = lambda: None
 
 
 def scan_exposures(inputs: Any) -> list[Scan]:
@@ -251,7 +280,7 @@ def _join_segments(scans: Iterable[Scan]) -> list[Scan]:
         checksum = hashlib.sha256("".join(scan.sha256 for scan in ordered).encode()).hexdigest()
         source = _JoinedSource(tuple(scan.source for scan in ordered))
         name = " + ".join(scan.name for scan in ordered)
-        joined.append(Scan(name, checksum, ordered[0].keywords, source))
+        joined.append(Scan(name, checksum, ordered[0].keywords, source, ordered[0].load_wcs))
     return joined
 
 
@@ -298,7 +327,16 @@ def _scan_fits(path: Path) -> Scan:
             f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
             " make the product again"
         )
-    return Scan(path.name, checksum, keywords, _FitsSource(path, planes["SCI"], places))
+    source = _FitsSource(path, planes["SCI"], places)
+    return Scan(path.name, checksum, keywords, source, partial(_load_wcs, path))
+
+
+def _load_wcs(path: Path) -> Any:
+    """Read the WCS object that assign_wcs has left in a file; None without."""
+    from stdatamodels.jwst import datamodels
+
+    with datamodels.open(path) as model:
+        return _get(model, "meta.wcs")
 
 
 def _scan_model(model: Any, *, spool: bool = False) -> Scan:
@@ -317,8 +355,13 @@ def _scan_model(model: Any, *, spool: bool = False) -> Scan:
     checksum = hashlib.sha256()
     for plane in arrays.values():
         checksum.update(plane)
+    # Asking a model for what it lacks would make it.
+    err = model.err if getattr(model, "hasattr", lambda _: False)("err") else None
+    if err is not None and np.shape(err) == arrays["SCI"].shape:
+        arrays["ERR"] = np.ascontiguousarray(err)
+    wcs = _get(model, "meta.wcs")
     source = _SpooledSource(arrays) if spool else _ArraySource(arrays)
-    return Scan(name, checksum.hexdigest(), keywords, source)
+    return Scan(name, checksum.hexdigest(), keywords, source, lambda: wcs)
 
 
 def _refuse_slits(name: str) -> InputError:

@@ -1,16 +1,15 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
+from ..parallel import map_in_threads
 from .candidates import (
     CORNER_REACH,
     Candidates,
@@ -37,9 +36,6 @@ __all__ = ["PixelHistories", "Settings", "find_histories"]
 
 log = logging.getLogger(__name__)
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
 # Values in the sample that the noise is measured from; strips of each range of rows, and their
 # least and largest height.
 _SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
@@ -49,8 +45,6 @@ _N_DECOYS = (60_000, 300_000)
 _BEYOND_DOUBT = 12.0
 # Looks that are closer than this may see the same sources on the same pixels [day].
 _VISIT_DAYS = 0.5
-# The medians and the algebra run outside Python's lock; more threads cost memory, not time.
-_N_THREADS = 2
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 160_000
 
@@ -292,7 +286,7 @@ def _search(
         found = select_candidates(rate, block.core, block.y, block.x, noise, axes)
         return block.y + block.core.start - y0, evidence, block.hidden, found
 
-    for first, evidence, hidden, part in _map_in_threads(select, stack.row_blocks(halo=halo)):
+    for first, evidence, hidden, part in map_in_threads(select, stack.row_blocks(halo=halo)):
         last = first + evidence.shape[1]
         n_evidence[first:last] = evidence.sum(axis=0)
         n_pixels += evidence.sum(axis=(1, 2))
@@ -413,7 +407,7 @@ def _sample(
         core = slice(start - first, stop - first)
         return [getattr(medians, f.name)[:, core] for f in fields(medians)]
 
-    parts = zip(*_map_in_threads(compute, strips), strict=True)
+    parts = zip(*map_in_threads(compute, strips), strict=True)
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
@@ -446,18 +440,6 @@ def _make_solver(
 
     def solve(candidates: Candidates) -> PixelStates:
         starts = range(0, max(candidates.y.size, 1), step)
-        return join_pixels(list(_map_in_threads(partial(solve_some, candidates), starts)))
+        return join_pixels(list(map_in_threads(partial(solve_some, candidates), starts)))
 
     return solve
-
-
-def _map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """Apply a function in threads, in order, with only a few items in memory."""
-    with ThreadPoolExecutor(_N_THREADS) as pool:
-        waiting: deque[Future[_Out]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > _N_THREADS:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

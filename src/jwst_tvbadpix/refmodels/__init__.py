@@ -1,7 +1,8 @@
 """JWST reference models of our products: build, save as twins, read back."""
 
-from .badpix import BaseMask, build_badpix_history
+from .badpix import BaseMask, build_badpix_history, make_pedigree
 from .dq import dq_value, identity_dq_def
+from .flat import FlatSelection, build_flat_model
 from .history import (
     BadPixHistoryModel,
     build_history,
@@ -18,18 +19,23 @@ from .series import (
     list_series,
     list_useafter,
 )
+from .starflat import StarFlatModel, build_star_flat_model, list_tables
 from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
     "BadPixHistoryModel",
     "BaseMask",
+    "FlatSelection",
     "MaskSeries",
+    "StarFlatModel",
     "build_badpix_history",
+    "build_flat_model",
     "build_history",
     "build_mask",
     "build_mask_at",
     "build_mask_series",
     "build_neutral_mask",
+    "build_star_flat_model",
     "check_filter",
     "check_useafter",
     "compose_dq",
@@ -37,7 +43,9 @@ __all__ = [
     "history_columns",
     "identity_dq_def",
     "list_series",
+    "list_tables",
     "list_useafter",
+    "make_pedigree",
     "read_history",
     "read_mask_dq",
     "rename_all",

@@ -14,7 +14,14 @@ from ..events import Events
 from .dq import dq_value
 from .history import BadPixHistoryModel, build_history, pack_residuals
 
-__all__ = ["BASE_POLICIES", "KEPT", "BaseMask", "build_badpix_history", "describe_self_test"]
+__all__ = [
+    "BASE_POLICIES",
+    "KEPT",
+    "BaseMask",
+    "build_badpix_history",
+    "describe_self_test",
+    "make_pedigree",
+]
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +127,7 @@ def build_badpix_history(
         versions={name: version(name) for name in _PACKAGES},
         warnings=warnings,
         useafter=first_useafter,
-        pedigree=_make_pedigree(np.asarray(exposures["expmid_mjd"], float)[list(look_rows)]),
+        pedigree=make_pedigree(np.asarray(exposures["expmid_mjd"], float)[list(look_rows)]),
         description=f"History of bad pixels of {detector}",
     )
     for text in warnings:
@@ -128,7 +135,7 @@ def build_badpix_history(
     return model
 
 
-def _make_pedigree(mid_mjd: np.ndarray) -> str:
+def make_pedigree(mid_mjd: np.ndarray) -> str:
     """PEDIGREE of products made from exposures at these times."""
     if not np.isfinite(mid_mjd).all() or mid_mjd.min() < _LAUNCH_MJD:
         return "GROUND"

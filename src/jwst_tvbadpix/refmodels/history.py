@@ -20,6 +20,7 @@ from .mask import AUTHOR, SOFTWARE, check_useafter
 __all__ = [
     "SCHEMA_VERSION",
     "BadPixHistoryModel",
+    "as_scalar",
     "build_history",
     "history_columns",
     "pack_residuals",
@@ -169,7 +170,7 @@ def build_history(
     _require_shapes(tree)
     tree["schema_version"] = SCHEMA_VERSION
     tree["coverage"] = {"shape": list(facts.shape)}
-    tree["settings"] = {str(key): _scalar(key, value) for key, value in settings.items()}
+    tree["settings"] = {str(key): as_scalar(key, value) for key, value in settings.items()}
     tree["versions"] = {str(key): str(value) for key, value in versions.items()}
     tree["warnings"] = [str(text) for text in warnings]
     tree["meta"] = {
@@ -260,7 +261,7 @@ def _require_shapes(tree: Mapping[str, Any]) -> None:
             residuals[name] = np.zeros((0, n_exp), residuals[name].dtype)
 
 
-def _scalar(key: str, value: Any) -> Any:
+def as_scalar(key: str, value: Any) -> Any:
     """Turn a setting into what YAML can say; None becomes the text ``none``."""
     value = value.item() if isinstance(value, np.generic) else value
     if value is None:

@@ -28,6 +28,7 @@ __all__ = [
     "check_filter",
     "check_useafter",
     "read_mask_dq",
+    "require_pedigree",
 ]
 
 log = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def build_mask(
     if dq.dtype != np.uint32:
         raise ProductError(f"expected dq as uint32, found {dq.dtype}; convert it first")
     check_useafter(useafter)
-    _require_pedigree(pedigree)
+    require_pedigree(pedigree)
     if not history:
         raise ProductError("expected at least one history entry, found none; CRDS requires one")
     if ngroups is not None and not 0 < ngroups[0] < ngroups[1]:
@@ -262,7 +263,8 @@ def check_useafter(useafter: str) -> None:
         )
 
 
-def _require_pedigree(pedigree: str) -> None:
+def require_pedigree(pedigree: str) -> None:
+    """Require a PEDIGREE that crds certify allows; raise ProductError otherwise."""
     match = _PEDIGREE.fullmatch(str(pedigree))
     if match is None or (match[2] and match[2] > match[3]):
         raise ProductError(

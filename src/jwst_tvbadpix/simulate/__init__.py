@@ -11,6 +11,13 @@ from .exposures import (
     render_rate,
     render_rateints,
 )
+from .flat_programme import (
+    FieldOfView,
+    FlatPattern,
+    FlatProgramme,
+    StarCloud,
+    simulate_flat_programme,
+)
 from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
 from .layers_imaging import (
     ImagePersistence,
@@ -63,8 +70,11 @@ __all__ = [
     "DriftingPedestal",
     "Electronics",
     "ExposureSpec",
+    "FieldOfView",
     "FieldStars",
     "FixedSlits",
+    "FlatPattern",
+    "FlatProgramme",
     "ImagePersistence",
     "KnownStars",
     "Layer",
@@ -83,6 +93,7 @@ __all__ = [
     "SlitStrip",
     "SourceField",
     "SourceTrace",
+    "StarCloud",
     "StarTrace",
     "Trace",
     "UndispersedSky",
@@ -109,6 +120,7 @@ __all__ = [
     "render_ramps",
     "render_rate",
     "render_rateints",
+    "simulate_flat_programme",
     "simulate_programme",
     "write_imaging_references",
     "write_ramp",

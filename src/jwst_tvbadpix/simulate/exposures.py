@@ -62,6 +62,9 @@ class ExposureSpec:
         How the instrument is set; LRS unless given.
     target : str
         Name of a point source at the reference point of the aperture; empty = blank sky or field.
+    roll : float or None
+        Position angle of V3 [deg], where the sky turns with it and the keywords are exact; None =
+        one that goes with the date, which scenes do not follow.
     """
 
     mjd: float
@@ -79,6 +82,7 @@ class ExposureSpec:
     dither: tuple[float, float] = (0.0, 0.0)
     setup: Setup = LRS_SLIT
     target: str = ""
+    roll: float | None = None
 
     def __post_init__(self) -> None:
         own = self.setup.region.subarray
@@ -135,6 +139,7 @@ class ExposureSpec:
             field=self.field,
             dither=self.dither,
             element=self.setup.element,
+            roll=(self.roll or 0.0) + self.setup.aperture.v3_angle,
         )
 
     def filename(self, suffix: str) -> str:

@@ -46,6 +46,8 @@ class RenderContext:
         How far (y, x) the sources of the field lie from their nominal place [pixel].
     element : str
         Filter, grating or band.
+    roll : float
+        Angle of north to the y axis [deg], for layers that lie on the sky.
     """
 
     region: Region
@@ -57,6 +59,7 @@ class RenderContext:
     field: int = 0
     dither: tuple[float, float] = (0.0, 0.0)
     element: str = ""
+    roll: float = 0.0
 
     @property
     def y(self) -> np.ndarray:

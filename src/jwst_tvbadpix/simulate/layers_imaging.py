@@ -106,7 +106,7 @@ class SourceField:
         extended = rng.random(n) < self.galaxies
         fwhm = self.fwhm * np.where(extended, rng.uniform(1.5, 5, n), 1)
         for k in range(n):
-            _add_source(image, ctx, y=y[k], x=x[k], flux=flux[k], fwhm=fwhm[k])
+            add_source(image, ctx, y=y[k], x=x[k], flux=flux[k], fwhm=fwhm[k])
         return image * _stop(ctx, self.field)
 
 
@@ -135,7 +135,7 @@ class KnownStars:
         image = np.zeros(ctx.region.shape, np.float32)
         places = self.y + ctx.dither[0], self.x + ctx.dither[1]
         for y, x, flux in zip(*places, self.flux, strict=True):
-            _add_source(image, ctx, y=y, x=x, flux=flux, fwhm=self.fwhm)
+            add_source(image, ctx, y=y, x=x, flux=flux, fwhm=self.fwhm)
         return image
 
 
@@ -171,7 +171,7 @@ class ImagePersistence:
         for _ in range(rng.poisson(self.n_stars)):
             y, x = rng.uniform(0, ny), rng.uniform(0, nx)
             flux = self.flux * 10 ** rng.normal(0, 0.4)
-            _add_source(image, ctx, y=y, x=x, flux=flux, fwhm=2 * self.fwhm)
+            add_source(image, ctx, y=y, x=x, flux=flux, fwhm=2 * self.fwhm)
         return image
 
 
@@ -234,7 +234,7 @@ def _stop(
     return stop.astype(np.float32)
 
 
-def _add_source(
+def add_source(
     image: np.ndarray, ctx: RenderContext, *, y: float, x: float, flux: float, fwhm: float
 ) -> None:
     """Add a Moffat profile, in place and only where it falls."""

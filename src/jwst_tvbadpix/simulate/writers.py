@@ -30,7 +30,12 @@ _STEPS_DONE = ("saturation", "lastframe", "refpix", "jump", "ramp_fit")
 
 
 def write_rate(
-    path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
+    path: str | Path,
+    spec: ExposureSpec,
+    scene: Scene,
+    defects: Defects | None = None,
+    *,
+    nominal: ExposureSpec | None = None,
 ) -> Path:
     """Write the ``_rate`` file of an exposure.
 
@@ -44,6 +49,8 @@ def write_rate(
         What it sees.
     defects : Defects or None
         Bad pixels.
+    nominal : ExposureSpec or None
+        What the header says, where the exposure is not what was asked for.
 
     Returns
     -------
@@ -51,7 +58,7 @@ def write_rate(
         The file.
     """
     rate = render_rate(spec, scene, defects)
-    return _save(_build_rate_model(ImageModel, rate), path, spec, "rate")
+    return _save(_build_rate_model(ImageModel, rate), path, nominal or spec, "rate")
 
 
 def write_rateints(
@@ -177,19 +184,23 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     aperture = spec.setup.aperture
     meta, wcs = model.meta, model.meta.wcsinfo
     ra, dec = _point(spec)
-    roll = (spec.mjd / 365.25 * 360) % 360
+    # With a roll of its own the field stays the tangent point, and the WCS is exact to the last digit.
+    exact = spec.roll is not None
+    roll = spec.roll if spec.roll is not None else (spec.mjd / 365.25 * 360) % 360
     meta.aperture.name = aperture.name
     wcs.dispersion_direction = spec.setup.dispersion_axis
     wcs.v2_ref, wcs.v3_ref = aperture.v2, aperture.v3
     wcs.v3yangle, wcs.vparity = aperture.v3_angle, -1
     angle = np.deg2rad(roll + aperture.v3_angle)
     rotation = np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    # Where the sky has moved on the detector the telescope has moved the other way.
-    east, north = rotation @ spec.dither[::-1] * -aperture.scale / 3600
-    ra, dec = ra + float(east / np.cos(np.deg2rad(dec))), dec + float(north)
+    dy, dx = spec.dither if exact else (0.0, 0.0)
+    wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2 + dx, (spec.region.ny + 1) / 2 + dy
+    if not exact:
+        # Where the sky has moved on the detector the telescope has moved the other way.
+        east, north = rotation @ spec.dither[::-1] * -aperture.scale / 3600
+        ra, dec = ra + float(east / np.cos(np.deg2rad(dec))), dec + float(north)
     wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
-    wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2, (spec.region.ny + 1) / 2
     wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
     wcs.cdelt1 = wcs.cdelt2 = aperture.scale / 3600
     (wcs.pc1_1, wcs.pc1_2), (wcs.pc2_1, wcs.pc2_2) = rotation.tolist()

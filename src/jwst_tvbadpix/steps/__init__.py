@@ -4,10 +4,16 @@ import sys
 from importlib import import_module
 from typing import Any
 
-__all__ = ["ApplyTimeVariableMask", "TimeVariableBadPixel", "TvBadPixDetector1Pipeline"]
+__all__ = [
+    "ApplyTimeVariableMask",
+    "ExternalFlatBuilder",
+    "TimeVariableBadPixel",
+    "TvBadPixDetector1Pipeline",
+]
 
 _HOMES = {
     "ApplyTimeVariableMask": ".apply_time_variable_mask",
+    "ExternalFlatBuilder": ".external_flat_builder",
     "TimeVariableBadPixel": ".time_variable_bad_pixel",
     "TvBadPixDetector1Pipeline": ".detector1",
 }

@@ -19,7 +19,13 @@ from tqdm import tqdm
 
 from ..errors import InputError, ProductError
 from ..headers import ExposureRecord
-from ..refmodels import BadPixHistoryModel, rename_all, write_asdf, write_twins
+from ..refmodels import (
+    BadPixHistoryModel,
+    StarFlatModel,
+    rename_all,
+    write_asdf,
+    write_twins,
+)
 
 __all__ = ["TvBadPixStep", "find_reference", "show_progress"]
 
@@ -27,7 +33,8 @@ log = logging.getLogger(__name__)
 
 # Endings that are no part of a product's name: ours, and those of the files that we take.
 _SUFFIX = re.compile(
-    r"(_badpixhistory|_mask(_\d{8}T\d{6})?|_rate|_rateints|_cal|_uncal|_asn)$", re.IGNORECASE
+    r"(_badpixhistory|_starflat|_(mask|flat)(_\d{8}T\d{6})?|_rate|_rateints|_cal|_uncal|_asn)$",
+    re.IGNORECASE,
 )
 
 
@@ -107,7 +114,7 @@ class TvBadPixStep(Step):
             return None
         folder = self._output_folder()
         path = self.stage(folder) / model.meta.filename
-        if isinstance(model, BadPixHistoryModel):
+        if isinstance(model, BadPixHistoryModel | StarFlatModel):
             write_asdf(model, path)
         else:
             write_twins(model, path.with_suffix(""))

@@ -1,0 +1,443 @@
+"""From dithered exposures of a field to its flat: register, stack, star flat, merge, check."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from ..errors import EvidenceError
+from ..parallel import map_in_threads
+from .frames import Exposures, StackSettings
+from .matching import MatchedStars, match_stars
+from .merge import MergedFlat, StarResponse, merge_flats
+from .monitors import Monitors, add_background, run_monitors
+from .observations import StarObservations
+from .psf_core import CoreTable, measure_cores
+from .selfcheck import SelfCheck, check_flat
+from .skyplane import PixelOfSky, SkyPlane, compute_scale, make_plane
+from .stack import StackedFlat, stack_flat
+from .starflat import StarFlat, solve_star_flat
+from .stars import SkyOfPixel, StarTable, compute_area_ratio, find_stars, sum_apertures
+
+__all__ = ["BuiltFlat", "ExposureFacts", "FlatSettings", "build_flat"]
+
+log = logging.getLogger(__name__)
+
+# Radii of the circle and of the ring in which stars are measured [FWHM]; least circle [pixel].
+_APERTURE, _RING, _LEAST_APERTURE = 1.5, (3.0, 5.0), 2.5
+# Largest distance of two measurements of a star [pixel], and largest error of a pointing [arcsec].
+_MATCH_PIXELS, _MAX_OFFSET_ARCSEC = 1.4, 3.0
+# Total degree of the sky's smooth response where there is no star flat.
+_SKY_ORDER = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FlatSettings:
+    """What the making of a flat can be told.
+
+    Attributes
+    ----------
+    stack : StackSettings
+    star_flat : str
+        'auto' = where the stars determine it, 'never', 'always' = or an error.
+    order : int or None
+        Of the star flat; None = by cross-validation.
+    zero_point_scatter : float or None
+        See `solve_star_flat`.
+    by_epoch : str
+        A flat per epoch: 'auto' = where the star flat changes from visit to visit, 'never',
+        'always'.
+    least_response, unreliable_err : float
+        See `make_flags`.
+    """
+
+    stack: StackSettings
+    star_flat: str = "auto"
+    order: int | None = None
+    zero_point_scatter: float | None = None
+    by_epoch: str = "auto"
+    least_response: float = 0.1
+    unreliable_err: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class ExposureFacts:
+    """What is known of the exposures besides their pixels.
+
+    Attributes
+    ----------
+    skies, pixels : tuple of callable, length n_exp
+        ra, dec [deg] of x, y [pixel, 0-based], and back.
+    tiles, runs : ndarray of int, shape (n_exp,)
+        Visit, and number of the run without a change of optics in between.
+    mid_mjd : ndarray of float64, shape (n_exp,)
+        Mid-times [MJD].
+    epoch : ndarray of int, shape (n_exp,)
+        Epoch that may have a flat of its own, from 0, rising with time.
+    used : ndarray of bool, shape (n_exp,)
+        False = held out for the check.
+    """
+
+    skies: tuple[SkyOfPixel, ...]
+    pixels: tuple[PixelOfSky, ...]
+    tiles: np.ndarray
+    runs: np.ndarray
+    mid_mjd: np.ndarray
+    epoch: np.ndarray
+    used: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltFlat:
+    """Flats of one set of exposures, and all that they were made of.
+
+    Attributes
+    ----------
+    flats : tuple of MergedFlat
+        One for all, or one per epoch, in their order.
+    stack : StackedFlat
+        Of the exposures used, in their order.
+    star : StarFlat or None
+        Its `exposure_id` are places in the input.
+    monitors : Monitors
+        Stability of flat, PSF core and distortion (with a star flat) and background.
+    matched : MatchedStars or None
+        All stars, those of held-out exposures too.
+    check : SelfCheck or None
+        Of the held-out exposures.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    flats: tuple[MergedFlat, ...]
+    stack: StackedFlat
+    star: StarFlat | None
+    monitors: Monitors
+    matched: MatchedStars | None
+    check: SelfCheck | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Some of the exposures, and their pointings, under new numbers."""
+
+    exposures: Exposures
+    plane: SkyPlane
+    rows: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.exposures.shape
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.exposures.read(int(self.rows[index]), start, stop)
+
+    def to_sky(self, index: int, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.plane.to_sky(int(self.rows[index]), x, y)
+
+    def to_detector(
+        self, index: int, u: np.ndarray, v: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return self.plane.to_detector(int(self.rows[index]), u, v)
+
+
+def build_flat(
+    exposures: Exposures,
+    facts: ExposureFacts,
+    field: np.ndarray,
+    *,
+    settings: FlatSettings,
+    non_science: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> BuiltFlat:
+    """Build the flat of dithered exposures, from their sky and, where they determine it, stars.
+
+    Parameters
+    ----------
+    exposures : Exposures
+        Not flat-fielded; see `stack_flat`.
+    facts : ExposureFacts
+    field : ndarray of bool, shape (ny, nx)
+        Field in which stars count and whose mean is 1; pixels that are not lit are left out.
+    settings : FlatSettings
+    non_science : ndarray of bool, shape (ny, nx), optional
+        See `make_flags`.
+    progress : callable, optional
+        See `stack_flat`.
+
+    Returns
+    -------
+    BuiltFlat
+
+    Raises
+    ------
+    EvidenceError
+        See `stack_flat`, `solve_star_flat` and `merge_flats`; or epochs are asked for that
+        nothing tells apart.
+    """
+    notes: list[str] = []
+    if settings.star_flat == "never":
+        _require_one_epoch(facts, settings, ["star_flat is never"])
+    # One after the other: filters of warnings, which the search sets, are shared by threads.
+    tables = [_find(exposures, k, field, settings) for k in range(len(exposures))]
+    matched = _match(tables, facts, exposures.shape, notes)
+    plane = make_plane(facts.skies, facts.pixels, exposures.shape, matched)
+    rows = np.flatnonzero(facts.used)
+    stack = _stack(_Part(exposures, plane, rows), facts, field, settings.stack, progress)
+    merge = partial(
+        merge_flats,
+        stack,
+        area=compute_area_ratio(facts.skies[int(rows[0])], np.isfinite(stack.flat)),
+        non_science=non_science,
+        least_response=settings.least_response,
+        unreliable_err=settings.unreliable_err,
+    )
+    flats = [merge(None, order=_SKY_ORDER)]
+    star: StarFlat | None = None
+    monitors = Monitors()
+    if matched is not None and settings.star_flat != "never":
+        tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
+        matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
+        star = _solve(matched, facts, stack, field, settings, notes)
+    if star is not None and matched is not None:
+        monitors = _monitor(matched, cores, facts, star, settings)
+        by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
+        flats = [merge(response) for response in _list_responses(by_epoch or star)]
+    else:
+        _require_one_epoch(facts, settings, notes)
+    level = np.array([background.level for background in stack.backgrounds])
+    seen = (level, facts.mid_mjd[rows], facts.tiles[rows], plane.number[rows], facts.runs[rows])
+    monitors = add_background(monitors, *seen)
+    for line in monitors.describe():
+        _note(notes, line)
+    check = _check(exposures, facts, flats, tables, matched, star, settings)
+    return BuiltFlat(tuple(flats), stack, star, monitors, matched, check, tuple(notes))
+
+
+def _require_one_epoch(facts: ExposureFacts, settings: FlatSettings, why: Sequence[str]) -> None:
+    """Refuse a flat per epoch where no star flat tells them apart."""
+    if settings.by_epoch == "always" and facts.epoch.max() > 0:
+        raise EvidenceError(
+            f"expected a star flat to tell {int(facts.epoch.max()) + 1} epochs apart, found none "
+            f"({'; '.join(why)}); run the step once per epoch"
+        )
+
+
+def _stack(
+    part: _Part,
+    facts: ExposureFacts,
+    field: np.ndarray,
+    settings: StackSettings,
+    progress: Callable[[int, int], None] | None,
+) -> StackedFlat:
+    """Stack the exposures that are used."""
+    return stack_flat(
+        part,
+        facts.tiles[part.rows].tolist(),
+        facts.mid_mjd[part.rows],
+        settings=settings,
+        sets=facts.runs[part.rows].tolist(),
+        pointings=part,
+        region=field,
+        progress=progress,
+    )
+
+
+def _check(
+    exposures: Exposures,
+    facts: ExposureFacts,
+    flats: Sequence[MergedFlat],
+    tables: Sequence[StarTable],
+    matched: MatchedStars | None,
+    star: StarFlat | None,
+    settings: FlatSettings,
+) -> SelfCheck | None:
+    """Check held-out exposures, each with the flat of its epoch; None where there are none."""
+    rows = [int(k) for k in np.flatnonzero(~facts.used)]
+    if not rows:
+        return None
+    fluxes = None
+    if star is not None:
+        fluxes = dict(zip(star.star_id.tolist(), star.star_ln_flux.tolist(), strict=True))
+    held = [(k, flats[int(facts.epoch[k]) if len(flats) > 1 else 0]) for k in rows]
+    return check_flat(
+        exposures, held, tables, matched, fluxes, aperture=partial(_sum, settings=settings)
+    )
+
+
+def _limits(facts: ExposureFacts, shape: tuple[int, int]) -> dict[str, float]:
+    """Limits of `match_stars` for the pixels at hand."""
+    scale = compute_scale(facts.skies[0], shape)
+    return {"radius_arcsec": _MATCH_PIXELS * scale, "max_offset_arcsec": _MAX_OFFSET_ARCSEC}
+
+
+def _sum(
+    rate: np.ndarray, err: np.ndarray, x: np.ndarray, y: np.ndarray, settings: FlatSettings
+) -> StarTable:
+    """Measure stars in circles."""
+    fwhm = settings.stack.fwhm
+    good = np.isfinite(rate) & np.isfinite(err)
+    radius = max(_APERTURE * fwhm, _LEAST_APERTURE)
+    ring = (max(_RING[0] * fwhm, radius + 1), max(_RING[1] * fwhm, radius + 4))
+    return sum_apertures(rate, err, good, x, y, radius=radius, annulus=ring)
+
+
+def _find(exposures: Exposures, index: int, field: np.ndarray, settings: FlatSettings) -> StarTable:
+    """Find the stars of one exposure and measure them; none where nothing is good."""
+    rate, err = exposures.read(index, 0, exposures.shape[0])
+    good = np.isfinite(rate) & field
+    if not good.any():
+        return StarTable(*(np.empty(0) for _ in range(4)))
+    rows, columns = np.flatnonzero(good.any(axis=1)), np.flatnonzero(good.any(axis=0))
+    y0, x0 = int(rows[0]), int(columns[0])
+    box = slice(y0, int(rows[-1]) + 1), slice(x0, int(columns[-1]) + 1)
+    x, y = find_stars(rate[box], good[box], fwhm=settings.stack.fwhm)
+    return _sum(rate, err, x + x0, y + y0, settings)
+
+
+def _measure(
+    exposures: Exposures, tables: Sequence[StarTable], p_flat: np.ndarray, settings: FlatSettings
+) -> tuple[list[StarTable], list[CoreTable]]:
+    """Measure stars and their cores again, the response of the single pixels taken out."""
+
+    def measure(index: int) -> tuple[StarTable, CoreTable]:
+        rate, err = exposures.read(index, 0, exposures.shape[0])
+        rate, err, table = rate / p_flat, err / p_flat, tables[index]
+        table = _sum(rate, err, table.x, table.y, settings)
+        good = np.isfinite(rate) & np.isfinite(err)
+        return table, measure_cores(rate, err, good, table, fwhm=settings.stack.fwhm)
+
+    both = list(map_in_threads(measure, range(len(tables))))
+    return [table for table, _ in both], [core for _, core in both]
+
+
+def _match(
+    tables: Sequence[StarTable], facts: ExposureFacts, shape: tuple[int, int], notes: list[str]
+) -> MatchedStars | None:
+    """Match the stars of all exposures; None where there are none."""
+    try:
+        return match_stars(tables, facts.skies, **_limits(facts, shape))
+    except EvidenceError as error:
+        _note(notes, f"No star flat, and pointings as in the WCS: {error}")
+        return None
+
+
+def _solve(
+    matched: MatchedStars,
+    facts: ExposureFacts,
+    stack: StackedFlat,
+    field: np.ndarray,
+    settings: FlatSettings,
+    notes: list[str],
+) -> StarFlat | None:
+    """Solve the star flat; None, and why, where the stars do not determine it."""
+    try:
+        star = solve_star_flat(
+            _select(matched, facts),
+            field & np.isfinite(stack.flat),
+            order=settings.order,
+            zero_point_scatter=settings.zero_point_scatter,
+        )
+    except EvidenceError as error:
+        if settings.star_flat == "always":
+            raise
+        _note(notes, f"No star flat: {error}")
+        return None
+    for line in star.gauge.advice:
+        _note(notes, line)
+    if star.gauge.ill_determined and settings.star_flat != "always":
+        _note(notes, "The star flat is ill-determined and is not used in the reference")
+        return None
+    return star
+
+
+def _monitor(
+    matched: MatchedStars,
+    cores: Sequence[CoreTable],
+    facts: ExposureFacts,
+    star: StarFlat,
+    settings: FlatSettings,
+) -> Monitors:
+    """Look what the stars tell of changes."""
+    return run_monitors(
+        _select(matched, facts),
+        cores,
+        facts.skies,
+        np.flatnonzero(facts.used),
+        facts.mid_mjd,
+        facts.tiles,
+        star.basis.field,
+        star=star,
+        zero_point_scatter=settings.zero_point_scatter,
+        fwhm=settings.stack.fwhm,
+    )
+
+
+def _select(matched: MatchedStars, facts: ExposureFacts) -> StarObservations:
+    """Take the measurements in exposures that are not held out."""
+    seen = matched.observations
+    mine = facts.used[seen.exposure]
+    return StarObservations(*(getattr(seen, name)[mine] for name in StarObservations.__slots__))
+
+
+def _solve_epochs(
+    matched: MatchedStars,
+    facts: ExposureFacts,
+    star: StarFlat,
+    settings: FlatSettings,
+    number: dict[int, int],
+) -> StarFlat:
+    """Solve again with modes that may differ by epoch, at the order that was found."""
+    return solve_star_flat(
+        _select(matched, facts),
+        star.basis.field,
+        order=star.order,
+        zero_point_scatter=settings.zero_point_scatter,
+        epoch=number,
+    )
+
+
+def _choose_epochs(
+    matched: MatchedStars,
+    facts: ExposureFacts,
+    star: StarFlat,
+    monitors: Monitors,
+    settings: FlatSettings,
+    notes: list[str],
+) -> StarFlat | None:
+    """Solve by epoch where that is asked for; None = one flat for all."""
+    wanted = settings.by_epoch == "always" or (settings.by_epoch == "auto" and monitors.flat_drifts)
+    if not wanted:
+        return None
+    if facts.epoch.max() == 0:
+        _note(notes, "One flat for all exposures: there is no gap between epochs")
+        return None
+    number = {int(k): int(facts.epoch[k]) for k in np.flatnonzero(facts.used)}
+    return _solve_epochs(matched, facts, star, settings, number)
+
+
+def _list_responses(star: StarFlat) -> list[StarResponse]:
+    """Render the response of a star flat, or of each of its epochs."""
+    n = star.epoch_coefficients.shape[1] if star.epoch_id.size else 0
+    if not n:
+        return [StarResponse(star.render(), star.render_sigma(), star.order)]
+    responses = []
+    for k, departure in enumerate(star.epoch_coefficients):
+        coefficients, covariance = star.coefficients.copy(), star.covariance.copy()
+        coefficients[:n] += departure
+        own = slice(k * n, (k + 1) * n)
+        covariance[:n, :n] += star.epoch_covariance[own, own]
+        response = np.exp(star.basis.render(coefficients))
+        responses.append(StarResponse(response, star.basis.render_sigma(covariance), star.order))
+    return responses
+
+
+def _note(notes: list[str], text: str) -> None:
+    log.info("%s", text)
+    notes.append(text)

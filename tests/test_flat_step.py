@@ -1,0 +1,324 @@
+"""ExternalFlatBuilder on a simulated programme, and calwebb_image2 with what it makes."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import asdf
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from astropy.time import Time
+from crds.core import log
+from jwst.flatfield import FlatFieldStep
+from pipeline import idle_collector, make_bare_environment
+from stdatamodels.jwst import datamodels
+
+from jwst_tvbadpix.delivery import build_context, use_context
+from jwst_tvbadpix.delivery.certify import certify_fits
+from jwst_tvbadpix.errors import EvidenceError
+from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
+from jwst_tvbadpix.steps import ExternalFlatBuilder
+
+HELD = 2
+
+
+@dataclass(frozen=True)
+class Run:
+    """A programme and the folder of what was made of it."""
+
+    programme: object
+    folder: Path
+
+    def find(self, pattern):
+        (path,) = self.folder.glob(pattern)
+        return path
+
+
+def build(programme, folder, **parameters):
+    """Run the step as users do, without any CRDS set-up."""
+    inputs = getattr(programme, "association", programme)
+    with idle_collector():
+        ExternalFlatBuilder.call(
+            str(inputs) if isinstance(inputs, Path) else inputs,
+            save_results=True,
+            output_dir=str(folder),
+            **parameters,
+        )
+    return Run(programme, folder)
+
+
+@pytest.fixture(autouse=True)
+def _no_crds(monkeypatch):
+    for name in ("CRDS_PATH", "CRDS_SERVER_URL", "CRDS_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def programme(tmp_path_factory):
+    return simulate_flat_programme(
+        tmp_path_factory.mktemp("programme"),
+        region=find_region("SUB256"),
+        n_exposures=14,
+        density=2500,
+        scattered=0.02,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(programme, tmp_path_factory):
+    return build(programme, tmp_path_factory.mktemp("products"), hold_out=HELD)
+
+
+def read_flat(path):
+    with datamodels.open(path) as model:
+        return model.data.copy(), model.err.copy(), model.dq.copy(), model.meta.instance
+
+
+def compare(flat, err, truth):
+    """Pulls and relative errors where the flat is used, both of mean 1."""
+    used = np.isfinite(flat)
+    error = flat[used] / flat[used].mean() - truth[used] / truth[used].mean()
+    return error / err[used], error
+
+
+def test_products_are_named_and_complete(run):
+    stem = "jw04487-flat_f770w_MIRIMAGE_F770W_SUB256"
+    names = sorted(path.name for path in run.folder.iterdir())
+    assert names == [
+        f"{stem}_drifts.ecsv",
+        f"{stem}_exposures.ecsv",
+        f"{stem}_flat_20211225T000000.asdf",
+        f"{stem}_flat_20211225T000000.fits",
+        f"{stem}_modes.ecsv",
+        f"{stem}_starflat.asdf",
+        f"{stem}_stars.ecsv",
+    ]
+
+
+def test_flat_is_the_truth_within_its_error(run):
+    flat, err, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    pull, error = compare(flat, err, run.programme.star_flats[0])
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.1)
+    assert np.std(error) < 0.004
+    used = (dq & 1) == 0
+    assert used.mean() > 0.99
+    assert (flat[used] > 0).all()
+    assert np.isfinite(err[used]).all()
+    assert np.isnan(flat[~used]).all()
+
+
+def test_twins_are_equal_and_decoded_right(run):
+    one, two = (read_flat(run.find(f"*_flat_*.{kind}")) for kind in ("asdf", "fits"))
+    for first, second in zip(one[:3], two[:3], strict=True):
+        np.testing.assert_array_equal(first, second)
+    with asdf.open(run.find("*_flat_*.asdf")) as file:
+        assert "dq_def" not in file.tree
+    with fits.open(run.find("*_flat_*.fits")) as hdus:
+        assert "DQ_DEF" in hdus
+        header = hdus[0].header
+    expected = {
+        "REFTYPE": "FLAT",
+        "FILTER": "F770W",
+        "BAND": "N/A",
+        "SUBARRAY": "SUB256",
+        "SUBSTRT1": 413,
+        "SUBSTRT2": 51,
+        "USEAFTER": "2021-12-25T00:00:00",
+    }
+    assert {key: header[key] for key in expected} == expected
+
+
+def test_parts_multiply_to_the_flat_and_show_the_scattered_light(run):
+    flat = read_flat(run.find("*_flat_*.fits"))[0]
+    with asdf.open(run.find("*_starflat.asdf"), memmap=False, lazy_load=False) as file:
+        tree = file.tree
+        maps = tree["maps"]
+        np.testing.assert_allclose(maps["p_flat"] * maps["l_flat"][0], flat, rtol=1e-5)
+        ratio, ratio_err = maps["ratio"][0], maps["ratio_err"][0]
+        star = tree["star"]
+        assert star["covariance"].shape == (len(star["degree"]),) * 2
+        assert np.linalg.eigvalsh(star["covariance"]).min() > 0
+        assert tree["gauge"]["n_components"] == 1
+        used = sum(status == "used" for status in tree["exposures"]["status"])
+        assert len(tree["gauge"]["n_links"]) == used
+        check = tree["check"]
+    truth = run.programme.sky_flat / run.programme.star_flats[0]
+    pull = (ratio / np.nanmean(ratio) - truth / truth.mean()) / ratio_err
+    assert np.nanmax(np.abs(pull)) < 5
+    assert check["n_exposures"] == HELD
+    assert check["pixel_after"] < 0.7 * check["pixel_before"]
+    assert check["star_after"] < check["star_before"]
+
+
+def test_tables_tell_every_exposure(run):
+    table = Table.read(run.find("*_exposures.ecsv"))
+    assert len(table) == len(run.programme.rates)
+    assert list(table["status"]).count("held out") == HELD
+    assert list(table["status"]).count("used") == len(table) - HELD
+    used = table["status"] == "used"
+    assert np.isfinite(table["zero_point"][used]).all()
+    # Pointings were off by 0.7 pixels of 0.11 arcsec.
+    assert 0.02 < np.std(table["offset_ra"][used]) < 0.3
+    stars = Table.read(run.find("*_stars.ecsv"))
+    assert (stars["n_exposures"] >= 2).all()
+    assert (
+        np.hypot((stars["ra"] - 270) * np.cos(np.deg2rad(66.46)), stars["dec"] - 66.46).max() < 0.02
+    )
+    modes = Table.read(run.find("*_modes.ecsv"))
+    assert (modes["err"] > 0).all()
+    assert len(modes) >= 2
+    assert set(Table.read(run.find("*_drifts.ecsv"))["term"]) >= {"slope", "exponential"}
+
+
+def run_image2(rate, folder, context):
+    """Run calwebb_image2 up to the flat without any override."""
+    from jwst.pipeline import Image2Pipeline
+
+    folder.mkdir(parents=True)
+    skipped = ("assign_wcs", "bkg_subtract", "photom", "resample")
+    with idle_collector(), use_context(context):
+        Image2Pipeline.call(
+            str(rate),
+            save_results=True,
+            output_dir=str(folder),
+            steps={name: {"skip": True} for name in skipped},
+        )
+    (path,) = folder.glob("*_cal.fits")
+    with fits.open(path, memmap=False) as hdus:
+        return {name: np.array(hdus[name].data) for name in ("SCI", "ERR", "DQ")}, dict(
+            hdus[0].header
+        )
+
+
+def test_image2_picks_the_flat_by_itself(run, tmp_path):
+    held = Table.read(run.find("*_exposures.ecsv"))
+    name = held["filename"][held["status"] == "held out"][0]
+    rate = run.programme.association.parent / name
+    found = {}
+    for kind in ("fits", "asdf"):
+        flat = run.find(f"*_flat_*.{kind}")
+        context = build_context(tmp_path / kind / "crds", {"flat": [flat]})
+        found[kind], header = run_image2(rate, tmp_path / kind / "cal", context)
+        assert header["R_FLAT"] == f"crds://{context.names[flat.resolve()]}"
+        assert header["S_FLAT"] == "COMPLETE"
+    for key, plane in found["fits"].items():
+        np.testing.assert_array_equal(plane, found["asdf"][key])
+    flat, _, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    with fits.open(rate) as hdus:
+        before = hdus["SCI"].data / flat
+    used = (dq & 1) == 0
+    np.testing.assert_allclose(found["fits"]["SCI"][used], before[used], rtol=1e-5)
+    assert np.isnan(found["fits"]["SCI"][~used]).all()
+    assert (found["fits"]["DQ"][~used] & 1).all()
+
+
+def test_certify_is_clean(run, tmp_path):
+    flat = run.find("*_flat_*.fits")
+    context = build_context(tmp_path, {"flat": [flat]})
+    with use_context(context):
+        log.reset()
+        certify_fits(str(flat), context.env["CRDS_CONTEXT"])
+        assert (log.errors(), log.warnings()) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def drifting(tmp_path_factory):
+    return simulate_flat_programme(
+        tmp_path_factory.mktemp("drifting"),
+        region=find_region("SUB256"),
+        n_exposures=9,
+        n_tiles=3,
+        density=3000,
+        drift=0.05,
+        epoch_mjd=(59700.0, 59900.0),
+    )
+
+
+def test_flat_that_drifts_has_one_file_per_epoch(drifting, tmp_path):
+    run = build(drifting, tmp_path / "auto")
+    with asdf.open(run.find("*_starflat.asdf")) as file:
+        assert file["drifts"]["verdicts"]["flat"] == "DRIFT"
+        assert file["maps"]["l_flat"].shape[0] == 2
+        dates = list(file["flats"]["useafter"])
+    first, second = sorted(run.folder.glob("*_flat_*.fits"))
+    assert [fits.getval(path, "USEAFTER") for path in (first, second)] == dates
+    assert dates[0] == "2021-12-25T00:00:00"
+    gap = [Time(spec.mjd, format="mjd").isot for spec in (drifting.specs[8], drifting.specs[9])]
+    assert gap[0] < dates[1] < gap[1]
+    for path, truth in zip((first, second), drifting.star_flats, strict=True):
+        flat, err, _, _ = read_flat(path)
+        pull, _ = compare(flat, err, truth)
+        assert np.mean(pull**2) == pytest.approx(1, abs=0.15)
+    # The flat of the other epoch is wrong by far more.
+    pull, _ = compare(*read_flat(first)[:2], drifting.star_flats[1])
+    assert np.mean(pull**2) > 1.5
+    context = build_context(tmp_path / "crds", {"flat": [first, second]})
+    chosen = []
+    for rate in (drifting.rates[0], drifting.rates[-1]):
+        with idle_collector(), use_context(context), FlatFieldStep.call(str(rate)) as result:
+            chosen.append(result.meta.ref_file.flat.name)
+    assert chosen == [f"crds://{context.names[path.resolve()]}" for path in (first, second)]
+
+
+def test_one_flat_when_that_is_asked_for(drifting, tmp_path):
+    run = build(drifting, tmp_path, by_epoch="never")
+    assert len(list(run.folder.glob("*_flat_*.fits"))) == 1
+
+
+def test_epochs_need_stars(drifting, tmp_path):
+    with pytest.raises(EvidenceError, match="tell 2 epochs apart"):
+        build(drifting, tmp_path, by_epoch="always", star_flat="never")
+
+
+def test_stable_flat_is_one_file(run):
+    with asdf.open(run.find("*_starflat.asdf")) as file:
+        assert file["drifts"]["verdicts"]["flat"] == "STABLE"
+        assert set(file["drifts"]["verdicts"]) >= {"PSF core", "distortion", "background"}
+        # Rates have no gwcs, and so no distortion.
+        assert any("pixel area is not in the flat" in note for note in file["notes"])
+
+
+def test_strun_runs_it_by_alias(programme, tmp_path):
+    strun = Path(sys.executable).with_name("strun")
+    done = subprocess.run(
+        [
+            str(strun),
+            "external_flat_builder",
+            str(programme.association),
+            "--star_flat=never",
+            f"--output_dir={tmp_path}",
+            "--output_file=mine",
+        ],
+        env=make_bare_environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Stacking MIRIMAGE F770W SUB256" in done.stderr
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert "mine_MIRIMAGE_F770W_SUB256_flat_20211225T000000.fits" in names
+    assert not [name for name in names if name.startswith(".")]
+
+
+@pytest.mark.slow
+def test_full_frame_is_right_and_spares_the_slit(tmp_path):
+    programme = simulate_flat_programme(tmp_path / "in", n_exposures=12, n_tiles=4, scattered=0.02)
+    run = build(programme, tmp_path / "out", hold_out=1)
+    flat, err, dq, _ = read_flat(run.find("*_flat_*.fits"))
+    assert fits.getval(run.find("*_flat_*.fits"), "SUBARRAY") == "GENERIC"
+    inner = np.zeros(flat.shape, bool)
+    inner[14:1014, 368:1016] = True  # the field of view has soft edges, which are not response
+    pull, error = compare(
+        np.where(inner, flat, np.nan), np.where(inner, err, np.nan), programme.star_flats[0]
+    )
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.1)
+    assert np.std(error) < 0.004
+    slit = dq[296:303, 301:347]
+    assert (slit == 512).all()
+    assert (dq[300, :290] & 1).all()
+    assert np.isfinite(flat[296:303, 301:347]).all()
