@@ -184,7 +184,7 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     aperture = spec.setup.aperture
     meta, wcs = model.meta, model.meta.wcsinfo
     ra, dec = _point(spec)
-    # With a roll of its own the field stays the tangent point, and the WCS is exact to the last digit.
+    # With a roll of its own the field stays the tangent point: the WCS is exact.
     exact = spec.roll is not None
     roll = spec.roll if spec.roll is not None else (spec.mjd / 365.25 * 360) % 360
     meta.aperture.name = aperture.name
