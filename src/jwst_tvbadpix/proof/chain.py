@@ -20,15 +20,7 @@ from ..processes import end_with_parent
 from ..simulate import Defects, ExposureSpec, write_ramp, write_rate, write_rateints
 from .scene import Plan, build_star_scene
 
-__all__ = [
-    "REPLACEMENTS",
-    "Extracted",
-    "draw_noise",
-    "prepare_worker",
-    "run_detector1",
-    "run_star",
-    "scratch_folder",
-]
+__all__ = ["REPLACEMENTS", "Extracted", "draw_noise", "prepare_worker", "run_star"]
 
 # Settings of pixel_replace: off is the default of the code, mingrad that of the step.
 REPLACEMENTS = ("off", "mingrad", "fit_profile")
@@ -111,11 +103,11 @@ def run_star(
     """
     scene, _ = build_star_scene(mode, plan)
     found = []
-    with scratch_folder(folder) as scratch:
+    with _scratch(folder) as scratch:
         ramp = write_ramp(scratch, spec, scene, defects)
         for mask, context in contexts.items():
             with use_context(context):
-                rate = run_detector1(ramp, spec)
+                rate = _run_detector1(ramp, spec)
                 for replacement in REPLACEMENTS:
                     for extraction, path in _run_spec2(rate, replacement).items():
                         name = f"{path.name[:13]}_{mode}_{mask}_{replacement}_{extraction}_x1d.fits"
@@ -149,7 +141,7 @@ def draw_noise(
     scene, _ = build_star_scene(mode, plan)
     found = []
     for spec in plan.make_draws(mode, numbers):
-        with scratch_folder(folder) as scratch, use_context(context):
+        with _scratch(folder) as scratch, use_context(context):
             write = write_rate if spec.nints == 1 else write_rateints
             rate = write(scratch, spec, scene)
             for extraction, path in _run_spec2(rate, "off").items():
@@ -158,15 +150,15 @@ def draw_noise(
 
 
 @contextmanager
-def scratch_folder(folder: Path) -> Iterator[Path]:
+def _scratch(folder: Path) -> Iterator[Path]:
     """Make a folder that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="running_") as name:
         yield Path(name)
 
 
-def run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
-    """Run the stock pipeline; the product that the second stage takes."""
+def _run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
+    """Run the stock pipeline; the product that calwebb_spec2 takes."""
     from jwst.pipeline import Detector1Pipeline
 
     model = Detector1Pipeline.call(
