@@ -160,19 +160,24 @@ def sum_apertures(
     positions = np.column_stack([x, y])
     circle, ring = CircularAperture(positions, radius), CircularAnnulus(positions, *annulus)
     clean, variance = np.where(bad, 0.0, data), np.where(bad, 0.0, np.square(err, dtype=float))
-    n_bad = circle.do_photometry(bad.astype(float))[0]
-    area = circle.do_photometry(np.ones(data.shape))[0]
+    n_bad = _sum(bad.astype(float), circle)
+    area = _sum(np.ones(data.shape), circle)
     level = ApertureStats(clean, ring, mask=bad, sum_method="center")
     n_ring = np.asarray(level.center_aper_area.value, float)
     usable = (n_bad == 0) & (area > circle.area * (1 - 1e-6)) & (n_ring > 0.5 * ring.area)
-    flux = circle.do_photometry(clean)[0] - np.asarray(level.median) * circle.area
+    flux = _sum(clean, circle) - np.asarray(level.median) * circle.area
     core = CircularAperture(positions, _CORE)
-    height = core.do_photometry(clean)[0] - np.asarray(level.median) * core.area
+    height = _sum(clean, core) - np.asarray(level.median) * core.area
     usable &= _find_isolated(positions, height, 2 * radius)
     # The error of a median is sqrt(pi / 2) that of the mean.
     of_level = np.pi / 2 * np.asarray(level.std) ** 2 / np.maximum(n_ring, 1)
-    flux_err = np.sqrt(circle.do_photometry(variance)[0] + circle.area**2 * of_level)
+    flux_err = np.sqrt(_sum(variance, circle) + circle.area**2 * of_level)
     return StarTable(x, y, np.where(usable, flux, np.nan), np.where(usable, flux_err, np.nan))
+
+
+def _sum(values: np.ndarray, aperture: CircularAperture) -> np.ndarray:
+    """Sum an image (ny, nx) over apertures; NaN for those outside."""
+    return np.asarray(ApertureStats(values, aperture).sum, float)
 
 
 def fit_psf(
