@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+from astropy.table import Table
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context
@@ -210,8 +211,13 @@ def test_the_command_passes_whatever_the_crds_variables_say(tmp_path, capsys, mo
     assert main(["prove", "--output-dir", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "prove: PASS"
     assert dict(os.environ) == before
-    assert (tmp_path / "proof_spectra.ecsv").exists()
-    assert (tmp_path / "proof_slit.png").exists()
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "proof_slit.png",
+        "proof_slitless.png",
+        "proof_imaging.png",
+    }
+    table = Table.read(tmp_path / "proof_spectra.ecsv")
+    assert set(table["mode"]) == {"slit", "slitless", "imaging"}
 
 
 def test_an_output_folder_that_is_a_file_is_an_error(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""``tvbadpix prove``: what the dated masks do to a spectrum."""
+"""``tvbadpix prove``: what the dated masks do to spectra and to photometry."""
 
 import argparse
 from pathlib import Path
@@ -13,12 +13,13 @@ def add_command(commands: Any) -> None:
     """Add the command to the parser."""
     prove = commands.add_parser(
         "prove",
-        help="compare spectra made with a static mask and with dated masks (a few minutes)",
+        help="compare science made with a static mask and with dated masks (a few minutes)",
         description="Simulate MIRI LRS slitless and slit ramps of a star whose spectrum is known, "
-        "on a detector with defects of known dates; run calwebb_detector1 and calwebb_spec2 with a "
-        "static mask and with the dated series that time_variable_bad_pixel makes of simulated "
-        "blank sky, each picked by CRDS; compare the spectra with the truth. The last line is the "
-        "verdict; the exit status is 0 only if it is PASS.",
+        "and imaging ramps of stars whose fluxes are, on a detector with defects of known dates; "
+        "run calwebb_detector1 and calwebb_spec2, or image2 and image3, with a static mask and "
+        "with the dated series that time_variable_bad_pixel makes of simulated LRS blank sky, each "
+        "picked by CRDS; compare spectra and fluxes with the truth. The last line is the verdict; "
+        "the exit status is 0 only if it is PASS.",
     )
     prove.add_argument(
         "--output-dir",
@@ -39,8 +40,9 @@ def _run(options: argparse.Namespace) -> int:
             options.output_dir, seed=options.seed, say=lambda text: print(f"* {text}", flush=True)
         )
     print(
-        "\nFeatures above 3 sigma within 2 bins of a defect, in excess of noise, and the largest "
-        "one,\nsummed over the dates; static mask -> dated series:\n"
+        "\nFeatures above 3 sigma within 2 bins of a defect (imaging: stars off by as much, with a "
+        "defect\nin the aperture), in excess of noise, and the largest one, summed over the dates; "
+        "static mask -> dated series:\n"
         f"  {'mode':9s} {'extraction':10s} {'pixel_replace':13s} {'features':>14s} {'removed':>8s} "
         f"{'largest':>18s} {'rms':>16s}"
     )
@@ -56,7 +58,8 @@ def _run(options: argparse.Namespace) -> int:
         "calwebb_spec2 with --steps.pixel_replace.skip=False "
         f"--steps.pixel_replace.algorithm={RECOMMENDED}\n"
         "(mingrad, its default, takes the wings of the trace for its core), and in the slit with\n"
-        "--steps.resample_spec.weight_type=exptime, as here.\n"
+        "--steps.resample_spec.weight_type=exptime, as here. calwebb_image2 replaces no pixels: "
+        "fit the PSF to\nthose that are left, or combine dithers (i2d).\n"
     )
     for check in result.checks:
         state = "ok  " if check.holds else "FAIL"

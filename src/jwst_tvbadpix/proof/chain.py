@@ -20,7 +20,15 @@ from ..processes import end_with_parent
 from ..simulate import Defects, ExposureSpec, write_ramp, write_rate, write_rateints
 from .scene import Plan, build_star_scene
 
-__all__ = ["REPLACEMENTS", "Extracted", "draw_noise", "prepare_worker", "run_star"]
+__all__ = [
+    "REPLACEMENTS",
+    "Extracted",
+    "draw_noise",
+    "prepare_worker",
+    "run_detector1",
+    "run_star",
+    "scratch_folder",
+]
 
 # Settings of pixel_replace: off is the default of the code, mingrad that of the step.
 REPLACEMENTS = ("off", "mingrad", "fit_profile")
@@ -103,11 +111,11 @@ def run_star(
     """
     scene, _ = build_star_scene(mode, plan)
     found = []
-    with _scratch(folder) as scratch:
+    with scratch_folder(folder) as scratch:
         ramp = write_ramp(scratch, spec, scene, defects)
         for mask, context in contexts.items():
             with use_context(context):
-                rate = _run_detector1(ramp, spec)
+                rate = run_detector1(ramp, spec)
                 for replacement in REPLACEMENTS:
                     for extraction, path in _run_spec2(rate, replacement).items():
                         name = f"{path.name[:13]}_{mode}_{mask}_{replacement}_{extraction}_x1d.fits"
@@ -141,7 +149,7 @@ def draw_noise(
     scene, _ = build_star_scene(mode, plan)
     found = []
     for spec in plan.make_draws(mode, numbers):
-        with _scratch(folder) as scratch, use_context(context):
+        with scratch_folder(folder) as scratch, use_context(context):
             write = write_rate if spec.nints == 1 else write_rateints
             rate = write(scratch, spec, scene)
             for extraction, path in _run_spec2(rate, "off").items():
@@ -150,15 +158,15 @@ def draw_noise(
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
+def scratch_folder(folder: Path) -> Iterator[Path]:
     """Make a folder that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="running_") as name:
         yield Path(name)
 
 
-def _run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
-    """Run the stock pipeline; the product that calwebb_spec2 takes."""
+def run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
+    """Run the stock pipeline; the product that the second stage takes."""
     from jwst.pipeline import Detector1Pipeline
 
     model = Detector1Pipeline.call(

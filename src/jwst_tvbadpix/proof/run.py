@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -20,11 +21,16 @@ from ..refmodels import build_mask, dq_value, write_twins
 from ..simulate import (
     get_trace,
     simulate_programme,
+    write_imaging_references,
     write_references,
     write_spectral_references,
 )
 from .chain import REPLACEMENTS, Extracted, draw_noise, prepare_worker, run_star
+from .field import FILTER, IMAGING, add_field_defects, make_field_specs
+from .field_quality import RECOMMENDED_WAY, Photometry, check_field, judge_field, sum_field
 from .measure import Quality, count_added, measure_quality, measure_scale
+from .photometry import Measured, run_field
+from .results import Check, Total
 from .scene import CHANGES, MODES, N_BLANK, WAVELENGTHS_UM, Plan, make_plan, select_on_trace
 
 __all__ = ["RECOMMENDED", "Check", "ProofResult", "Spectrum", "Total", "run_proof", "tabulate"]
@@ -39,8 +45,10 @@ _MIN_DEFECTS = 40
 RECOMMENDED = "fit_profile"
 # Of the static mask: before the observatory's first exposure.
 _FIRST_USEAFTER = "2021-12-25T00:00:00"
-# Number of the exposure without defects among those of an epoch.
-_NULL_NUMBER = 24
+# Number of the exposure without defects among those of an epoch, of a trace and of the field.
+_NULL_NUMBER, _FIELD_NULL_NUMBER = 24, 9
+# FILTER keywords that the masks are for.
+_FILTERS = f"P750L|{FILTER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +81,6 @@ class Spectrum:
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
-    """Sums over the dates of a mode, for one way of extraction.
-
-    Attributes
-    ----------
-    mode, extraction, replacement : str
-    static, dated : float
-        Features that defects made, in excess of noise, with each mask.
-    added : int
-        Features that the dated series shows and the static mask does not.
-    expected : float
-        Features that noise alone makes near the defects.
-    largest_static, largest_dated : float
-        Largest feature, as a fraction of the continuum.
-    rms_static, rms_dated : float
-        Root mean square of extracted / true - 1.
-    """
-
-    mode: str
-    extraction: str
-    replacement: str
-    static: float
-    dated: float
-    added: int
-    expected: float
-    largest_static: float
-    largest_dated: float
-    rms_static: float
-    rms_dated: float
-
-    @property
-    def removed(self) -> float:
-        """Share of the features of the static mask that the dated series removes."""
-        return 1 - max(self.dated, 0.0) / self.static if self.static > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A requirement and whether it holds."""
-
-    name: str
-    found: str
-    wanted: str
-    holds: bool
-
-
-@dataclass(frozen=True, slots=True)
 class ProofResult:
     """What the proof found.
 
@@ -132,6 +93,8 @@ class ProofResult:
     n_masks : int
         Masks in the dated series.
     spectra : tuple of Spectrum
+    photometry : tuple of Photometry
+        Of the star field.
     totals : tuple of Total
     checks : tuple of Check
         The verdict holds if all of them do.
@@ -141,6 +104,7 @@ class ProofResult:
     plan: Plan
     n_masks: int
     spectra: tuple[Spectrum, ...]
+    photometry: tuple[Photometry, ...]
     totals: tuple[Total, ...]
     checks: tuple[Check, ...]
 
@@ -168,24 +132,30 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
     OSError
         When the folder cannot be written.
     """
-    from ..report import plot_proof
+    from ..report import plot_field, plot_proof
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    plan = make_plan(seed)
+    plan = add_field_defects(make_plan(seed))
     with _start_workers() as pool:
         contexts, expected, n_masks = _prepare(folder, plan, pool, say)
-        found, draws = _run_all(folder, plan, contexts, pool, say)
+        found, draws, measured = _run_all(folder, plan, contexts, pool, say)
     scales = _measure_scales(found, draws)
     spectra = tuple(
         _judge(plan, key, one, draws, scales) for key, many in found.items() for one in many
     )
-    totals = tuple(_add_up(spectra))
-    checks = tuple(_check(plan, spectra, totals, expected))
-    result = ProofResult(folder, plan, n_masks, spectra, totals, checks)
+    photometry = judge_field(plan, measured)
+    totals = (*_add_up(spectra), *sum_field(photometry))
+    field_total = next(t for t in totals if (t.mode, t.extraction) == (IMAGING, RECOMMENDED_WAY))
+    checks = (
+        *_check(plan, spectra, totals, expected),
+        *check_field(plan, photometry, field_total, expected),
+    )
+    result = ProofResult(folder, plan, n_masks, spectra, photometry, totals, checks)
     tabulate(result).write(folder / "proof_spectra.ecsv", overwrite=True)
     for mode in MODES:
         plot_proof(result, mode).savefig(folder / f"proof_{mode}.png", dpi=120)
+    plot_field(result).savefig(folder / f"proof_{IMAGING}.png", dpi=120)
     return result
 
 
@@ -220,10 +190,13 @@ def _prepare(
         start=plan.period[0],
         end=plan.period[1],
     )
-    references = {
-        **write_references(folder / "references"),
-        **write_spectral_references(folder / "references", pattern=plan.pattern),
-    }
+    references = write_references(folder / "references")
+    for part in (
+        write_spectral_references(folder / "references", pattern=plan.pattern),
+        write_imaging_references(folder / "references", filters=(FILTER,), pattern=plan.pattern),
+    ):
+        for kind, paths in part.items():
+            references[kind] = [*references.get(kind, []), *paths]
     static = _write_static_mask(folder, plan)
     static_context = pool.submit(
         _build_context, folder / "crds", {"mask": [static], **references}, "jwst_0001.pmap"
@@ -273,7 +246,7 @@ def _write_static_mask(folder: Path, plan: Plan) -> Path:
         description="Bad pixels of the first epoch of a simulation",
         history=["All pixels that are bad at the first exposure of the simulated programme."],
         pedigree="SIMULATION",
-        filter_name="P750L",
+        filter_name=_FILTERS,
     )
     return write_twins(mask, folder / "static_mask")[1]
 
@@ -285,6 +258,7 @@ def _build_series(folder: Path, association: Path, static: Path) -> list[Path]:
     _, *masks = TimeVariableBadPixel.call(
         str(association),
         base_mask=str(static),
+        mask_filter=_FILTERS,
         output_dir=str(folder / "masks"),
         save_results=True,
         configure_log=False,
@@ -301,10 +275,10 @@ def _run_all(
     contexts: dict[str, Context],
     pool: ProcessPoolExecutor,
     say: Callable[[str], None],
-) -> "tuple[dict[_Key, list[Extracted]], _Draws]":
-    """Run every exposure of the star, and the noise draws: spectra by (mode, epoch), and draws."""
+) -> "tuple[dict[_Key, list[Extracted]], _Draws, dict[int, list[Measured]]]":
+    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch."""
     spectra = folder / "spectra"
-    jobs: dict[Future[list[Extracted]], tuple[str, int | None]] = {}
+    jobs: dict[Future[Any], tuple[str, int | None]] = {}
     # The dearest first, so that both processes end together.
     for mode in reversed(MODES):
         half = _N_DRAWS if mode == "slitless" else _N_DRAWS // 2
@@ -322,20 +296,32 @@ def _run_all(
                 mode,
                 epoch,
             )
-    say(f"Running {len(jobs)} jobs of calwebb_detector1 and calwebb_spec2 in two processes")
+    for epoch in (-1, *range(CHANGES + 1)):
+        null = epoch < 0
+        specs = make_field_specs(plan, CHANGES if null else epoch, number=_FIELD_NULL_NUMBER * null)
+        defects = None if null else plan.defects
+        images = folder / "images"
+        jobs[pool.submit(run_field, images, plan, epoch, specs, defects, contexts)] = (
+            IMAGING,
+            epoch,
+        )
+    say(f"Running {len(jobs)} jobs of calwebb_detector1 and what follows in two processes")
     found: dict[_Key, list[Extracted]] = {}
+    measured: dict[int, list[Measured]] = {}
     draws: dict[tuple[str, str], list[np.ndarray]] = {}
     for number, job in enumerate(as_completed(jobs), start=1):
         mode, epoch = jobs[job]
         if epoch is None:
             for one in job.result():
                 draws.setdefault((mode, one.extraction), []).append(one.ratio)
+        elif mode == IMAGING:
+            measured[epoch] = job.result()
         else:
             found[mode, epoch] = job.result()
         what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
         say(f"  {number} of {len(jobs)}: {mode}, {what}")
     ordered = {key: found[key] for key in sorted(found)}
-    return ordered, {key: np.array(values) for key, values in draws.items()}
+    return ordered, {key: np.array(values) for key, values in draws.items()}, measured
 
 
 _Draws = dict[tuple[str, str], np.ndarray]
@@ -500,7 +486,7 @@ def _check_harm(mode: str, spectra: tuple[Spectrum, ...], total: Total) -> Itera
 
 
 def tabulate(result: ProofResult) -> Table:
-    """List the spectra: one row each."""
+    """List the spectra and the sets of fluxes: one row each."""
     rows = [
         {
             "mode": s.mode,
@@ -511,14 +497,29 @@ def tabulate(result: ProofResult) -> Table:
             "pixel_replace": s.extracted.replacement,
             "extraction": s.extracted.extraction,
             "n_defects": s.n_defects,
-            "largest": s.quality.largest,
-            "rms": s.quality.rms,
-            "level": s.quality.level,
-            "n_features": s.quality.n_features,
-            "n_expected": s.quality.n_expected,
-            "n_elsewhere": s.quality.n_elsewhere,
+            **_list_quality(s.quality),
         }
         for s in result.spectra
     ]
+    rows += [
+        {
+            "mode": IMAGING,
+            "epoch": p.epoch,
+            "date": p.date,
+            "mask": p.measured.mask,
+            "mask_name": ",".join(sorted(set(p.measured.mask_names))),
+            "pixel_replace": "-",
+            "extraction": p.measured.way,
+            "n_defects": p.n_defects,
+            **_list_quality(p.quality),
+        }
+        for p in result.photometry
+    ]
     changes = [str(Time(mjd, format="mjd").isot[:10]) for mjd in result.plan.change_mjd]
     return Table(rows=rows, meta={"seed": result.plan.seed, "changes": changes})
+
+
+def _list_quality(quality: Quality) -> dict[str, float]:
+    """List what the table shows of a quality."""
+    names = ("largest", "rms", "level", "n_features", "n_expected", "n_elsewhere")
+    return {name: getattr(quality, name) for name in names}

@@ -32,6 +32,7 @@ __all__ = [
     "join_defects",
     "make_plan",
     "select_on_trace",
+    "set_dates",
 ]
 
 # SUBARRAY of each mode.
@@ -174,7 +175,11 @@ def _draw_on_trace(
         n_recover=_N_RECOVER,
         n_telegraph=_N_TELEGRAPH,
     )
-    rng = np.random.default_rng([seed, 12, list(MODES).index(mode)])
+    return set_dates(drawn, changes, np.random.default_rng([seed, 12, list(MODES).index(mode)]))
+
+
+def set_dates(drawn: Defects, changes: tuple[float, ...], rng: np.random.Generator) -> Defects:
+    """Move the dates at which defects change to given ones; telegraph pixels keep theirs."""
     switch = drawn.switch_mjd.copy()
     onset = rng.permutation(np.arange(len(drawn)) % len(changes))
     for k in np.flatnonzero(drawn.kind != "TELEGRAPH"):

@@ -8,10 +8,11 @@ from .figures import (
     plot_summary,
     plot_timeline,
 )
-from .proof_figures import plot_proof, plot_spectrum
+from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
     "plot_bad_pixel_map",
+    "plot_field",
     "plot_growth",
     "plot_light_curve",
     "plot_proof",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_proof", "plot_spectrum"]
+__all__ = ["plot_field", "plot_proof", "plot_spectrum"]
 
 # Okabe & Ito's palette, safe for the colour-blind.
 _COLOURS = {"static": "#D55E00", "dated": "#0072B2"}
@@ -16,6 +16,11 @@ _TITLES = {
     "off": "pixel_replace off",
     "mingrad": "pixel_replace on, mingrad",
     "fit_profile": "pixel_replace on, fit_profile",
+}
+_WAYS = {
+    "circle": "circle of 3 pixels on each exposure",
+    "psf": "fit of the PSF on each exposure",
+    "i2d": "circle on the combined image (i2d)",
 }
 
 
@@ -94,4 +99,45 @@ def plot_proof(result: Any, mode: str) -> "Figure":
         plot_spectrum(result, mode, epoch=last, replacement=replacement, ax=panel)
         panel.title.set_fontsize(10)
     panels[-1].set_xlabel("wavelength [um]; ticks: defects in the extraction box")
+    return figure
+
+
+def plot_field(result: Any) -> "Figure":
+    """Plot the fluxes of the stars after the last change with either mask, for each way to them.
+
+    Parameters
+    ----------
+    result : ProofResult
+    """
+    from matplotlib.figure import Figure
+
+    last = max(one.epoch for one in result.photometry)
+    shown = [one for one in result.photometry if one.epoch == last]
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    panels = figure.subplots(len(_WAYS), 1)
+    for way, panel in zip(_WAYS, panels, strict=True):
+        for one in (one for one in shown if one.measured.way == way):
+            mask, quality = one.measured.mask, one.quality
+            off = quality.sign != 0
+            percent = 100 * np.clip(one.deviation, -0.42, 0.42)
+            number = np.arange(percent.size)
+            panel.plot(
+                number[off.ravel()],
+                percent[off],
+                "o" if mask == "static" else "x",
+                ms=6 if mask == "static" else 5,
+                mfc="none",
+                color=_COLOURS[mask],
+                label=f"{mask}: {off.sum()} of {one.near.sum()} stars with a defect off, "
+                f"largest {100 * quality.largest:.0f} %",
+            )
+            panel.plot(number[~off.ravel()], percent[~off], ".", ms=2, color=_COLOURS[mask])
+        panel.axhline(0, color="0.6", lw=0.8, zorder=0)
+        panel.set(
+            ylim=(-45, 45),
+            ylabel="measured / true - 1 [%]",
+            xlabel="star" if way == "i2d" else "star, exposure after exposure",
+        )
+        panel.set_title(f"imaging, {one.date}: {_WAYS[way]}", fontsize=10)
+        panel.legend(fontsize=8, loc="upper right", ncols=2, framealpha=0.9)
     return figure
