@@ -1,6 +1,7 @@
 """The proof on photometry: the star field, how its stars are measured and judged, a small run."""
 
 import gc
+import itertools
 import types
 from dataclasses import replace
 
@@ -58,6 +59,15 @@ def test_stars_lie_apart_and_within_the_subarray_at_every_dither(seed):
     for k, one in enumerate(DITHERS):
         for two in DITHERS[:k]:
             assert np.hypot(one[0] - two[0], one[1] - two[1]) > 2 * APERTURE_RADIUS
+
+
+def test_the_exposures_of_a_date_end_with_it(plan):
+    """As the mask may change right after; and they do not overlap."""
+    specs = make_field_specs(plan, 2)
+    assert specs[-1].mjd == plan.star_mjd[2]
+    for one, two in itertools.pairwise(specs):
+        assert one.end_mjd <= two.mjd + 1e-9
+    assert specs[0].mjd > plan.star_mjd[2] - 0.02
 
 
 @pytest.mark.parametrize("seed", [1, 5, 7831])
@@ -219,7 +229,10 @@ def test_each_requirement_can_fail(plan):
     # The level of these is 0.8, not 1.
     assert failed(plan, null) == ["level without any de"]
     assert "sets of exposures wh" in failed(plan, null, names=("m.fits", "other.fits"))
-    assert "stars off by the sta" in failed(plan, null, replace(GOOD, dated=6.0))
+    # Five of a hundred, and two standard deviations of such a count.
+    assert "stars off by the sta" not in failed(plan, null, replace(GOOD, dated=9.3))
+    assert "stars off by the sta" in failed(plan, null, replace(GOOD, dated=9.4))
+    assert "stars off by the sta" in failed(plan, null, replace(GOOD, static=0.0, dated=0.0))
     assert "stars that only the " in failed(plan, null, replace(GOOD, added=4))
     wild = make_noise(1)
     wild[:, ::7] *= 1.5

@@ -1,4 +1,4 @@
-"""The proof on a spectrum: static mask against dated series, through the standard stages."""
+"""The proof: static mask against dated series, through the standard stages, truth known."""
 
 from .run import RECOMMENDED, Check, ProofResult, Spectrum, Total, run_proof, tabulate
 

@@ -128,13 +128,16 @@ def find_near(plan: Plan, chosen: np.ndarray) -> np.ndarray:
 
 
 def make_field_specs(plan: Plan, epoch: int, *, number: int = 0) -> list[ExposureSpec]:
-    """Describe the dithered exposures of an epoch, one after the other; -1: the last date."""
+    """Describe the dithered exposures of an epoch, one after the other; -1: the last date.
+
+    The last begins at the date: the mask changes halfway between blank-sky exposures, right after.
+    """
     setup = make_imaging_setup(find_region(_SUBARRAY), filter_name=FILTER, readpatt=_READPATT)
     observation = _FIRST_OBSERVATION + 10 * epoch + number
     step = (_NGROUPS + 1) * setup.group_time_s / 86400
     return [
         ExposureSpec(
-            mjd=plan.star_mjd[epoch] + k * step,
+            mjd=plan.star_mjd[epoch] + (k + 1 - len(DITHERS)) * step,
             ngroups=_NGROUPS,
             seed=plan.seed * 1000 + observation + k,
             observation=observation,

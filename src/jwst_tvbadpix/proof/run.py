@@ -1,4 +1,4 @@
-"""The proof: masks from blank sky, a star through the pipeline with and without, a verdict."""
+"""The proof: masks from blank sky, stars through the pipeline with and without, a verdict."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping
@@ -136,20 +136,21 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    plan = add_field_defects(make_plan(seed))
+    plan = make_plan(seed)
+    field = add_field_defects(plan)
     with _start_workers() as pool:
-        contexts, expected, n_masks = _prepare(folder, plan, pool, say)
-        found, draws, measured = _run_all(folder, plan, contexts, pool, say)
+        contexts, expected, n_masks = _prepare(folder, field, pool, say)
+        found, draws, measured = _run_all(folder, plan, field, contexts, pool, say)
     scales = _measure_scales(found, draws)
     spectra = tuple(
         _judge(plan, key, one, draws, scales) for key, many in found.items() for one in many
     )
-    photometry = judge_field(plan, measured)
+    photometry = judge_field(field, measured)
     totals = (*_add_up(spectra), *sum_field(photometry))
     field_total = next(t for t in totals if (t.mode, t.extraction) == (IMAGING, RECOMMENDED_WAY))
     checks = (
         *_check(plan, spectra, totals, expected),
-        *check_field(plan, photometry, field_total, expected),
+        *check_field(field, photometry, field_total, expected),
     )
     result = ProofResult(folder, plan, n_masks, spectra, photometry, totals, checks)
     tabulate(result).write(folder / "proof_spectra.ecsv", overwrite=True)
@@ -272,11 +273,16 @@ _Key = tuple[str, int]
 def _run_all(
     folder: Path,
     plan: Plan,
+    field: Plan,
     contexts: dict[str, Context],
     pool: ProcessPoolExecutor,
     say: Callable[[str], None],
 ) -> "tuple[dict[_Key, list[Extracted]], _Draws, dict[int, list[Measured]]]":
-    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch."""
+    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch.
+
+    No spectrum reaches the subarray of the field: its defects are left out of those exposures, so
+    that their noise is the same with imaging and without.
+    """
     spectra = folder / "spectra"
     jobs: dict[Future[Any], tuple[str, int | None]] = {}
     # The dearest first, so that both processes end together.
@@ -298,10 +304,12 @@ def _run_all(
             )
     for epoch in (-1, *range(CHANGES + 1)):
         null = epoch < 0
-        specs = make_field_specs(plan, CHANGES if null else epoch, number=_FIELD_NULL_NUMBER * null)
-        defects = None if null else plan.defects
+        specs = make_field_specs(
+            field, CHANGES if null else epoch, number=_FIELD_NULL_NUMBER * null
+        )
+        defects = None if null else field.defects
         images = folder / "images"
-        jobs[pool.submit(run_field, images, plan, epoch, specs, defects, contexts)] = (
+        jobs[pool.submit(run_field, images, field, epoch, specs, defects, contexts)] = (
             IMAGING,
             epoch,
         )
