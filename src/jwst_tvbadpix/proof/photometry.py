@@ -190,9 +190,9 @@ def _measure_circles(model: Any, x: np.ndarray, y: np.ndarray, flux_dn: np.ndarr
     """
     data, lost = np.array(model.data), np.isnan(model.data)
     circles = CircularAperture(np.column_stack([x, y]), APERTURE_RADIUS)
-    total, error = circles.do_photometry(data, error=model.err, mask=lost)
-    net = total - _measure_sky(data, x, y) * circles.area_overlap(data, mask=lost)
-    return np.array([net, error]) * _find_scale(model, flux_dn)
+    found = ApertureStats(data, circles, error=np.array(model.err), mask=lost)
+    net = found.sum - _measure_sky(data, x, y) * circles.area_overlap(data, mask=lost)
+    return np.array([net, found.sum_err]) * _find_scale(model, flux_dn)
 
 
 def _measure_sky(data: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
