@@ -1,6 +1,5 @@
 """A flat-field programme: a dense star field seen all over an imager, with a known response."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from .layers import Layer, PixelPattern, RenderContext, Scene, make_box
 from .layers_imaging import UndispersedSky, add_source
 from .layers_lrs import FIELD
 from .setups import make_imaging_setup
-from .writers import write_rate
+from .writers import write_association, write_rate
 
 __all__ = ["FieldOfView", "FlatPattern", "FlatProgramme", "StarCloud", "simulate_flat_programme"]
 
@@ -284,21 +283,5 @@ def _draw_spec(
 
 def _write_association(folder: Path, filter_name: str, rates: Sequence[Path]) -> Path:
     """Write a Level-3 association of the rates beside them."""
-    name = f"jw04487-flat_{filter_name.lower()}"
-    content = {
-        "asn_type": "flat",
-        "asn_rule": "DMSLevel3bBase",
-        "program": "04487",
-        "asn_id": "a3001",
-        "asn_pool": "none",
-        "target": "LMC",
-        "products": [
-            {
-                "name": name,
-                "members": [{"expname": path.name, "exptype": "science"} for path in rates],
-            }
-        ],
-    }
-    path = folder / f"{name}_asn.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+    path = folder / f"jw04487-flat_{filter_name.lower()}_asn.json"
+    return write_association(path, rates, kind="flat", program="04487", target="LMC")

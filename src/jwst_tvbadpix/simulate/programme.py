@@ -1,6 +1,5 @@
 """A whole programme: exposures over years, their association, and the truth."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from .defects import Defects, draw_defects, write_truth
 from .electronics import Region
 from .exposures import ExposureSpec
 from .modes import build_scene, choose_detector, get_mode
-from .writers import write_ramp, write_rate
+from .writers import write_association, write_ramp, write_rate
 
 __all__ = ["Programme", "draw_specs", "simulate_programme"]
 
@@ -254,24 +253,6 @@ def _write_association(folder: Path, mode: str, first: ExposureSpec, rates: Sequ
     program, detector = first.program, first.setup.detector
     kind = "miri_p750l" if mode.startswith("slit") else detector.lower()
     name = f"jw{program}-simulated_{kind}-{mode}"
-    content = {
-        "asn_type": "badpix",
-        "asn_rule": "DMSLevel3bBase",
-        "version_id": None,
-        "code_version": "jwst_tvbadpix",
-        "degraded_status": "No known degraded exposures in association.",
-        "program": program,
-        "constraints": "No constraints",
-        "asn_id": "a3001",
-        "asn_pool": "none",
-        "target": "BLANK-SKY",
-        "products": [
-            {
-                "name": name,
-                "members": [{"expname": path.name, "exptype": "science"} for path in rates],
-            }
-        ],
-    }
-    path = folder / f"{name}_asn.json"
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    return path
+    return write_association(
+        folder / f"{name}_asn.json", rates, kind="badpix", program=program, target="BLANK-SKY"
+    )

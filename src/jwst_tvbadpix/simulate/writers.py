@@ -1,5 +1,7 @@
 """Simulated exposures as the files the archive would hold."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from .defects import Defects
 from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
 from .layers import Scene
 
-__all__ = ["write_ramp", "write_rate", "write_rateints"]
+__all__ = ["write_association", "write_ramp", "write_rate", "write_rateints"]
 
 # Blank sky near the ecliptic pole [deg]; any direction would do.
 _POINTING = (270.0, 66.56)
@@ -222,3 +224,29 @@ def _fill_int_times(model: Level1bModel | CubeModel, spec: ExposureSpec) -> None
         table[f"int_{name}_MJD_UTC"] = start + share * length
         table[f"int_{name}_BJD_TDB"] = start + share * length
     model.int_times = table
+
+
+def write_association(
+    path: Path, rates: Sequence[Path], *, kind: str, program: str, target: str
+) -> Path:
+    """Write a Level-3 association, NAME_asn.json of one product NAME, of the rates beside it."""
+    content = {
+        "asn_type": kind,
+        "asn_rule": "DMSLevel3bBase",
+        "version_id": None,
+        "code_version": "jwst_tvbadpix",
+        "degraded_status": "No known degraded exposures in association.",
+        "program": program,
+        "constraints": "No constraints",
+        "asn_id": "a3001",
+        "asn_pool": "none",
+        "target": target,
+        "products": [
+            {
+                "name": path.name.removesuffix("_asn.json"),
+                "members": [{"expname": path.name, "exptype": "science"} for path in rates],
+            }
+        ],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
