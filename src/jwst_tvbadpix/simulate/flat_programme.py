@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from astropy.modeling import Model
 
 from ..detectors import get_detector
 from ..errors import EvidenceError
@@ -14,6 +15,7 @@ from .exposures import ExposureSpec
 from .layers import Layer, PixelPattern, RenderContext, Scene, make_box
 from .layers_imaging import UndispersedSky, add_source
 from .layers_lrs import FIELD
+from .optics import AreaOfPixels, Optics, make_optics
 from .setups import make_imaging_setup
 from .writers import write_association, write_rate
 
@@ -77,6 +79,8 @@ class StarCloud:
         Stars lie within this distance of the direction, along either axis [pixel].
     brightest : float
         Most flux of a star [DN/s].
+    optics : Optics or None
+        What bends the field; None = nothing does.
     """
 
     seed: int
@@ -84,6 +88,7 @@ class StarCloud:
     density: float
     reach: float
     brightest: float = _BRIGHTEST
+    optics: Optics | None = None
     is_light: ClassVar[bool] = True
 
     def render(self, ctx: RenderContext) -> np.ndarray:
@@ -98,8 +103,11 @@ class StarCloud:
         # As the keywords of the writer have it.
         x = -np.cos(angle) * east + np.sin(angle) * north + ctx.dither[1]
         y = np.sin(angle) * east + np.cos(angle) * north + ctx.dither[0]
-        x += ctx.region.x_start + (ctx.region.nx - 1) / 2
-        y += ctx.region.y_start + (ctx.region.ny - 1) / 2
+        if self.optics is not None:
+            x, y = self.optics.find_pixels(x, y)
+        else:
+            x += ctx.region.x_start + (ctx.region.nx - 1) / 2
+            y += ctx.region.y_start + (ctx.region.ny - 1) / 2
         for k in range(n):
             # The level of the light is that of the telescope, whatever it falls on.
             add_source(image, ctx, y=y[k], x=x[k], flux=flux[k] * ctx.thermal, fwhm=self.fwhm)
@@ -137,7 +145,9 @@ class FlatProgramme:
     star_flats : tuple of ndarray of float32, shape (ny, nx)
         Response to star light of each epoch, pixel by pixel.
     sky_flat : ndarray of float32, shape (ny, nx)
-        Response to the sky in the first epoch: scattered light included.
+        Response to the sky in the first epoch: scattered light and pixel area included.
+    area : ndarray of float32, shape (ny, nx)
+        Area of the pixels over its mean.
     specs : tuple of ExposureSpec
         What the headers say.
     """
@@ -146,6 +156,7 @@ class FlatProgramme:
     association: Path
     star_flats: tuple[np.ndarray, ...]
     sky_flat: np.ndarray
+    area: np.ndarray
     specs: tuple[ExposureSpec, ...]
 
 
@@ -163,6 +174,7 @@ def simulate_flat_programme(
     scattered: float = 0.0,
     drift: float = 0.0,
     epoch_mjd: Sequence[float] = (59700.0,),
+    distortion: "Model | None" = None,
     seed: int = 4487,
     progress: Callable[[int, int], None] | None = None,
 ) -> FlatProgramme:
@@ -195,6 +207,9 @@ def simulate_flat_programme(
         What the smooth response gains in a quadratic shape from the first epoch to the last.
     epoch_mjd : sequence of float
         Start of each epoch [MJD].
+    distortion : Model or None
+        Full-frame pixels to V2, V3 (see `make_distortion`); None = pixels of the same area, and a
+        WCS of the keywords that is exact.
     seed : int
         Seed of everything.
     progress : callable or None
@@ -217,8 +232,16 @@ def simulate_flat_programme(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     setup = make_imaging_setup(region, filter_name=filter_name)
-    cloud = StarCloud(seed, _FWHM[filter_name], density, 1.2 * max(setup.region.shape), brightest)
-    sky = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
+    optics = None
+    if distortion is not None:
+        optics = make_optics(setup.region, setup.aperture.name, distortion)
+        setup = replace(setup, aperture=optics.aperture)
+    reach = 1.2 * max(setup.region.shape)
+    cloud = StarCloud(seed, _FWHM[filter_name], density, reach, brightest, optics)
+    area = np.ones(setup.region.shape, np.float32)
+    sky: Layer = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
+    if optics is not None:
+        area, sky = optics.compute_area(setup.region), AreaOfPixels(sky, optics)
     first = ExposureSpec(
         mjd=epoch_mjd[0],
         setup=setup,
@@ -245,12 +268,12 @@ def simulate_flat_programme(
             specs.append(spec)
             if progress is not None:
                 progress(len(paths), len(epoch_mjd) * n_exposures)
-    image = replace(sky, level=1.0).render(first.context)
     return FlatProgramme(
         tuple(paths),
         _write_association(folder, filter_name, paths),
         tuple(flats),
-        flats[0] * image,
+        flats[0] * sky.render(first.context) / np.float32(level),
+        area,
         tuple(specs),
     )
 
