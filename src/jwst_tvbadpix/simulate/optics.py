@@ -9,7 +9,6 @@ import numpy as np
 from astropy.modeling import Model, models
 from stdatamodels.jwst.datamodels import DistortionModel
 
-from ..detectors import get_detector
 from .electronics import Region
 from .layers import Layer, RenderContext
 from .references import fill_reference
@@ -138,10 +137,13 @@ def _compute_area(optics: Optics, region: Region) -> np.ndarray:
     half = 0.5
     right, left = optics.transform(x + half, y), optics.transform(x - half, y)
     above, below = optics.transform(x, y + half), optics.transform(x, y - half)
-    (ax, ay), (bx, by) = ((p - q for p, q in zip(*pair, strict=True)) for pair in (
-        (right, left),
-        (above, below),
-    ))
+    (ax, ay), (bx, by) = (
+        (p - q for p, q in zip(*pair, strict=True))
+        for pair in (
+            (right, left),
+            (above, below),
+        )
+    )
     area = np.abs(ax * by - ay * bx)
     area = (area / area.mean()).astype(np.float32)
     area.flags.writeable = False
