@@ -17,6 +17,7 @@ from .flat_programme import (
     FlatProgramme,
     StarCloud,
     simulate_flat_programme,
+    write_flat_truth,
 )
 from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
 from .layers_imaging import (
@@ -127,6 +128,7 @@ __all__ = [
     "simulate_flat_programme",
     "simulate_programme",
     "write_distortion",
+    "write_flat_truth",
     "write_imaging_references",
     "write_ramp",
     "write_rate",

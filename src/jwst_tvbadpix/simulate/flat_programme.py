@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from astropy.io import fits
 from astropy.modeling import Model
 
 from ..detectors import get_detector
@@ -19,7 +20,14 @@ from .optics import AreaOfPixels, Optics, make_optics
 from .setups import make_imaging_setup
 from .writers import write_association, write_rate
 
-__all__ = ["FieldOfView", "FlatPattern", "FlatProgramme", "StarCloud", "simulate_flat_programme"]
+__all__ = [
+    "FieldOfView",
+    "FlatPattern",
+    "FlatProgramme",
+    "StarCloud",
+    "simulate_flat_programme",
+    "write_flat_truth",
+]
 
 # FWHM [pixel] of the filters that are simulated: JWST documentation, MIRI point-spread functions.
 _FWHM = {"F560W": 1.88, "F770W": 2.45, "F1000W": 2.98, "F1500W": 4.44}
@@ -222,13 +230,15 @@ def simulate_flat_programme(
     Raises
     ------
     EvidenceError
-        When the filter or the number of tiles is not one that is simulated.
+        When the filter or the number of tiles or exposures is not one that is simulated.
     """
     if filter_name not in _FWHM or not 1 <= n_tiles <= len(_TILES):
         raise EvidenceError(
             f"expected a filter among {', '.join(_FWHM)} and 1 to {len(_TILES)} tiles, found "
             f"{filter_name} and {n_tiles}; change them"
         )
+    if n_exposures < 1:
+        raise EvidenceError(f"expected at least 1 exposure, found {n_exposures}; ask for more")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     setup = make_imaging_setup(region, filter_name=filter_name)
@@ -308,3 +318,16 @@ def _write_association(folder: Path, filter_name: str, rates: Sequence[Path]) ->
     """Write a Level-3 association of the rates beside them."""
     path = folder / f"jw04487-flat_{filter_name.lower()}_asn.json"
     return write_association(path, rates, kind="flat", program="04487", target="LMC")
+
+
+def write_flat_truth(folder: str | Path, programme: FlatProgramme) -> Path:
+    """Write truth_flat.fits: responses to stars and sky (first epoch) and area of the pixels."""
+    path = Path(folder) / "truth_flat.fits"
+    planes = {
+        "STAR": programme.star_flats[0],
+        "SKY": programme.sky_flat,
+        "AREA": programme.area,
+    }
+    hdus = [fits.ImageHDU(np.asarray(plane), name=name) for name, plane in planes.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path, overwrite=True)
+    return path
