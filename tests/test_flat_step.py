@@ -186,7 +186,8 @@ def test_parts_multiply_to_the_flat_and_show_the_scattered_light(run):
         assert len(tree["gauge"]["n_links"]) == used
         check = tree["check"]
         assert tree["area"] == "distorted"
-        np.testing.assert_allclose(maps["area"], run.programme.area, rtol=2e-4)
+        used = np.isfinite(flat)
+        np.testing.assert_allclose(maps["area"][used], run.programme.area[used], rtol=2e-4)
     truth = run.programme.sky_flat / run.programme.star_flats[0] / run.programme.area
     pull = (ratio / np.nanmean(ratio) - truth / truth.mean()) / ratio_err
     assert np.nanmax(np.abs(pull)) < 5
@@ -229,20 +230,22 @@ def test_image2_picks_the_flat_by_itself(where, request, tmp_path):
         context = build_context(tmp_path / kind / "crds", {**references, "flat": [flat]})
         folder = tmp_path / kind / "products"
         steps = {"flat_field": {"skip": True}} if kind == "none" else {}
-        for rate in rates:
+        # The twin is asked for one exposure alone, to be quick.
+        mine = rates[:1] if kind == "asdf" else rates
+        for rate in mine:
             run_image2(rate, folder, context, bkg_subtract={"skip": True}, **steps)
         cals = found[kind] = sorted(folder.glob("*_cal.fits"))
-        assert len(cals) == len(rates)
+        assert len(cals) == len(mine)
         for path in cals:
             header = read_cal(path)[1]
             assert (header["S_WCS"], header["S_PHOTOM"]) == ("COMPLETE", "COMPLETE")
             if kind != "none":
                 assert header["R_FLAT"] == f"crds://{context.names[flat.resolve()]}"
                 assert header["S_FLAT"] == "COMPLETE"
-    for one, two in zip(found["fits"], found["asdf"], strict=True):
-        first, second = read_cal(one)[0], read_cal(two)[0]
-        for key, plane in first.items():
-            np.testing.assert_array_equal(plane, second[key])
+    first, second = (read_cal(found[kind][0])[0] for kind in ("fits", "asdf"))
+    assert set(first) == {"SCI", "ERR", "DQ", "VAR_FLAT"}
+    for key, plane in first.items():
+        np.testing.assert_array_equal(plane, second[key])
     before, after = (describe_cals(found[kind], stars) for kind in ("none", "fits"))
     logging.getLogger(__name__).info("%s, rms [%%]: %s -> %s", where, before, after)
     assert after["pixels"] < 0.65 * before["pixels"]
@@ -341,7 +344,7 @@ def test_stable_flat_is_one_file(run):
     with asdf.open(run.find("*_starflat.asdf")) as file:
         assert file["drifts"]["verdicts"]["flat"] == "STABLE"
         assert set(file["drifts"]["verdicts"]) >= {"PSF core", "distortion", "background"}
-        assert not any("distortion" in note for note in file["notes"])
+        assert not any("area of the pixels" in note for note in file["notes"])
     history = read_history(run.find("*_flat_*.fits"))
     assert "Used distortion reference simulated_mirimage_distortion.asdf" in history
 

@@ -3,12 +3,12 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial, reduce
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from jwst.assign_wcs.assign_wcs import load_wcs
-from stdatamodels.jwst.datamodels import DistortionModel, FilteroffsetModel, ImageModel
+from stdatamodels.jwst.datamodels import DistortionModel, ImageModel
 
 from ..detectors import get_detector
 from ..errors import InputError
@@ -73,7 +73,7 @@ class DistortionFinder:
         record = replace(record, exp_type=exp_type)
         files = self._find_files(record, keywords)
         for reftype, path in files.items():
-            if isinstance(path, str) and (reftype, Path(path).name) not in self.used:
+            if path != "N/A" and (reftype, Path(path).name) not in self.used:
                 self.used.append((reftype, Path(path).name))
         with _build_model(record, keywords) as model:
             try:
@@ -85,29 +85,23 @@ class DistortionFinder:
                 ) from error
             return model.meta.wcs
 
-    def _find_files(self, record: ExposureRecord, keywords: Mapping[str, Any]) -> dict[str, Any]:
-        """Find the references of one exposure; a filter offset only moves the image."""
-        miri = record.detector.startswith("MIR")
-        if self._path is None:
-            optics = {name.lower(): str(keywords[name] or "N/A") for name in _OPTICS}
-            look_up = partial(
-                find_reference,
-                record=record,
-                instrument=get_detector(record.detector).instrument,
-                optics=optics,
-            )
-            files = {kind: str(look_up(kind)) for kind in ("distortion", "filteroffset")}
-            if files["distortion"] == "N/A":
-                raise InputError("expected a distortion reference of CRDS, found N/A; give a file")
-        else:
+    def _find_files(self, record: ExposureRecord, keywords: Mapping[str, Any]) -> dict[str, str]:
+        """Find the references of one exposure; without a filter offset the image is but moved."""
+        if self._path is not None:
             if self._detector not in ("N/A", record.detector):
                 raise InputError(
                     f"expected a distortion of {record.detector}, found that of {self._detector} "
                     f"({self._path.name}); give its own, or crds"
                 )
-            files = {"distortion": str(self._path), "filteroffset": "N/A"}
-        if miri and files["filteroffset"] == "N/A":
-            return {**files, "filteroffset": FilteroffsetModel({"filters": []})}
+            return {"distortion": str(self._path), "filteroffset": "N/A"}
+        optics = {name.lower(): str(keywords[name] or "N/A") for name in _OPTICS}
+        instrument = get_detector(record.detector).instrument
+        files = {
+            kind: str(find_reference(kind, record, instrument, optics))
+            for kind in ("distortion", "filteroffset")
+        }
+        if files["distortion"] == "N/A":
+            raise InputError("expected a distortion reference of CRDS, found N/A; give a file")
         return files
 
 
