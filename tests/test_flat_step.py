@@ -12,7 +12,6 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time
-from crds.core import log
 from flatness import (
     measure_flatness,
     measure_repeatability,
@@ -24,9 +23,10 @@ from jwst.flatfield import FlatFieldStep
 from pipeline import idle_collector, make_bare_environment
 from stdatamodels.jwst import datamodels
 
-from jwst_tvbadpix.delivery import build_context, use_context
-from jwst_tvbadpix.delivery.certify import certify_fits
+from jwst_tvbadpix.cli import main
+from jwst_tvbadpix.delivery import build_context, deliver, open_context, use_context
 from jwst_tvbadpix.errors import EvidenceError
+from jwst_tvbadpix.parameters import find_shipped
 from jwst_tvbadpix.simulate import (
     find_region,
     make_distortion,
@@ -279,13 +279,26 @@ def test_flat_divides_what_image2_calibrates(run, tmp_path):
     assert (planes["DQ"][~used] & 1).all()
 
 
-def test_certify_is_clean(run, tmp_path):
-    flat = run.find("*_flat_*.fits")
-    context = build_context(tmp_path, {"flat": [flat]})
-    with use_context(context):
-        log.reset()
-        certify_fits(str(flat), context.env["CRDS_CONTEXT"])
-        assert (log.errors(), log.warnings()) == (0, 0)
+def test_cal_files_of_the_shipped_parameters_give_the_same_flat(run, distortion, tmp_path):
+    rates = run.programme.rates[::3]
+    context = build_context(tmp_path / "crds", write_stage2(tmp_path / "references"))
+    cals = tmp_path / "cals"
+    for rate in rates:
+        run_image2(rate, cals, context, find_shipped("image2_flats"))
+    paths = sorted(cals.glob("*_cal.fits"))
+    assert len(paths) == len(rates)
+    assert not list(cals.glob("*_i2d.fits"))
+    header = read_cal(paths[0])[1]
+    assert (header["S_WCS"], header["S_FLAT"]) == ("COMPLETE", "SKIPPED")
+    assert fits.getval(paths[0], "BUNIT", ext=1) == "MJy/sr"
+    flats = []
+    for inputs, extra in ((paths, {}), (rates, {"distortion": str(distortion)})):
+        with idle_collector():
+            parts, flat = ExternalFlatBuilder.call([str(path) for path in inputs], **extra)
+        assert parts.area == "distorted"
+        flats.append((flat.data, flat.err, parts.maps.l_flat[0]))
+    for one, two in zip(*flats, strict=True):
+        np.testing.assert_allclose(one, two, rtol=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -322,12 +335,15 @@ def test_flat_that_drifts_has_one_file_per_epoch(drifting, tmp_path):
     # The flat of the other epoch is wrong by far more.
     pull, _ = compare(*read_flat(first)[:2], drifting.star_flats[1])
     assert np.mean(pull**2) > 1.5
-    context = build_context(tmp_path / "crds", {"flat": [first, second]})
+    assert deliver(run.folder, tmp_path / "delivery", datasets=drifting.rates).passed
+    context = open_context(tmp_path / "delivery" / "cache")
     chosen = []
     for rate in (drifting.rates[0], drifting.rates[-1]):
         with idle_collector(), use_context(context), FlatFieldStep.call(str(rate)) as result:
-            chosen.append(result.meta.ref_file.flat.name)
-    assert chosen == [f"crds://{context.names[path.resolve()]}" for path in (first, second)]
+            name = result.meta.ref_file.flat.name.removeprefix("crds://")
+        (path,) = (tmp_path / "delivery" / "cache").rglob(name)
+        chosen.append(path.read_bytes())
+    assert chosen == [path.read_bytes() for path in (first, second)]
 
 
 def test_one_flat_when_that_is_asked_for(drifting, tmp_path):
@@ -349,15 +365,21 @@ def test_stable_flat_is_one_file(run):
     assert "Used distortion reference simulated_mirimage_distortion.asdf" in history
 
 
-def test_strun_runs_it_by_alias(programme, tmp_path):
-    strun = Path(sys.executable).with_name("strun")
+def test_two_commands_make_flats_of_a_simulated_field(tmp_path, capsys):
+    field, flats = tmp_path / "field", tmp_path / "flats"
+    assert main(["simulate", str(field), "--mode", "flats", "--exposures", "6"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    association = Path(lines[-1])
+    assert association.parent == field
+    truth, distortion = field / "truth_flat.fits", field / "simulated_mirimage_distortion.asdf"
+    assert lines[:2] == [f"6 rates; truth: {truth}", f"distortion: {distortion}"]
     done = subprocess.run(
         [
-            str(strun),
+            str(Path(sys.executable).with_name("strun")),
             "external_flat_builder",
-            str(programme.association),
-            "--star_flat=never",
-            f"--output_dir={tmp_path}",
+            str(association),
+            f"--distortion={distortion}",
+            f"--output_dir={flats}",
             "--output_file=mine",
         ],
         env=make_bare_environment(),
@@ -368,9 +390,28 @@ def test_strun_runs_it_by_alias(programme, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Stacking MIRIMAGE F770W SUB256" in done.stderr
-    names = sorted(path.name for path in tmp_path.iterdir())
+    names = sorted(path.name for path in flats.iterdir())
     assert "mine_MIRIMAGE_F770W_SUB256_flat_20211225T000000.fits" in names
     assert not [name for name in names if name.startswith(".")]
+    flat, err, _, _ = read_flat(flats / "mine_MIRIMAGE_F770W_SUB256_flat_20211225T000000.fits")
+    with fits.open(truth) as hdus:
+        pull, _ = compare(flat, err, hdus["STAR"].data * hdus["AREA"].data)
+        assert hdus["SKY"].data.std() > hdus["STAR"].data.std()
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mode", "flats", "--detector", "NRS1"], "neither --detector"),
+        (["--mode", "slit", "--size", "full"], "--mode flats alone"),
+        (["--mode", "flats", "--exposures", "0"], "at least 1 exposure"),
+    ],
+)
+def test_simulation_of_flats_refuses_what_it_has_not(tmp_path, capsys, options, words):
+    assert main(["simulate", str(tmp_path / "out"), *options]) == 1
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
