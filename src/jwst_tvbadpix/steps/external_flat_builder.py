@@ -65,10 +65,11 @@ class ExternalFlatBuilder(TvBadPixStep):
             No set of images makes a flat; the message says what each lacks.
         """
         check_useafter(self.first_useafter)
-        optics = (
-            DistortionFinder(self.make_input_path(self.distortion)) if self.distortion else None
-        )
-        images, excluded = open_images(self.resolve_paths(inputs), assign=optics and optics.assign)
+        optics = None
+        if self.distortion:
+            optics = DistortionFinder(self.make_input_path(self.distortion))
+        assign = None if optics is None else optics.assign
+        images, excluded = open_images(self.resolve_paths(inputs), assign=assign)
         if optics is not None:
             self._reference_files_used += optics.used
         name = self.make_product_name(inputs)
