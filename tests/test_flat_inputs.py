@@ -247,6 +247,31 @@ def test_small_dithers_are_an_error_and_nothing_is_left(rates, tmp_path, caplog)
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_exposures_that_show_nothing_are_left_out_by_name(rates, tmp_path, caplog):
+    def blind(hdus):
+        hdus["SCI"].data[:] = np.nan
+
+    (tmp_path / "in").mkdir()
+    call(edit(rates, tmp_path / "in", blind, which=[2]), tmp_path / "out", star_flat="never")
+    assert f"{rates[2].name} is left out of the stack: its level" in caplog.text
+    (path,) = (tmp_path / "out").glob("*_exposures.ecsv")
+    table = Table.read(path)
+    assert table["status"][2] == "left out of the stack"
+    assert list(table["status"]).count("used") == len(rates) - 1
+
+
+def test_stars_that_are_asked_for_are_never_replaced_by_the_sky(tmp_path, caplog):
+    programme = simulate_flat_programme(
+        tmp_path / "in", region=find_region("SUB256"), n_exposures=4, n_tiles=4, density=1e-9
+    )
+    with pytest.raises(EvidenceError, match="stars"):
+        call(programme.rates, tmp_path / "always", star_flat="always")
+    assert not list((tmp_path / "always").glob("*"))
+    call(programme.rates, tmp_path / "auto")
+    assert "No star flat" in caplog.text
+    assert "low frequencies are those of the sky" in caplog.text
+
+
 def test_sets_without_a_flat_do_not_stop_the_others(rates, tmp_path, caplog):
     (tmp_path / "in").mkdir()
     copies = edit(rates, tmp_path / "in", set_card("FILTER", "F1500W"), which=[4])

@@ -122,6 +122,10 @@ class ExternalFlatBuilder(TvBadPixStep):
             non_science=mark_slit(images),
             progress=show_progress(f"Stacking {images.label}"),
         )
+        used = [k for k, kept in enumerate(facts.used) if kept]
+        for frame in built.stack.excluded:
+            name = images.images[used[frame.index]].record.filename
+            log.warning("%s is left out of the stack: %s", name, frame.reason)
         if built.check is not None:
             log.info("%s: %s", images.label, built.check.describe())
         extra = {"epoch_gap": self.epoch_gap, "hold_out": self.hold_out}
