@@ -24,6 +24,12 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "realdata" / "miri_disto
 REAL_DISTORTION = REAL / "jwst_miri_imager_distortion_flt9.asdf"
 
 
+@pytest.fixture(autouse=True)
+def _no_crds(monkeypatch):
+    for name in ("CRDS_PATH", "CRDS_SERVER_URL", "CRDS_CONTEXT"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="module")
 def references(tmp_path_factory):
     return write_stage2(tmp_path_factory.mktemp("references"))
@@ -111,8 +117,8 @@ def test_distortion_is_refused_where_it_is_none(assigned, references, context, t
     for wrong in (rate, tmp_path / "absent.asdf", references["filteroffset"][0]):
         with pytest.raises(InputError, match=r"expected a distortion.*distortion"):
             DistortionFinder(wrong)
-    with pytest.raises(EvidenceError, match="no CRDS set-up"):
-        open_images([rate], assign=DistortionFinder("crds").assign)
+    with pytest.raises(InputError, match="expected a CRDS set-up"):
+        DistortionFinder("crds")
     empty = build_context(tmp_path, {"photom": references["photom"]})
     with use_context(empty), pytest.raises(EvidenceError, match="distortion reference of CRDS"):
         open_images([rate], assign=DistortionFinder("crds").assign)

@@ -17,7 +17,7 @@ from .layers import Layer, PixelPattern, RenderContext, Scene, make_box
 from .layers_imaging import UndispersedSky, add_source
 from .layers_lrs import FIELD
 from .optics import AreaOfPixels, Optics, make_optics
-from .setups import make_imaging_setup
+from .setups import Setup, make_imaging_setup
 from .writers import write_association, write_rate
 
 __all__ = [
@@ -232,26 +232,14 @@ def simulate_flat_programme(
     EvidenceError
         When the filter or the number of tiles or exposures is not one that is simulated.
     """
-    if filter_name not in _FWHM or not 1 <= n_tiles <= len(_TILES):
-        raise EvidenceError(
-            f"expected a filter among {', '.join(_FWHM)} and 1 to {len(_TILES)} tiles, found "
-            f"{filter_name} and {n_tiles}; change them"
-        )
-    if n_exposures < 1:
-        raise EvidenceError(f"expected at least 1 exposure, found {n_exposures}; ask for more")
+    _check(filter_name, n_tiles, n_exposures)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    setup = make_imaging_setup(region, filter_name=filter_name)
-    optics = None
-    if distortion is not None:
-        optics = make_optics(setup.region, setup.aperture.name, distortion)
-        setup = replace(setup, aperture=optics.aperture)
+    setup, optics = _set_up(region, filter_name, distortion)
     reach = 1.2 * max(setup.region.shape)
     cloud = StarCloud(seed, _FWHM[filter_name], density, reach, brightest, optics)
-    area = np.ones(setup.region.shape, np.float32)
     sky: Layer = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
-    if optics is not None:
-        area, sky = optics.compute_area(setup.region), AreaOfPixels(sky, optics)
+    sky = AreaOfPixels(sky, optics) if optics is not None else sky
     first = ExposureSpec(
         mjd=epoch_mjd[0],
         setup=setup,
@@ -283,9 +271,31 @@ def simulate_flat_programme(
         _write_association(folder, filter_name, paths),
         tuple(flats),
         flats[0] * sky.render(first.context) / np.float32(level),
-        area,
+        optics.compute_area(setup.region) if optics else np.ones(setup.region.shape, np.float32),
         tuple(specs),
     )
+
+
+def _check(filter_name: str, n_tiles: int, n_exposures: int) -> None:
+    """Refuse what is not simulated."""
+    if filter_name not in _FWHM or not 1 <= n_tiles <= len(_TILES):
+        raise EvidenceError(
+            f"expected a filter among {', '.join(_FWHM)} and 1 to {len(_TILES)} tiles, found "
+            f"{filter_name} and {n_tiles}; change them"
+        )
+    if n_exposures < 1:
+        raise EvidenceError(f"expected at least 1 exposure, found {n_exposures}; ask for more")
+
+
+def _set_up(
+    region: Region | None, filter_name: str, distortion: "Model | None"
+) -> tuple[Setup, Optics | None]:
+    """Set the imager, and the optics before it where they bend the field."""
+    setup = make_imaging_setup(region, filter_name=filter_name)
+    if distortion is None:
+        return setup, None
+    optics = make_optics(setup.region, setup.aperture.name, distortion)
+    return replace(setup, aperture=optics.aperture), optics
 
 
 def _draw_spec(

@@ -28,7 +28,7 @@ from ..refmodels import (
     write_twins,
 )
 
-__all__ = ["TvBadPixStep", "find_reference", "show_progress"]
+__all__ = ["TvBadPixStep", "find_reference", "has_crds", "show_progress"]
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from stdatamodels.jwst.datamodels import DistortionModel, ImageModel
 from ..detectors import get_detector
 from ..errors import InputError
 from ..headers import KEYWORDS, ExposureRecord
-from ._base import find_reference
+from ._base import find_reference, has_crds
 
 __all__ = ["DistortionFinder"]
 
@@ -40,13 +40,18 @@ class DistortionFinder:
     Raises
     ------
     InputError
-        The file is no distortion reference.
+        The file is no distortion reference, or there is no CRDS set-up.
     """
 
     def __init__(self, distortion: str | Path) -> None:
         self.used: list[tuple[str, str]] = []
         self._path = None if Path(distortion).name.lower() == "crds" else Path(distortion)
         self._detector = _read_detector(self._path) if self._path else ""
+        if self._path is None and not has_crds():
+            raise InputError(
+                "expected a CRDS set-up (CRDS_PATH, CRDS_SERVER_URL) for the distortion, found "
+                "none; set CRDS up, or give a file"
+            )
 
     def assign(self, record: ExposureRecord, keywords: Mapping[str, Any]) -> Any:
         """Make the gwcs of an exposure from its pointing.
