@@ -72,8 +72,13 @@ def measure_stars(i2d, ra, dec):
     image = np.where(weight > 0, image, np.nan)
     filled = np.where(np.isfinite(image), image, np.nanmedian(image))
     level = np.nanmedian(image)
-    x, y = centroid_sources(filled - level, x[on], y[on], box_size=7, centroid_func=centroid_com)
-    places = np.stack([x, y], axis=1)
+    predicted = np.stack([x[on], y[on]], axis=1)
+    found = centroid_sources(filled - level, *predicted.T, box_size=7, centroid_func=centroid_com)
+    places = np.stack(found, axis=1)
+    # A faint star, or none, has its middle anywhere.
+    with np.errstate(invalid="ignore"):
+        near = np.hypot(*(places - predicted).T) < 3
+    places = np.where(near[:, None], places, predicted)
     circle, ring = CircularAperture(places, 4.5), CircularAnnulus(places, 8, 13)
     seen = ApertureStats(image, circle)
     whole = ApertureStats(np.isfinite(image).astype(float), circle).mean > 0.999
