@@ -43,10 +43,10 @@ def read_cal(path):
         return planes, dict(hdus[0].header)
 
 
-def measure_flatness(cal, cell=32):
-    """rms of the sky from pixel to pixel and of the means of cells, over its level [%]."""
+def measure_flatness(cal, good, cell=32):
+    """rms of the sky from pixel to pixel and of cells, over its level, in good pixels [%]."""
     planes, _ = read_cal(cal)
-    image = planes["SCI"]
+    image = np.where(good, planes["SCI"], np.nan)
     _, middle, sigma = sigma_clipped_stats(image[np.isfinite(image)], sigma=2.5)
     sky = np.where(np.abs(image - middle) < 2.5 * sigma, image / middle - 1, np.nan)
     y, x = np.mgrid[: sky.shape[0], : sky.shape[1]] / max(sky.shape)
