@@ -8,9 +8,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from jwst.datamodels import ModelLibrary
+from jwst.flatfield import FlatFieldStep
 from pipeline import idle_collector
 from stdatamodels.jwst import datamodels
 
+from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.detectors import get_detector
 from jwst_tvbadpix.errors import DetectorError, EvidenceError, InputError
 from jwst_tvbadpix.flatfield import StackSettings
@@ -245,6 +247,31 @@ def test_small_dithers_are_an_error_and_nothing_is_left(rates, tmp_path, caplog)
     assert not list((tmp_path / "out").glob("*"))
 
 
+def test_exposures_that_show_nothing_are_left_out_by_name(rates, tmp_path, caplog):
+    def blind(hdus):
+        hdus["SCI"].data[:] = np.nan
+
+    (tmp_path / "in").mkdir()
+    call(edit(rates, tmp_path / "in", blind, which=[2]), tmp_path / "out", star_flat="never")
+    assert f"{rates[2].name} is left out of the stack: its level" in caplog.text
+    (path,) = (tmp_path / "out").glob("*_exposures.ecsv")
+    table = Table.read(path)
+    assert table["status"][2] == "left out of the stack"
+    assert list(table["status"]).count("used") == len(rates) - 1
+
+
+def test_stars_that_are_asked_for_are_never_replaced_by_the_sky(tmp_path, caplog):
+    programme = simulate_flat_programme(
+        tmp_path / "in", region=find_region("SUB256"), n_exposures=4, n_tiles=4, density=1e-9
+    )
+    with pytest.raises(EvidenceError, match="stars"):
+        call(programme.rates, tmp_path / "always", star_flat="always")
+    assert not list((tmp_path / "always").glob("*"))
+    call(programme.rates, tmp_path / "auto")
+    assert "No star flat" in caplog.text
+    assert "low frequencies are those of the sky" in caplog.text
+
+
 def test_sets_without_a_flat_do_not_stop_the_others(rates, tmp_path, caplog):
     (tmp_path / "in").mkdir()
     copies = edit(rates, tmp_path / "in", set_card("FILTER", "F1500W"), which=[4])
@@ -262,6 +289,56 @@ def test_sets_without_a_flat_do_not_stop_the_others(rates, tmp_path, caplog):
     assert len(table) == 6
     history = str(fits.getheader(f"{stem}_flat_20211225T000000.fits")["HISTORY"]).replace("\n", "")
     assert "no star flat" in history
+
+
+def test_every_kind_of_pixel_is_what_flat_field_can_take(rates, tmp_path):
+    """DQ policy: what jwst's own step does with each kind of pixel of a flat that we made."""
+    kinds = {
+        "dead": lambda hdus, at: hdus["SCI"].data.__setitem__(at, 0.0),
+        "low": lambda hdus, at: hdus["SCI"].data.__setitem__(at, hdus["SCI"].data[at] * 0.05),
+        "negative": lambda hdus, at: hdus["SCI"].data.__setitem__(at, -hdus["SCI"].data[at]),
+        "infinite": lambda hdus, at: hdus["SCI"].data.__setitem__(at, np.inf),
+        "flagged": lambda hdus, at: hdus["DQ"].data.__setitem__(at, 1),
+        "saturated": lambda hdus, at: hdus["DQ"].data.__setitem__(at, 2),
+        "noisy": lambda hdus, at: hdus["ERR"].data.__setitem__(at, 5.0),
+        "good": lambda hdus, at: None,
+    }
+    places = {kind: (40 + 20 * k, 30 + 20 * k) for k, kind in enumerate(kinds)}
+
+    def spoil(hdus):
+        for kind, change in kinds.items():
+            change(hdus, places[kind])
+
+    (tmp_path / "in").mkdir()
+    call(edit(rates, tmp_path / "in", spoil), tmp_path / "out", star_flat="never")
+    flats = sorted((tmp_path / "out").glob("*_flat_*"))
+    assert [path.suffix for path in flats] == [".asdf", ".fits"]
+    for flat in flats:
+        context = build_context(tmp_path / flat.suffix, {"flat": [flat]})
+        with (
+            idle_collector(),
+            use_context(context),
+            datamodels.open(flat) as reference,
+            FlatFieldStep.call(str(rates[0])) as result,
+        ):
+            for kind, at in places.items():
+                flags = reference.dq[at], result.dq[at]
+                value, err = result.data[at], result.err[at]
+                if kind in ("good", "noisy"):
+                    assert flags == ((0, 0) if kind == "good" else (2**25, 2**25)), kind
+                    expected = fits.getdata(rates[0], "SCI")[at] / reference.data[at]
+                    assert value == pytest.approx(expected, rel=1e-5)
+                    share = (value / reference.data[at] * reference.err[at]) ** 2
+                    assert result.var_flat[at] == pytest.approx(share, rel=1e-4)
+                    assert np.isfinite(err)
+                else:
+                    assert flags[0] == 1 | 2**18, kind
+                    assert flags[1] == 1 | 2**18, kind
+                    assert np.isnan(value)
+                    assert np.isnan(reference.data[at])
+            usable = (reference.dq & 1) == 0
+            assert np.isfinite(reference.err[usable]).all()
+            assert (reference.data[usable] > 0).all()
 
 
 def test_flat_image_exposures_serve_stage_2(rates, tmp_path):

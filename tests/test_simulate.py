@@ -669,7 +669,7 @@ def test_command_line_knows_every_mode_and_no_other(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["simulate", "--help"])
     text = capsys.readouterr().out
-    assert "{" + ",".join(MODES) + "}" in text.replace("\n", "").replace(" ", "")
+    assert "{" + ",".join((*MODES, "flats")) + "}" in text.replace("\n", "").replace(" ", "")
     command = ["simulate", str(tmp_path / "d"), "--mode", "mrs", "--detector", "MIRIFULONG"]
     assert main([*command, "--exposures", "2"]) == 0
     path = capsys.readouterr().out.splitlines()[-1]

@@ -31,6 +31,8 @@ KEYWORDS = {
     "FILTER": "meta.instrument.filter",
     "GRATING": "meta.instrument.grating",
     "PUPIL": "meta.instrument.pupil",
+    "CHANNEL": "meta.instrument.channel",
+    "MODULE": "meta.instrument.module",
     "EXP_TYPE": "meta.exposure.type",
     "READPATT": "meta.exposure.readpatt",
     "NGROUPS": "meta.exposure.ngroups",
@@ -67,6 +69,12 @@ KEYWORDS = {
     "PC1_2": "meta.wcsinfo.pc1_2",
     "PC2_1": "meta.wcsinfo.pc2_1",
     "PC2_2": "meta.wcsinfo.pc2_2",
+    "V2_REF": "meta.wcsinfo.v2_ref",
+    "V3_REF": "meta.wcsinfo.v3_ref",
+    "RA_REF": "meta.wcsinfo.ra_ref",
+    "DEC_REF": "meta.wcsinfo.dec_ref",
+    "ROLL_REF": "meta.wcsinfo.roll_ref",
+    "VA_SCALE": "meta.velocity_aberration.scale_factor",
 }
 
 

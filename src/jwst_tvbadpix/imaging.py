@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,9 +17,12 @@ from .headers import ExposureRecord, make_record
 from .refmodels.dq import dq_value
 from .sources import Scan, Source, scan_exposures
 
-__all__ = ["ImageSet", "SkyImage", "SkyWCS", "list_sets", "open_images"]
+__all__ = ["AssignWCS", "ImageSet", "SkyImage", "SkyWCS", "list_sets", "open_images"]
 
 log = logging.getLogger(__name__)
+
+# Makes the gwcs of an exposure of its record and keywords.
+AssignWCS = Callable[[ExposureRecord, Mapping[str, Any]], Any]
 
 # Images of the sky through the imagers; pupil and grism images show no field.
 _EXP_TYPES = (
@@ -164,6 +167,11 @@ class ImageSet:
         return np.array([image.record.mid_mjd for image in self.images])
 
     @property
+    def distorted(self) -> bool:
+        """Whether their WCS have the distortion of the optics, and so the area of the pixels."""
+        return all(image.wcs.distorted for image in self.images)
+
+    @property
     def label(self) -> str:
         """What tells it from other sets, for messages."""
         parts = (self.detector.name, self.filter, self.pupil, self.subarray, self.readpatt)
@@ -177,13 +185,17 @@ class ImageSet:
         return self.images[index].read(start, stop)
 
 
-def open_images(inputs: Iterable[Any] | Any) -> tuple[tuple[SkyImage, ...], tuple[Any, ...]]:
+def open_images(
+    inputs: Iterable[Any] | Any, *, assign: AssignWCS | None = None
+) -> tuple[tuple[SkyImage, ...], tuple[Any, ...]]:
     """Read the headers of images that a flat can be made of.
 
     Parameters
     ----------
     inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
         ``_rate`` files, or ``_cal`` files that were not flat-fielded.
+    assign : callable, optional
+        (record, keywords) -> gwcs, for images without one; without it theirs is of the keywords.
 
     Returns
     -------
@@ -204,10 +216,15 @@ def open_images(inputs: Iterable[Any] | Any) -> tuple[tuple[SkyImage, ...], tupl
     excluded = []
     for scan in scans:
         try:
-            found.append(_check(scan))
+            found.append(_check(scan, assign))
         except (DateError, DetectorError, InputError) as error:
             excluded.append(ExcludedExposure(scan.name, scan.sha256, str(error)))
             log.warning("%s is left out: %s", scan.name, error)
+    for scan, reason in _refuse_mixture(found):
+        excluded.append(ExcludedExposure(scan.name, scan.sha256, reason))
+        log.warning("%s is left out: %s", scan.name, reason)
+    out = {(exposure.filename, exposure.sha256) for exposure in excluded}
+    found = [item for item in found if (item[1].name, item[1].sha256) not in out]
     if not found:
         reasons = Counter(exposure.reason for exposure in excluded).most_common(3)
         raise EvidenceError(
@@ -218,6 +235,21 @@ def open_images(inputs: Iterable[Any] | Any) -> tuple[tuple[SkyImage, ...], tupl
     refuse_duplicates([record for record, _, _ in found])
     excluded.sort(key=lambda exposure: (exposure.filename, exposure.sha256))
     return tuple(_number(found)), tuple(excluded)
+
+
+def _refuse_mixture(
+    found: Sequence[tuple[ExposureRecord, Scan, SkyWCS]],
+) -> Iterator[tuple[Scan, str]]:
+    """Refuse images without distortion where others of their detector have it: one area for all."""
+    bent = {record.detector for record, _, wcs in found if wcs.distorted}
+    for record, scan, wcs in found:
+        if record.detector in bent and not wcs.distorted:
+            yield (
+                scan,
+                "expected a WCS with distortion, as other images of "
+                f"{record.detector} have it, found that of the keywords; give distortion, or run "
+                "calwebb_image2 with --steps.flat_field.skip=True",
+            )
 
 
 def _number(found: Sequence[tuple[ExposureRecord, Scan, SkyWCS]]) -> Iterator[SkyImage]:
@@ -231,7 +263,7 @@ def _number(found: Sequence[tuple[ExposureRecord, Scan, SkyWCS]]) -> Iterator[Sk
         yield SkyImage(record, pupil, visit, wcs, int(run), scan.source)
 
 
-def _check(scan: Scan) -> tuple[ExposureRecord, Scan, SkyWCS]:
+def _check(scan: Scan, assign: AssignWCS | None) -> tuple[ExposureRecord, Scan, SkyWCS]:
     """Check one exposure; raise what is wrong with it."""
     exp_type = scan.keywords["EXP_TYPE"]
     if exp_type not in _EXP_TYPES:
@@ -259,15 +291,17 @@ def _check(scan: Scan) -> tuple[ExposureRecord, Scan, SkyWCS]:
         raise InputError(
             f"expected PHOTMJSR with an image in {record.unit}, found none; give the _rate product"
         )
-    return record, scan, _find_wcs(scan)
+    return record, scan, _find_wcs(scan, record, assign)
 
 
-def _find_wcs(scan: Scan) -> SkyWCS:
-    """Take the WCS of an image: the one assigned, else that of its keywords."""
+def _find_wcs(scan: Scan, record: ExposureRecord, assign: AssignWCS | None) -> SkyWCS:
+    """Take the WCS of an image: the one assigned, or to be assigned, else that of its keywords."""
     if scan.keywords["S_WCS"] == "COMPLETE":
         gwcs = scan.load_wcs()
         if gwcs is not None:
             return _AssignedWCS(gwcs)
+    if assign is not None:
+        return _AssignedWCS(assign(record, scan.keywords))
     return _KeywordWCS(_build_wcs(scan.keywords))
 
 

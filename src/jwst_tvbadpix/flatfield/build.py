@@ -186,7 +186,7 @@ def build_flat(
         _require_one_epoch(facts, settings, ["star_flat is never"])
     # One after the other: filters of warnings, which the search sets, are shared by threads.
     tables = [_find(exposures, k, field, settings) for k in range(len(exposures))]
-    matched = _match(tables, facts, exposures.shape, notes)
+    matched = _match(tables, facts, exposures.shape, settings, notes)
     plane = make_plane(facts.skies, facts.pixels, exposures.shape, matched)
     rows = np.flatnonzero(facts.used)
     stack = _stack(_Part(exposures, plane, rows), facts, field, settings.stack, progress)
@@ -318,13 +318,19 @@ def _measure(
 
 
 def _match(
-    tables: Sequence[StarTable], facts: ExposureFacts, shape: tuple[int, int], notes: list[str]
+    tables: Sequence[StarTable],
+    facts: ExposureFacts,
+    shape: tuple[int, int],
+    settings: FlatSettings,
+    notes: list[str],
 ) -> MatchedStars | None:
     """Match the stars of all exposures; None where there are none."""
     try:
         return match_stars(tables, facts.skies, **_limits(facts, shape))
     except EvidenceError as error:
-        _note(notes, f"No star flat, and pointings as in the WCS: {error}")
+        if settings.star_flat == "always":
+            raise
+        _warn(notes, f"No star flat, and pointings as in the WCS: {error}")
         return None
 
 
@@ -347,12 +353,12 @@ def _solve(
     except EvidenceError as error:
         if settings.star_flat == "always":
             raise
-        _note(notes, f"No star flat: {error}")
+        _warn(notes, f"No star flat: {error}")
         return None
     for line in star.gauge.advice:
         _note(notes, line)
     if star.gauge.ill_determined and settings.star_flat != "always":
-        _note(notes, "The star flat is ill-determined and is not used in the reference")
+        _warn(notes, "The star flat is ill-determined and is not used in the reference")
         return None
     return star
 
@@ -436,6 +442,11 @@ def _list_responses(star: StarFlat) -> list[StarResponse]:
         response = np.exp(star.basis.render(coefficients))
         responses.append(StarResponse(response, star.basis.render_sigma(covariance), star.order))
     return responses
+
+
+def _warn(notes: list[str], text: str) -> None:
+    log.warning("%s; the low frequencies are those of the sky", text)
+    notes.append(text)
 
 
 def _note(notes: list[str], text: str) -> None:

@@ -44,6 +44,8 @@ class StarFlatModel(ReferenceFileModel):
         Settings of the run and versions of the software, by name.
     notes : list of str
         What the user should know.
+    area : str
+        'distorted' or 'constant': whether the pixel area is in the flats.
     """
 
     schema_url = f"{SCHEMA_URI_PREFIX}/starflat.schema"
@@ -57,6 +59,7 @@ def build_star_flat_model(
     exposures: Mapping[str, Any],
     settings: Mapping[str, Any],
     notes: Sequence[str],
+    area: str,
     pedigree: str,
     description: str,
 ) -> StarFlatModel:
@@ -73,6 +76,8 @@ def build_star_flat_model(
         Columns of the exposures table of the schema.
     settings : mapping of str to bool, int, float, str or None
     notes : sequence of str
+    area : str
+        Of the pixels: 'distorted' as the optics make it, or 'constant' for want of a distortion.
     pedigree, description : str
         As `build_mask`.
 
@@ -92,6 +97,7 @@ def build_star_flat_model(
         "settings": {key: as_scalar(key, value) for key, value in settings.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "notes": list(notes),
+        "area": area,
     }
     if built.star is not None:
         tree |= {"star": _describe_star(built.star), "gauge": _describe_gauge(built.star)}

@@ -17,6 +17,7 @@ from .flat_programme import (
     FlatProgramme,
     StarCloud,
     simulate_flat_programme,
+    write_flat_truth,
 )
 from .layers import DarkPedestal, Layer, PixelPattern, RenderContext, Scene
 from .layers_imaging import (
@@ -40,6 +41,7 @@ from .layers_lrs import (
 from .layers_mrs import DriftingPedestal, SlicedChannel, build_mrs_scene
 from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
 from .modes import MODES, Mode, build_scene
+from .optics import Optics, make_distortion, make_optics, write_distortion
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
 from .references_imaging import IMAGING_PHOTMJSR, write_imaging_references
@@ -79,6 +81,7 @@ __all__ = [
     "KnownStars",
     "Layer",
     "Mode",
+    "Optics",
     "PersistenceStreak",
     "PixelPattern",
     "Programme",
@@ -111,17 +114,21 @@ __all__ = [
     "get_electronics",
     "get_trace",
     "make_defects",
+    "make_distortion",
     "make_imaging_setup",
     "make_lrs_setup",
     "make_mrs_setup",
     "make_nircam_setup",
     "make_nirspec_setup",
+    "make_optics",
     "read_truth",
     "render_ramps",
     "render_rate",
     "render_rateints",
     "simulate_flat_programme",
     "simulate_programme",
+    "write_distortion",
+    "write_flat_truth",
     "write_imaging_references",
     "write_ramp",
     "write_rate",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from astropy.io import fits
+from astropy.modeling import Model
 
 from ..detectors import get_detector
 from ..errors import EvidenceError
@@ -14,10 +16,18 @@ from .exposures import ExposureSpec
 from .layers import Layer, PixelPattern, RenderContext, Scene, make_box
 from .layers_imaging import UndispersedSky, add_source
 from .layers_lrs import FIELD
-from .setups import make_imaging_setup
+from .optics import AreaOfPixels, Optics, make_optics
+from .setups import Setup, make_imaging_setup
 from .writers import write_association, write_rate
 
-__all__ = ["FieldOfView", "FlatPattern", "FlatProgramme", "StarCloud", "simulate_flat_programme"]
+__all__ = [
+    "FieldOfView",
+    "FlatPattern",
+    "FlatProgramme",
+    "StarCloud",
+    "simulate_flat_programme",
+    "write_flat_truth",
+]
 
 # FWHM [pixel] of the filters that are simulated: JWST documentation, MIRI point-spread functions.
 _FWHM = {"F560W": 1.88, "F770W": 2.45, "F1000W": 2.98, "F1500W": 4.44}
@@ -77,6 +87,8 @@ class StarCloud:
         Stars lie within this distance of the direction, along either axis [pixel].
     brightest : float
         Most flux of a star [DN/s].
+    optics : Optics or None
+        What bends the field; None = nothing does.
     """
 
     seed: int
@@ -84,6 +96,7 @@ class StarCloud:
     density: float
     reach: float
     brightest: float = _BRIGHTEST
+    optics: Optics | None = None
     is_light: ClassVar[bool] = True
 
     def render(self, ctx: RenderContext) -> np.ndarray:
@@ -98,8 +111,11 @@ class StarCloud:
         # As the keywords of the writer have it.
         x = -np.cos(angle) * east + np.sin(angle) * north + ctx.dither[1]
         y = np.sin(angle) * east + np.cos(angle) * north + ctx.dither[0]
-        x += ctx.region.x_start + (ctx.region.nx - 1) / 2
-        y += ctx.region.y_start + (ctx.region.ny - 1) / 2
+        if self.optics is not None:
+            x, y = self.optics.find_pixels(x, y)
+        else:
+            x += ctx.region.x_start + (ctx.region.nx - 1) / 2
+            y += ctx.region.y_start + (ctx.region.ny - 1) / 2
         for k in range(n):
             # The level of the light is that of the telescope, whatever it falls on.
             add_source(image, ctx, y=y[k], x=x[k], flux=flux[k] * ctx.thermal, fwhm=self.fwhm)
@@ -137,7 +153,9 @@ class FlatProgramme:
     star_flats : tuple of ndarray of float32, shape (ny, nx)
         Response to star light of each epoch, pixel by pixel.
     sky_flat : ndarray of float32, shape (ny, nx)
-        Response to the sky in the first epoch: scattered light included.
+        Response to the sky in the first epoch: scattered light and pixel area included.
+    area : ndarray of float32, shape (ny, nx)
+        Area of the pixels over its mean.
     specs : tuple of ExposureSpec
         What the headers say.
     """
@@ -146,6 +164,7 @@ class FlatProgramme:
     association: Path
     star_flats: tuple[np.ndarray, ...]
     sky_flat: np.ndarray
+    area: np.ndarray
     specs: tuple[ExposureSpec, ...]
 
 
@@ -163,6 +182,7 @@ def simulate_flat_programme(
     scattered: float = 0.0,
     drift: float = 0.0,
     epoch_mjd: Sequence[float] = (59700.0,),
+    distortion: "Model | None" = None,
     seed: int = 4487,
     progress: Callable[[int, int], None] | None = None,
 ) -> FlatProgramme:
@@ -195,6 +215,9 @@ def simulate_flat_programme(
         What the smooth response gains in a quadratic shape from the first epoch to the last.
     epoch_mjd : sequence of float
         Start of each epoch [MJD].
+    distortion : Model or None
+        Full-frame pixels to V2, V3 (see `make_distortion`); None = pixels of the same area, and a
+        WCS of the keywords that is exact.
     seed : int
         Seed of everything.
     progress : callable or None
@@ -207,18 +230,16 @@ def simulate_flat_programme(
     Raises
     ------
     EvidenceError
-        When the filter or the number of tiles is not one that is simulated.
+        When the filter or the number of tiles or exposures is not one that is simulated.
     """
-    if filter_name not in _FWHM or not 1 <= n_tiles <= len(_TILES):
-        raise EvidenceError(
-            f"expected a filter among {', '.join(_FWHM)} and 1 to {len(_TILES)} tiles, found "
-            f"{filter_name} and {n_tiles}; change them"
-        )
+    _check(filter_name, n_tiles, n_exposures)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    setup = make_imaging_setup(region, filter_name=filter_name)
-    cloud = StarCloud(seed, _FWHM[filter_name], density, 1.2 * max(setup.region.shape), brightest)
-    sky = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
+    setup, optics = _set_up(region, filter_name, distortion)
+    reach = 1.2 * max(setup.region.shape)
+    cloud = StarCloud(seed, _FWHM[filter_name], density, reach, brightest, optics)
+    sky: Layer = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
+    sky = AreaOfPixels(sky, optics) if optics is not None else sky
     first = ExposureSpec(
         mjd=epoch_mjd[0],
         setup=setup,
@@ -245,14 +266,36 @@ def simulate_flat_programme(
             specs.append(spec)
             if progress is not None:
                 progress(len(paths), len(epoch_mjd) * n_exposures)
-    image = replace(sky, level=1.0).render(first.context)
     return FlatProgramme(
         tuple(paths),
         _write_association(folder, filter_name, paths),
         tuple(flats),
-        flats[0] * image,
+        flats[0] * sky.render(first.context) / np.float32(level),
+        optics.compute_area(setup.region) if optics else np.ones(setup.region.shape, np.float32),
         tuple(specs),
     )
+
+
+def _check(filter_name: str, n_tiles: int, n_exposures: int) -> None:
+    """Refuse what is not simulated."""
+    if filter_name not in _FWHM or not 1 <= n_tiles <= len(_TILES):
+        raise EvidenceError(
+            f"expected a filter among {', '.join(_FWHM)} and 1 to {len(_TILES)} tiles, found "
+            f"{filter_name} and {n_tiles}; change them"
+        )
+    if n_exposures < 1:
+        raise EvidenceError(f"expected at least 1 exposure, found {n_exposures}; ask for more")
+
+
+def _set_up(
+    region: Region | None, filter_name: str, distortion: "Model | None"
+) -> tuple[Setup, Optics | None]:
+    """Set the imager, and the optics before it where they bend the field."""
+    setup = make_imaging_setup(region, filter_name=filter_name)
+    if distortion is None:
+        return setup, None
+    optics = make_optics(setup.region, setup.aperture.name, distortion)
+    return replace(setup, aperture=optics.aperture), optics
 
 
 def _draw_spec(
@@ -285,3 +328,16 @@ def _write_association(folder: Path, filter_name: str, rates: Sequence[Path]) ->
     """Write a Level-3 association of the rates beside them."""
     path = folder / f"jw04487-flat_{filter_name.lower()}_asn.json"
     return write_association(path, rates, kind="flat", program="04487", target="LMC")
+
+
+def write_flat_truth(folder: str | Path, programme: FlatProgramme) -> Path:
+    """Write truth_flat.fits: responses to stars and sky (first epoch) and area of the pixels."""
+    path = Path(folder) / "truth_flat.fits"
+    planes = {
+        "STAR": programme.star_flats[0],
+        "SKY": programme.sky_flat,
+        "AREA": programme.area,
+    }
+    hdus = [fits.ImageHDU(np.asarray(plane), name=name) for name, plane in planes.items()]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path, overwrite=True)
+    return path

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.time import Time
+from astropy.wcs import WCS
 from stdatamodels.jwst.datamodels import CubeModel, ImageModel, JwstDataModel, Level1bModel
 
 from ..detectors import get_detector
@@ -197,12 +199,15 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     rotation = np.array([[-np.cos(angle), np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     dy, dx = spec.dither if exact else (0.0, 0.0)
     wcs.crpix1, wcs.crpix2 = (spec.region.nx + 1) / 2 + dx, (spec.region.ny + 1) / 2 + dy
-    if not exact:
-        # Where the sky has moved on the detector the telescope has moved the other way.
-        east, north = rotation @ spec.dither[::-1] * -aperture.scale / 3600
-        ra, dec = ra + float(east / np.cos(np.deg2rad(dec))), dec + float(north)
-    wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.wcsaxes, wcs.crval1, wcs.crval2 = 2, ra, dec
+    # Where the sky has moved on the detector the telescope has moved the other way.
+    east, north = rotation @ spec.dither[::-1] * -aperture.scale / 3600
+    if exact:
+        ra, dec, roll = _shift_pointing(ra, dec, roll, east, north)
+    else:
+        ra, dec = ra + float(east / np.cos(np.deg2rad(dec))), dec + float(north)
+        wcs.crval1, wcs.crval2 = ra, dec
+    wcs.ra_ref, wcs.dec_ref, wcs.roll_ref = ra, dec, roll
     wcs.ctype1, wcs.ctype2, wcs.cunit1, wcs.cunit2 = "RA---TAN", "DEC--TAN", "deg", "deg"
     wcs.cdelt1 = wcs.cdelt2 = aperture.scale / 3600
     (wcs.pc1_1, wcs.pc1_2), (wcs.pc2_1, wcs.pc2_2) = rotation.tolist()
@@ -211,6 +216,20 @@ def _fill_pointing(model: JwstDataModel, spec: ExposureSpec) -> None:
     meta.velocity_aberration.va_ra_ref, meta.velocity_aberration.va_dec_ref = ra, dec
     meta.dither.y_offset, meta.dither.x_offset = (v * aperture.scale for v in spec.dither)
     meta.dither.position_number = meta.dither.total_points = 1
+
+
+def _shift_pointing(
+    ra: float, dec: float, roll: float, east: float, north: float
+) -> tuple[float, float, float]:
+    """Move on the tangent plane of a direction [deg]: there, and the position angle of V3 there."""
+    plane = WCS(naxis=2)
+    plane.wcs.ctype, plane.wcs.crval = ("RA---TAN", "DEC--TAN"), (ra, dec)
+    plane.wcs.cdelt = -1.0, 1.0  # axis 1 is to the west; CRPIX is 0
+    angle, step = np.deg2rad(roll), 1e-3
+    x = np.array([east, east + step * np.sin(angle)])
+    y = np.array([north, north + step * np.cos(angle)])
+    here, along = SkyCoord(*plane.wcs_pix2world(-x, y, 1), unit="deg")
+    return float(here.ra.deg), float(here.dec.deg), float(here.position_angle(along).deg)
 
 
 def _fill_int_times(model: Level1bModel | CubeModel, spec: ExposureSpec) -> None:

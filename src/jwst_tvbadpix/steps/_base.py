@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from astropy.time import Time
@@ -27,7 +28,7 @@ from ..refmodels import (
     write_twins,
 )
 
-__all__ = ["TvBadPixStep", "find_reference", "show_progress"]
+__all__ = ["TvBadPixStep", "find_reference", "has_crds", "show_progress"]
 
 log = logging.getLogger(__name__)
 
@@ -228,7 +229,12 @@ def show_progress(what: str) -> Callable[[int, int], None]:
     return report
 
 
-def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Path:
+def find_reference(
+    reftype: str,
+    record: ExposureRecord,
+    instrument: str,
+    optics: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Find the reference that CRDS has for an exposure.
 
     Parameters
@@ -238,11 +244,13 @@ def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Pat
     record : ExposureRecord
     instrument : str
         INSTRUME keyword.
+    optics : mapping of str to str
+        Further names within ``meta.instrument``, such as ``"pupil"``, and their values.
 
     Returns
     -------
     Path
-        The file in the CRDS cache.
+        The file in the CRDS cache; ``N/A`` where CRDS says that none applies.
 
     Raises
     ------
@@ -260,6 +268,7 @@ def find_reference(reftype: str, record: ExposureRecord, instrument: str) -> Pat
         "meta.subarray.name": record.subarray,
         "meta.observation.date": date,
         "meta.observation.time": time,
+        **{f"meta.instrument.{name}": value for name, value in optics.items()},
     }
     problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
     if has_crds():

@@ -12,6 +12,7 @@ from ..refmodels import StarFlatModel, check_useafter, list_tables
 from ._base import TvBadPixStep, show_progress
 from ._flat_products import FlatNames, build_products, name_sets
 from ._flat_sets import choose_fwhm, gather_facts, has_cruciform, mark_field, mark_slit
+from ._flat_wcs import DistortionFinder
 
 __all__ = ["ExternalFlatBuilder"]
 
@@ -30,6 +31,7 @@ class ExternalFlatBuilder(TvBadPixStep):
     class_alias = "external_flat_builder"
 
     spec = """
+        distortion = string(default='')  # For images without an assigned WCS, so that the pixel area is known: a distortion reference, or crds; empty: none
         star_flat = option('auto', 'never', 'always', default='auto')  # Low frequencies from stars: where they determine them | from the sky | or an error
         order = integer(min=0, max=20, default=0)  # Total degree of the star flat; 0: by cross-validation over stars
         zero_point_scatter = float(min=-1.0, max=1.0, default=-1.0)  # Scatter of the sensitivity between exposures [ln flux]; -1: found from the stars
@@ -63,7 +65,13 @@ class ExternalFlatBuilder(TvBadPixStep):
             No set of images makes a flat; the message says what each lacks.
         """
         check_useafter(self.first_useafter)
-        images, excluded = open_images(self.resolve_paths(inputs))
+        optics = None
+        if self.distortion:
+            optics = DistortionFinder(self.make_input_path(self.distortion))
+        assign = None if optics is None else optics.assign
+        images, excluded = open_images(self.resolve_paths(inputs), assign=assign)
+        if optics is not None:
+            self._reference_files_used += optics.used
         name = self.make_product_name(inputs)
         products: list[Any] = []
         problems: list[EvidenceError] = []
@@ -114,6 +122,10 @@ class ExternalFlatBuilder(TvBadPixStep):
             non_science=mark_slit(images),
             progress=show_progress(f"Stacking {images.label}"),
         )
+        used = [k for k, kept in enumerate(facts.used) if kept]
+        for frame in built.stack.excluded:
+            name = images.images[used[frame.index]].record.filename
+            log.warning("%s is left out of the stack: %s", name, frame.reason)
         if built.check is not None:
             log.info("%s: %s", images.label, built.check.describe())
         extra = {"epoch_gap": self.epoch_gap, "hold_out": self.hold_out}
