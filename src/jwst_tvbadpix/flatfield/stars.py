@@ -169,8 +169,10 @@ def sum_apertures(
     core = CircularAperture(positions, _CORE)
     height = _sum(clean, core) - np.asarray(level.median) * core.area
     usable &= _find_isolated(positions, height, 2 * radius)
-    # The error of a median is sqrt(pi / 2) that of the mean.
-    of_level = np.pi / 2 * np.asarray(level.std) ** 2 / np.maximum(n_ring, 1)
+    # The error of a median is sqrt(pi / 2) that of the mean. The noise is that of the middle pixel
+    # of the ring: stars in it hardly move the median, and are the same in every exposure.
+    noise = ApertureStats(variance, ring, mask=bad, sum_method="center")
+    of_level = np.pi / 2 * np.asarray(noise.median) / np.maximum(n_ring, 1)
     flux_err = np.sqrt(_sum(variance, circle) + circle.area**2 * of_level)
     return StarTable(x, y, np.where(usable, flux, np.nan), np.where(usable, flux_err, np.nan))
 
