@@ -432,7 +432,7 @@ def _fit(design: csr_array, value: np.ndarray, err: np.ndarray) -> _Fit:
         covariance = np.linalg.inv(normal)
         parameters = covariance @ (design.T @ (weight * value))
         residual = value - design @ parameters
-        noise = fit_noise(residual, err, np.zeros(n), freedom)
+        noise = fit_noise(residual, err, np.full(n, freedom))
         standardised = residual / np.sqrt(noise.compute_variance(err) * freedom)
         robust = (compute_huber if iteration < _N_HUBER else compute_redescending)(standardised)
     return _Fit(parameters, covariance, noise, int(np.sum(robust == 0)))
