@@ -12,7 +12,7 @@ from ..parallel import map_in_threads
 from .frames import Exposures, StackSettings
 from .matching import MatchedStars, match_stars
 from .merge import MergedFlat, StarResponse, merge_flats
-from .monitors import Monitors, add_background, run_monitors
+from .monitors import Monitors, add_background, add_pixels, run_monitors
 from .observations import StarObservations
 from .psf_core import CoreTable, measure_cores
 from .selfcheck import SelfCheck, check_flat
@@ -47,8 +47,8 @@ class FlatSettings:
     zero_point_scatter : float or None
         See `solve_star_flat`.
     by_epoch : str
-        A flat per epoch: 'auto' = where the star flat changes from visit to visit, 'never',
-        'always'.
+        A flat per epoch: 'auto' = where the star flat changes from visit to visit, or single
+        pixels from the early half to the late one; 'never'; 'always'.
     least_response, unreliable_err : float
         See `make_flags`.
     """
@@ -96,7 +96,8 @@ class BuiltFlat:
     Attributes
     ----------
     flats : tuple of MergedFlat
-        One for all, or one per epoch, in their order.
+        One for all, or one per epoch, in their order; with P-flats of their own where single
+        pixels changed, from the exposures of each epoch alone.
     stack : StackedFlat
         Of the exposures used, in their order.
     star : StarFlat or None
@@ -192,24 +193,30 @@ def build_flat(
     stack = _stack(_Part(exposures, plane, rows), facts, field, settings.stack, progress)
     merge = partial(
         merge_flats,
-        stack,
         area=compute_area_ratio(facts.skies[int(rows[0])], np.isfinite(stack.flat)),
         non_science=non_science,
         least_response=settings.least_response,
         unreliable_err=settings.unreliable_err,
     )
-    flats = [merge(None, order=_SKY_ORDER)]
+    flats = [merge(stack, None, order=_SKY_ORDER)]
     star: StarFlat | None = None
     monitors = Monitors()
+    by_epoch: StarFlat | None = None
     if matched is not None and settings.star_flat != "never":
         tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
         matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
         star = _solve(matched, facts, stack, field, settings, notes)
     if star is not None and matched is not None:
         monitors = _monitor(matched, cores, facts, star, settings)
+        monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
         by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
-        flats = [merge(response) for response in _list_responses(by_epoch or star)]
+        responses = _list_responses(by_epoch or star)
+        stacks = [stack] * len(responses)
+        if by_epoch is not None and _wants_own_pixels(stack):
+            stacks = _stack_epochs(exposures, plane, facts, field, settings, stack, notes)
+        flats = [merge(one, response) for one, response in zip(stacks, responses, strict=True)]
     else:
+        monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
         _require_one_epoch(facts, settings, notes)
     level = np.array([background.level for background in stack.backgrounds])
     seen = (level, facts.mid_mjd[rows], facts.tiles[rows], plane.number[rows], facts.runs[rows])
@@ -247,6 +254,38 @@ def _stack(
         region=field,
         progress=progress,
     )
+
+
+def _wants_own_pixels(stack: StackedFlat) -> bool:
+    """Whether single pixels changed, so that each epoch should have a P-flat of its own."""
+    return stack.pixel_drift is not None and stack.pixel_drift.drifts
+
+
+def _stack_epochs(
+    exposures: Exposures,
+    plane: SkyPlane,
+    facts: ExposureFacts,
+    field: np.ndarray,
+    settings: FlatSettings,
+    whole: StackedFlat,
+    notes: list[str],
+) -> list[StackedFlat]:
+    """Stack each epoch by itself; the stack of all where an epoch has too little for its own.
+
+    Its noise is that of fewer exposures, so it is done only where single pixels changed.
+    """
+    stacks = []
+    for epoch in range(int(facts.epoch.max()) + 1):
+        rows = np.flatnonzero(facts.used & (facts.epoch == epoch))
+        try:
+            part = _Part(exposures, plane, rows)
+            stacks.append(_stack(part, facts, field, settings.stack, None))
+        except EvidenceError as error:
+            stacks.append(whole)
+            _note(notes, f"Epoch {epoch} shares the response of single pixels: {error}")
+        else:
+            _note(notes, f"Epoch {epoch} has a response of single pixels of its own")
+    return stacks
 
 
 def _check(
@@ -412,8 +451,8 @@ def _choose_epochs(
     notes: list[str],
 ) -> StarFlat | None:
     """Solve by epoch where that is asked for; None = one flat for all."""
-    wanted = settings.by_epoch == "always" or (settings.by_epoch == "auto" and monitors.flat_drifts)
-    if not wanted:
+    drifts = monitors.flat_drifts or (monitors.pixels is not None and monitors.pixels.drifts)
+    if settings.by_epoch == "never" or (settings.by_epoch == "auto" and not drifts):
         return None
     if facts.epoch.max() == 0:
         _note(notes, "One flat for all exposures: there is no gap between epochs")
