@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy import ndimage
 
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
@@ -203,9 +204,15 @@ def build_flat(
     monitors = Monitors()
     by_epoch: StarFlat | None = None
     if matched is not None and settings.star_flat != "never":
-        tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
-        matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
+        tables, cores = _measure(exposures, tables, stack.flat, settings)
+        even = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
+        matched = _refer(even, flats[0].l_sky)
         star = _solve(matched, facts, stack, field, settings, notes)
+    if star is not None and matched is not None and star.order != _SKY_ORDER:
+        # What is not in the span of the star flat comes from the sky, and must not leak into it.
+        matched = _refer(even, merge(stack, None, order=star.order).l_sky)
+        settled = replace(settings, order=star.order)
+        star = _solve(matched, facts, stack, field, settled, [])
     if star is not None and matched is not None:
         monitors = _monitor(matched, cores, facts, star, settings)
         monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
@@ -341,13 +348,16 @@ def _find(exposures: Exposures, index: int, field: np.ndarray, settings: FlatSet
 
 
 def _measure(
-    exposures: Exposures, tables: Sequence[StarTable], p_flat: np.ndarray, settings: FlatSettings
+    exposures: Exposures, tables: Sequence[StarTable], flat: np.ndarray, settings: FlatSettings
 ) -> tuple[list[StarTable], list[CoreTable]]:
-    """Measure stars and their cores again, the response of the single pixels taken out."""
+    """Measure stars and their cores again, on a sky that the flat has made even.
+
+    Where the response is curved, the ring about a star would not show the sky that is under it.
+    """
 
     def measure(index: int) -> tuple[StarTable, CoreTable]:
         rate, err = exposures.read(index, 0, exposures.shape[0])
-        rate, err, table = rate / p_flat, err / p_flat, tables[index]
+        rate, err, table = rate / flat, err / flat, tables[index]
         table = _sum(rate, err, table.x, table.y, settings)
         good = np.isfinite(rate) & np.isfinite(err)
         return table, measure_cores(rate, err, good, table, fwhm=settings.stack.fwhm)
@@ -394,6 +404,16 @@ def _solve(
         _note(notes, "The star flat is ill-determined and is not used in the reference")
         return None
     return star
+
+
+def _refer(matched: MatchedStars, smooth: np.ndarray) -> MatchedStars:
+    """Give fluxes of flat-fielded images the smooth response (ny, nx) back that the sky has."""
+    seen = matched.observations
+    factor = ndimage.map_coordinates(
+        smooth.astype(np.float64), [seen.y, seen.x], order=1, mode="nearest"
+    )
+    flux, flux_err = seen.flux * factor, seen.flux_err * factor
+    return replace(matched, observations=replace(seen, flux=flux, flux_err=flux_err))
 
 
 def _monitor(

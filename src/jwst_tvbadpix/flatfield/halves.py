@@ -106,7 +106,7 @@ class HalfSums:
         lost = np.any([kept[0] < _KEPT * whole[0] for kept, whole in pairs], axis=0)
         both = [np.where(lost, whole, kept) for kept, whole in pairs]
         flats = [_average(part) for part in (*both, *control)]
-        good = np.all([np.isfinite(flat) for flat, _ in flats], axis=0)
+        good = np.isfinite(flats[0][0]) & np.isfinite(flats[1][0])
         return find_pixel_drift(flats[0], flats[1], good, control=(flats[2], flats[3]))
 
 
