@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 _APERTURE, _RING, _LEAST_APERTURE = 1.5, (3.0, 5.0), 2.5
 # Largest distance of two measurements of a star [pixel], and largest error of a pointing [arcsec].
 _MATCH_PIXELS, _MAX_OFFSET_ARCSEC = 1.4, 3.0
+# Error of a star flat above which the sky knows the smooth response better: what scattered light
+# makes of it is of the order of a per cent (assumption).
+_MOST_SIGMA = 0.01
 # Total degree of the sky's smooth response where there is no star flat.
 _SKY_ORDER = 5
 
@@ -402,6 +405,13 @@ def _solve(
         _note(notes, line)
     if star.gauge.ill_determined and settings.star_flat != "always":
         _note(notes, "The star flat is ill-determined and is not used in the reference")
+        return None
+    if star.sigma > _MOST_SIGMA and settings.star_flat != "always":
+        _note(
+            notes,
+            f"The star flat is known to {100 * star.sigma:.2g} % only (at most "
+            f"{100 * _MOST_SIGMA:g} %) and is not used in the reference; give more exposures",
+        )
         return None
     return star
 

@@ -13,6 +13,8 @@ __all__ = ["HalfSums", "Halves", "split_halves"]
 _LEAST_SIDE, _LEAST_EACH = 0.3, 2
 # Share of its weight below which the clipping of outliers has taken a pixel from a half.
 _KEPT = 0.5
+# Difference of two quarters of a half that is noise [sigma].
+_N_AGREE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +71,9 @@ class HalfSums:
 
     def __init__(self, halves: Halves, shape: tuple[int, int]) -> None:
         self.halves = halves
-        # Weights and weighted residuals, outliers clipped: by quarter; and all of them: by half.
+        # Weights and weighted residuals by quarter, outliers clipped, and all of them.
         self.clipped = np.zeros((4, 2, *shape), np.float32)
-        self.whole = np.zeros((2, 2, *shape), np.float32)
+        self.whole = np.zeros((4, 2, *shape), np.float32)
 
     def add(
         self, index: int, weight: np.ndarray, residual: np.ndarray, variance: np.ndarray
@@ -83,8 +85,8 @@ class HalfSums:
         self.clipped[quarter, 0] += weight
         self.clipped[quarter, 1] += weight * residual
         whole = 1 / variance
-        self.whole[quarter // 2, 0] += whole
-        self.whole[quarter // 2, 1] += whole * residual
+        self.whole[quarter, 0] += whole
+        self.whole[quarter, 1] += whole * residual
 
     def find_drift(self) -> PixelDrift:
         """Compare the halves, and every other exposure with the rest for the noise.
@@ -97,17 +99,27 @@ class HalfSums:
         Notes
         -----
         Outliers are clipped against the flat of all exposures, and a pixel that has changed much is
-        an outlier in most exposures of one half: its mean is then that without clipping.
+        an outlier in most exposures of one half: its mean is then that without clipping, if both
+        quarters of the half agree on it; else it is not known.
         """
         quarters = self.clipped
         halves = quarters[0] + quarters[1], quarters[2] + quarters[3]
         control = quarters[0] + quarters[2], quarters[1] + quarters[3]
-        pairs = list(zip(halves, self.whole, strict=True))
+        wholes = self.whole[0] + self.whole[1], self.whole[2] + self.whole[3]
+        pairs = list(zip(halves, wholes, strict=True))
         lost = np.any([kept[0] < _KEPT * whole[0] for kept, whole in pairs], axis=0)
-        both = [np.where(lost, whole, kept) for kept, whole in pairs]
+        agreed = _agree(self.whole[0], self.whole[1]) & _agree(self.whole[2], self.whole[3])
+        both = [np.where(lost, np.where(agreed, whole, 0), kept) for kept, whole in pairs]
         flats = [_average(part) for part in (*both, *control)]
         good = np.isfinite(flats[0][0]) & np.isfinite(flats[1][0])
         return find_pixel_drift(flats[0], flats[1], good, control=(flats[2], flats[3]))
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell where the means of two quarters agree within their errors: bool (ny, nx)."""
+    (mean, err), (second, second_err) = _average(one), _average(other)
+    with np.errstate(invalid="ignore"):
+        return np.abs(mean - second) < _N_AGREE * np.hypot(err, second_err)
 
 
 def _average(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

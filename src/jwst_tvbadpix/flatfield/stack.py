@@ -48,7 +48,7 @@ _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
 # 80th percentile of the modulus of a normal deviate.
 _PERCENTILE_80 = 1.2816
 # Least sky level, in units of the noise of one pixel: images that are not sky-subtracted.
-_LEAST_SNR = 0.3
+_LEAST_SNR = 2.0
 # Pointings further apart than this [FWHM] are different; so many are needed.
 _DITHER_FWHM, _LEAST_POINTINGS = 1.5, 3
 
