@@ -289,13 +289,25 @@ def _stack_epochs(
         rows = np.flatnonzero(facts.used & (facts.epoch == epoch))
         try:
             part = _Part(exposures, plane, rows)
-            stacks.append(_stack(part, facts, field, settings.stack, None))
+            stacks.append(_fill(_stack(part, facts, field, settings.stack, None), whole))
         except EvidenceError as error:
             stacks.append(whole)
             _note(notes, f"Epoch {epoch} shares the response of single pixels: {error}")
         else:
             _note(notes, f"Epoch {epoch} has a response of single pixels of its own")
     return stacks
+
+
+def _fill(stack: StackedFlat, whole: StackedFlat) -> StackedFlat:
+    """Take pixels that an epoch did not see from the stack of all, unless they changed."""
+    lost = (stack.coverage == 0) & (whole.coverage > 0)
+    if whole.pixel_drift is not None:
+        lost &= ~whole.pixel_drift.changed
+    names = [name for name in StackedFlat.__slots__ if name.startswith(("flat", "err", "cover"))]
+    filled = {name: getattr(stack, name).copy() for name in names if name != "error_scale"}
+    for name, image in filled.items():
+        image[lost] = getattr(whole, name)[lost]
+    return replace(stack, **filled)
 
 
 def _check(
