@@ -194,3 +194,17 @@ def test_wcs_without_coordinates_is_named():
         make_plane(skies, facts.pixels, SHAPE, None)
     with pytest.raises(EvidenceError):
         match_stars([], [])
+
+
+@pytest.mark.slow
+def test_stated_error_of_the_star_flat_is_the_actual_one_in_crowded_fields():
+    y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    errors, stated = [], []
+    for seed in range(16):
+        camera = Camera(k=2e-4, seed=seed)
+        star = build_flat(camera, camera.facts(), FIELD, settings=SETTINGS).star
+        modes = star.basis.evaluate(x[star.basis.field], y[star.basis.field])
+        truth = modes.T @ np.log(camera.response[star.basis.field]) / len(modes)
+        errors.append(np.sum((star.coefficients - truth) ** 2))
+        stated.append(star.sigma**2)
+    assert np.sqrt(np.mean(stated) / np.mean(errors)) == pytest.approx(1, abs=0.2)

@@ -1,5 +1,7 @@
 """Cores of stars: measured with honest errors, followed in time and over the field."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import erf
@@ -136,6 +138,48 @@ def test_silent_on_a_core_that_does_not_change():
         for seed in range(20, 26)
     ]
     assert verdicts.count("STABLE") >= 5
+
+
+def follow_stars(seed, *, later=0.0, scatter=0.02):
+    """Visits that see other stars, each with constants of its own; later ones are wider."""
+    rng = np.random.default_rng(seed)
+    tables, numbers = [], []
+    for visit in range(4):
+        own = 1 + scatter * rng.normal(size=(N_SIDE**2, len(METRICS)))
+        for _ in range(3):
+            wide = FWHM * (1 + later * (visit > 1))
+            table = measure_cores(*_reorder(expose(rng, fwhm=(wide, wide))), fwhm=FWHM)
+            step = SHAPE[0] / N_SIDE
+            place = (table.y // step * N_SIDE + table.x // step).astype(int)
+            tables.append(replace(table, values=table.values * own[place]))
+            numbers.append(place + visit * N_SIDE**2)
+    visit = np.repeat(np.arange(4), 3)
+    mjd = 60000 + 100 * visit + 0.01 * np.tile(np.arange(3), 4)
+    return [
+        find_core_drifts(tables, mjd, visit, GOOD, star=star).drifts for star in (None, numbers)
+    ]
+
+
+def test_visits_with_other_stars_are_no_drift():
+    found = [follow_stars(seed) for seed in range(40, 48)]
+    # Without numbers every measurement counts as a star of its own, and visits seem to differ.
+    assert sum(blind.verdict == "DRIFT" for blind, _ in found) >= 4
+    assert all(drifts.verdict == "STABLE" for _, drifts in found)
+    p_value = np.concatenate([drifts.between_visits.p_value for _, drifts in found])
+    assert 0.35 < np.mean(p_value) < 0.7
+
+
+def test_a_wider_core_is_found_among_stars_that_differ():
+    drifts = follow_stars(50, later=0.03)[1]
+    found = dict(zip(drifts.names, drifts.drifting, strict=True))
+    assert found["size"]
+    assert not found["skew"]
+
+
+def test_numbers_of_stars_must_fit():
+    table = measure_cores(*_reorder(expose(np.random.default_rng(1))), fwhm=FWHM)
+    with pytest.raises(EvidenceError, match="a number for each"):
+        find_core_drifts([table] * 2, np.arange(2.0), np.arange(2), GOOD, star=[np.arange(3)] * 2)
 
 
 def test_brighter_fatter_is_told_from_time():

@@ -98,6 +98,23 @@ def test_apertures_return_the_flux_within_their_errors():
     assert 0.85 < pulls.std() < 1.15
 
 
+def test_stars_in_the_ring_are_no_noise_but_where_a_part_of_it_is_missing():
+    around = 9 * np.exp(0.5j * np.pi * np.arange(4) + 0.3j)
+    x, y = np.append(around.real, 0.0), np.append(around.imag, 0.0)
+    flux = np.append(np.full(4, 4000.0), 9000.0)
+    found = {}
+    for column in (100.0, 6.0):
+        for share in (1.0, 0.0):
+            light = np.append(share * flux[:4], flux[4])
+            image, err = draw_image(x + column, y + 100, light)
+            table = sum_apertures(
+                image, err, np.ones(SHAPE, bool), [column], [100.0], radius=5, annulus=(7, 11)
+            )
+            found[column, share] = float(table.flux_err[0])
+    assert found[100.0, 1.0] == pytest.approx(found[100.0, 0.0], rel=0.02)
+    assert found[6.0, 1.0] > 1.3 * found[6.0, 0.0]
+
+
 def sum_gaussian(radius):
     """Share of a Gaussian star within a radius."""
     return 1 - np.exp(-(radius**2) / (2 * (FWHM / 2.3548) ** 2))

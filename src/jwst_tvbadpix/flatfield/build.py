@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy import ndimage
 
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
 from .frames import Exposures, StackSettings
 from .matching import MatchedStars, match_stars
 from .merge import MergedFlat, StarResponse, merge_flats
-from .monitors import Monitors, add_background, run_monitors
+from .monitors import Monitors, add_background, add_pixels, run_monitors
 from .observations import StarObservations
 from .psf_core import CoreTable, measure_cores
 from .selfcheck import SelfCheck, check_flat
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 _APERTURE, _RING, _LEAST_APERTURE = 1.5, (3.0, 5.0), 2.5
 # Largest distance of two measurements of a star [pixel], and largest error of a pointing [arcsec].
 _MATCH_PIXELS, _MAX_OFFSET_ARCSEC = 1.4, 3.0
+# Error of a star flat above which the sky knows the smooth response better: what scattered light
+# makes of it is of the order of a per cent (assumption).
+_MOST_SIGMA = 0.01
 # Total degree of the sky's smooth response where there is no star flat.
 _SKY_ORDER = 5
 
@@ -47,8 +51,8 @@ class FlatSettings:
     zero_point_scatter : float or None
         See `solve_star_flat`.
     by_epoch : str
-        A flat per epoch: 'auto' = where the star flat changes from visit to visit, 'never',
-        'always'.
+        A flat per epoch: 'auto' = where the star flat changes from visit to visit, or single
+        pixels from the early half to the late one; 'never'; 'always'.
     least_response, unreliable_err : float
         See `make_flags`.
     """
@@ -96,7 +100,8 @@ class BuiltFlat:
     Attributes
     ----------
     flats : tuple of MergedFlat
-        One for all, or one per epoch, in their order.
+        One for all, or one per epoch, in their order; with P-flats of their own where single
+        pixels changed, from the exposures of each epoch alone.
     stack : StackedFlat
         Of the exposures used, in their order.
     star : StarFlat or None
@@ -192,24 +197,36 @@ def build_flat(
     stack = _stack(_Part(exposures, plane, rows), facts, field, settings.stack, progress)
     merge = partial(
         merge_flats,
-        stack,
         area=compute_area_ratio(facts.skies[int(rows[0])], np.isfinite(stack.flat)),
         non_science=non_science,
         least_response=settings.least_response,
         unreliable_err=settings.unreliable_err,
     )
-    flats = [merge(None, order=_SKY_ORDER)]
+    flats = [merge(stack, None, order=_SKY_ORDER)]
     star: StarFlat | None = None
     monitors = Monitors()
+    by_epoch: StarFlat | None = None
     if matched is not None and settings.star_flat != "never":
-        tables, cores = _measure(exposures, tables, flats[0].p_flat, settings)
-        matched = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
+        tables, cores = _measure(exposures, tables, stack.flat, settings)
+        even = match_stars(tables, facts.skies, **_limits(facts, exposures.shape))
+        matched = _refer(even, flats[0].l_sky)
         star = _solve(matched, facts, stack, field, settings, notes)
+    if star is not None and matched is not None and star.order != _SKY_ORDER:
+        # What is not in the span of the star flat comes from the sky, and must not leak into it.
+        matched = _refer(even, merge(stack, None, order=star.order).l_sky)
+        settled = replace(settings, order=star.order)
+        star = _solve(matched, facts, stack, field, settled, [])
     if star is not None and matched is not None:
         monitors = _monitor(matched, cores, facts, star, settings)
+        monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
         by_epoch = _choose_epochs(matched, facts, star, monitors, settings, notes)
-        flats = [merge(response) for response in _list_responses(by_epoch or star)]
+        responses = _list_responses(by_epoch or star)
+        stacks = [stack] * len(responses)
+        if by_epoch is not None and _wants_own_pixels(stack):
+            stacks = _stack_epochs(exposures, plane, facts, field, settings, stack, notes)
+        flats = [merge(one, response) for one, response in zip(stacks, responses, strict=True)]
     else:
+        monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
         _require_one_epoch(facts, settings, notes)
     level = np.array([background.level for background in stack.backgrounds])
     seen = (level, facts.mid_mjd[rows], facts.tiles[rows], plane.number[rows], facts.runs[rows])
@@ -247,6 +264,50 @@ def _stack(
         region=field,
         progress=progress,
     )
+
+
+def _wants_own_pixels(stack: StackedFlat) -> bool:
+    """Whether single pixels changed, so that each epoch should have a P-flat of its own."""
+    return stack.pixel_drift is not None and stack.pixel_drift.drifts
+
+
+def _stack_epochs(
+    exposures: Exposures,
+    plane: SkyPlane,
+    facts: ExposureFacts,
+    field: np.ndarray,
+    settings: FlatSettings,
+    whole: StackedFlat,
+    notes: list[str],
+) -> list[StackedFlat]:
+    """Stack each epoch by itself; the stack of all where an epoch has too little for its own.
+
+    Its noise is that of fewer exposures, so it is done only where single pixels changed.
+    """
+    stacks = []
+    for epoch in range(int(facts.epoch.max()) + 1):
+        rows = np.flatnonzero(facts.used & (facts.epoch == epoch))
+        try:
+            part = _Part(exposures, plane, rows)
+            stacks.append(_fill(_stack(part, facts, field, settings.stack, None), whole))
+        except EvidenceError as error:
+            stacks.append(whole)
+            _note(notes, f"Epoch {epoch} shares the response of single pixels: {error}")
+        else:
+            _note(notes, f"Epoch {epoch} has a response of single pixels of its own")
+    return stacks
+
+
+def _fill(stack: StackedFlat, whole: StackedFlat) -> StackedFlat:
+    """Take pixels that an epoch did not see from the stack of all, unless they changed."""
+    lost = (stack.coverage == 0) & (whole.coverage > 0)
+    if whole.pixel_drift is not None:
+        lost &= ~whole.pixel_drift.changed
+    names = [name for name in StackedFlat.__slots__ if name.startswith(("flat", "err", "cover"))]
+    filled = {name: getattr(stack, name).copy() for name in names if name != "error_scale"}
+    for name, image in filled.items():
+        image[lost] = getattr(whole, name)[lost]
+    return replace(stack, **filled)
 
 
 def _check(
@@ -302,13 +363,16 @@ def _find(exposures: Exposures, index: int, field: np.ndarray, settings: FlatSet
 
 
 def _measure(
-    exposures: Exposures, tables: Sequence[StarTable], p_flat: np.ndarray, settings: FlatSettings
+    exposures: Exposures, tables: Sequence[StarTable], flat: np.ndarray, settings: FlatSettings
 ) -> tuple[list[StarTable], list[CoreTable]]:
-    """Measure stars and their cores again, the response of the single pixels taken out."""
+    """Measure stars and their cores again, on a sky that the flat has made even.
+
+    Where the response is curved, the ring about a star would not show the sky that is under it.
+    """
 
     def measure(index: int) -> tuple[StarTable, CoreTable]:
         rate, err = exposures.read(index, 0, exposures.shape[0])
-        rate, err, table = rate / p_flat, err / p_flat, tables[index]
+        rate, err, table = rate / flat, err / flat, tables[index]
         table = _sum(rate, err, table.x, table.y, settings)
         good = np.isfinite(rate) & np.isfinite(err)
         return table, measure_cores(rate, err, good, table, fwhm=settings.stack.fwhm)
@@ -360,7 +424,24 @@ def _solve(
     if star.gauge.ill_determined and settings.star_flat != "always":
         _warn(notes, "The star flat is ill-determined and is not used in the reference")
         return None
+    if star.sigma > _MOST_SIGMA and settings.star_flat != "always":
+        _note(
+            notes,
+            f"The star flat is known to {100 * star.sigma:.2g} % only (at most "
+            f"{100 * _MOST_SIGMA:g} %) and is not used in the reference; give more exposures",
+        )
+        return None
     return star
+
+
+def _refer(matched: MatchedStars, smooth: np.ndarray) -> MatchedStars:
+    """Give fluxes of flat-fielded images the smooth response (ny, nx) back that the sky has."""
+    seen = matched.observations
+    factor = ndimage.map_coordinates(
+        smooth.astype(np.float64), [seen.y, seen.x], order=1, mode="nearest"
+    )
+    flux, flux_err = seen.flux * factor, seen.flux_err * factor
+    return replace(matched, observations=replace(seen, flux=flux, flux_err=flux_err))
 
 
 def _monitor(
@@ -418,8 +499,8 @@ def _choose_epochs(
     notes: list[str],
 ) -> StarFlat | None:
     """Solve by epoch where that is asked for; None = one flat for all."""
-    wanted = settings.by_epoch == "always" or (settings.by_epoch == "auto" and monitors.flat_drifts)
-    if not wanted:
+    drifts = monitors.flat_drifts or (monitors.pixels is not None and monitors.pixels.drifts)
+    if settings.by_epoch == "never" or (settings.by_epoch == "auto" and not drifts):
         return None
     if facts.epoch.max() == 0:
         _note(notes, "One flat for all exposures: there is no gap between epochs")

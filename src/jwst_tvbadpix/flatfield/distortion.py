@@ -411,11 +411,10 @@ def _solve(
         residual -= ((member @ (weight[:, None] * residual)) / total[:, None])[star]
         leverage = np.minimum(weight / total[star], 1.0)
         seen = np.tile(leverage < 1, 2)
-        noise = fit_noise(
-            residual.T.ravel()[seen], np.tile(err, 2)[seen], np.tile(leverage, 2)[seen], freedom
-        )
+        left = np.maximum((1 - leverage) * freedom, 0.05)
+        noise = fit_noise(residual.T.ravel()[seen], np.tile(err, 2)[seen], np.tile(left, 2)[seen])
         width = prior.find_width(parameters)
-        variance = noise.compute_variance(err) * np.maximum((1 - leverage) * freedom, 0.05)
+        variance = noise.compute_variance(err) * left
         # The normal deviate that is as rare as this distance.
         with np.errstate(under="ignore"):
             rare = norm.isf(np.exp(-0.5 * (residual**2).sum(axis=1) / variance) / 2)

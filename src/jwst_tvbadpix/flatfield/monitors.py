@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from ..errors import EvidenceError
 from .background import BackgroundTrend, find_background_trend
@@ -12,17 +13,19 @@ from .distortion import Distortion, find_distortion_drifts, measure_distortion
 from .drifts import Drifts, Epochs, make_epochs
 from .observations import StarObservations
 from .psf_core import CoreDrifts, CoreTable, find_core_drifts
-from .stability import find_flat_drifts
+from .stability import PixelDrift, find_flat_drifts
 from .starflat import StarFlat, solve_star_flat
 from .stars import SkyOfPixel
 
-__all__ = ["Change", "Monitors", "add_background", "run_monitors"]
+__all__ = ["Change", "Monitors", "add_background", "add_pixels", "run_monitors"]
 
 log = logging.getLogger(__name__)
 
 
 # Error of a sky level, over the level: what its exposures scatter beyond that is found.
 _LEVEL_ERROR = 1e-3
+# Rolls within which blends look alike [deg]; distance of two centres of one star [pixel].
+_ALIKE_DEG, _SAME_PIXEL = 10.0, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +49,15 @@ class Monitors:
     Attributes
     ----------
     drifts : dict of str to Drifts
-        'flat' [ln flux], 'PSF core' [relative], 'distortion' and 'distortion, linear' [arcsec]:
-        those that can be told.
+        'flat' [ln flux], 'PSF core' [relative], 'distortion' [arcsec] and 'distortion, linear'
+        [1: scale, turn and shears]: those that can be told.
     reasons : dict of str to str
         Why the others cannot.
     cores : CoreDrifts or None
     distortion : Distortion or None
     background : BackgroundTrend or None
+    pixels : PixelDrift or None
+        Single pixels between an early and a late half.
     """
 
     drifts: dict[str, Drifts] = field(default_factory=dict)
@@ -60,6 +65,7 @@ class Monitors:
     cores: CoreDrifts | None = None
     distortion: Distortion | None = None
     background: BackgroundTrend | None = None
+    pixels: PixelDrift | None = None
 
     @property
     def flat_drifts(self) -> bool:
@@ -75,6 +81,8 @@ class Monitors:
             told = any(not term.reason for term in self.background.terms)
             quiet = "STABLE" if told else "NOT MEASURABLE"
             found["background"] = ", ".join(believed).upper() or quiet
+        if self.pixels is not None:
+            found["pixels"] = "DRIFT" if self.pixels.drifts else "STABLE"
         return found | dict.fromkeys(self.reasons, "NOT MEASURABLE")
 
     def describe(self) -> list[str]:
@@ -100,11 +108,29 @@ class Monitors:
                         bool(term.significant[k]),
                         term.reason,
                     )
+        if self.pixels is not None:
+            yield from _list_pixels(self.pixels)
         for one in self.background.terms if self.background is not None else ():
             numbers = (float(one.value), float(one.err), float(one.upper_limit))
             yield Change(
                 "background", one.name, "level", *numbers, bool(one.significant), one.reason
             )
+
+
+def _list_pixels(drift: PixelDrift) -> Iterator[Change]:
+    """List what single pixels do: all of them together, and how many of them changed."""
+    term = "between halves"
+    numbers = (drift.rms, drift.rms_err, drift.rms_limit)
+    yield Change("pixels", term, "rms of all", *numbers, drift.all_drift, "")
+    numbers = (float(drift.n_changed), drift.expected_false, np.nan)
+    yield Change("pixels", term, "number changed", *numbers, drift.n_changed > 0, "")
+
+
+def add_pixels(monitors: Monitors, drift: PixelDrift | None, reason: str) -> Monitors:
+    """Add the change of single pixels, or why it cannot be told."""
+    if drift is None:
+        return replace(monitors, reasons=monitors.reasons | {"pixels": reason})
+    return replace(monitors, pixels=drift)
 
 
 def add_background(
@@ -229,11 +255,26 @@ def _judge_cores(
     given: _Given, cores: Sequence[CoreTable], found: dict[str, CoreDrifts | Distortion]
 ) -> dict[str, Drifts]:
     """Look how the cores of stars change."""
-    result = find_core_drifts(
-        [cores[int(k)] for k in given.rows], given.mid_mjd, given.visit, given.lit
-    )
+    tables = [cores[int(k)] for k in given.rows]
+    numbers = [_number_stars(given, int(k), cores[int(k)]) for k in given.rows]
+    result = find_core_drifts(tables, given.mid_mjd, given.visit, given.lit, star=numbers)
     found["cores"] = result
     return {"PSF core": result.drifts}
+
+
+def _number_stars(given: _Given, row: int, table: CoreTable) -> np.ndarray:
+    """Give stars numbers, one for each roll that they are seen at: blends turn with it."""
+    mine = given.observations.exposure == row
+    if not mine.any() or not len(table.x):
+        return np.full(len(table.x), -1)
+    places = np.column_stack([given.observations.x[mine], given.observations.y[mine]])
+    distance, nearest = KDTree(places).query(np.column_stack([table.x, table.y]))
+    ny, nx = given.lit.shape
+    ra, dec = given.skies[row](np.full(2, nx / 2), ny / 2 + np.array([-0.5, 0.5]))
+    angle = np.arctan2((ra[1] - ra[0]) * np.cos(np.deg2rad(dec[0])), dec[1] - dec[0])
+    roll = int(np.rint(np.rad2deg(angle) / _ALIKE_DEG)) % round(360 / _ALIKE_DEG)
+    number = given.observations.star[mine][nearest] * round(360 / _ALIKE_DEG) + roll
+    return np.where(distance < _SAME_PIXEL, number, -1)
 
 
 def _judge_distortion(

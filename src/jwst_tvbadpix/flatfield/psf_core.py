@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 import bottleneck as bn
 import numpy as np
+from scipy.optimize import brentq
 from scipy.sparse import csr_array, diags_array, hstack
 
 from ..errors import EvidenceError
@@ -32,6 +33,11 @@ _N_STEPS, _MOST_MOVE = 10, 0.5
 _N_HUBER, _N_REJECTING = 3, 4
 # Stars that an exposure must have, for each of its own coefficients.
 _STARS_PER_TERM = 4
+# Stars with several measurements from which their own scatter is told; least share of a residual's
+# variance that is taken to be left; most that one star adds to their chi2 [sigma].
+_LEAST_REPEATED, _LEAST_LEFT, _MOST_PULL = 20, 0.05, 4.0
+# Rows of the design that are taken at once.
+_ROWS_AT_ONCE = 10_000
 # Columns of the phase of the pixel: two harmonics each way and their lowest products.
 _N_PHASE = 12
 
@@ -272,6 +278,7 @@ def find_core_drifts(
     visit: np.ndarray,
     field: np.ndarray,
     *,
+    star: Sequence[np.ndarray] | None = None,
     order: int = 2,
     false_discovery_rate: float = 0.01,
     time_constant_day: float = TIME_CONSTANT_DAY,
@@ -288,6 +295,9 @@ def find_core_drifts(
         Visits.
     field : ndarray of bool, shape (ny, nx)
         True = illuminated.
+    star : sequence of ndarray of int, shapes (n_stars,), optional
+        Number of each star of each table, the same in all exposures that see it at one roll; below
+        0 = unknown. Each is taken to be a star of its own where they are not given.
     order : int
         Total degree of the pattern over the field that all exposures share; gradients differ by
         exposure.
@@ -307,24 +317,32 @@ def find_core_drifts(
     -----
     Each metric of all stars is one robust least squares: a constant and gradients per exposure,
     a common pattern over the field, two harmonics of the phase of the pixel each way with their
-    lowest products, and a slope in ln flux. The scatter of the stars themselves is found. What the
-    exposures of a visit scatter beyond that (focus, jitter, other stars) is found by
-    `find_drifts` and counts against a change between visits.
+    lowest products, and a slope in ln flux. The scatter of the measurements is found, and beside it
+    that of the stars themselves (blends, colours), a random constant of each: the exposures of a
+    visit see the same stars, those of another visit partly others, which must not pass for a
+    change between visits. What the exposures of a visit scatter beyond that (focus, jitter) is
+    found by `find_drifts` and counts against a change between visits.
     """
     if not len(tables) == len(mid_mjd) == len(visit):
         raise EvidenceError(
             f"expected one time and visit per table, found {len(mid_mjd)} and {len(visit)} for "
             f"{len(tables)}; give as many"
         )
+    if star is not None and [len(part) for part in star] != [len(table.x) for table in tables]:
+        raise EvidenceError(
+            f"expected a number for each of {[len(table.x) for table in tables]} stars, found "
+            f"{[len(part) for part in star]}; give as many"
+        )
     basis = make_basis(field, max(order, 1))
-    chosen, columns = _gather(tables, basis)
-    exposure, x, y, flux, values, errors = columns
+    chosen, columns = _gather(tables, star, basis)
+    exposure, number, x, y, flux, values, errors = columns
     design = _make_design(basis, exposure, x, y, np.log(flux / bn.median(flux)))
     # Relative to their means; stretch and skew may well be 0.
     level = bn.nanmedian(values, axis=0)
     unit = np.where([name in ("stretch", "skew") for name in METRICS], 1.0, np.abs(level))
     fits = [
-        _fit(design, values[:, m] / unit[m], errors[:, m] / unit[m]) for m in range(len(METRICS))
+        _fit(design, number, values[:, m] / unit[m], errors[:, m] / unit[m])
+        for m in range(len(METRICS))
     ]
     own = 3 * len(chosen)
     series = np.column_stack([fit.parameters[:own].reshape(-1, 3) for fit in fits])
@@ -355,9 +373,9 @@ def find_core_drifts(
 
 
 def _gather(
-    tables: Sequence[CoreTable], basis: FieldBasis
+    tables: Sequence[CoreTable], star: Sequence[np.ndarray] | None, basis: FieldBasis
 ) -> tuple[list[int], tuple[np.ndarray, ...]]:
-    """Exposures with stars enough, and of their stars: exposure, x, y, flux, values, errors."""
+    """Exposures with stars enough; of their stars exposure, star, x, y, flux, values, errors."""
     inside = [basis.contains(table.x, table.y) for table in tables]
     counts = [int(part.sum()) for part in inside]
     chosen = [k for k, n in enumerate(counts) if n >= 3 * _STARS_PER_TERM]
@@ -374,7 +392,12 @@ def _gather(
         np.concatenate([getattr(tables[k], name)[inside[k]] for k in chosen])
         for name in ("x", "y", "flux", "values", "errors")
     )
-    return chosen, (exposure, *columns)
+    number = np.full(len(exposure), -1)
+    if star is not None:
+        number = np.concatenate([np.asarray(star[k], int)[inside[k]] for k in chosen])
+    alone = number < 0
+    number[alone] = number.max(initial=0) + 1 + np.arange(alone.sum())
+    return chosen, (exposure, np.unique(number, return_inverse=True)[1], *columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,21 +441,86 @@ def _make_design(
     )
 
 
-def _fit(design: csr_array, value: np.ndarray, err: np.ndarray) -> _Fit:
-    """Solve one metric robustly, its noise found."""
+def _fit(design: csr_array, star: np.ndarray, value: np.ndarray, err: np.ndarray) -> _Fit:
+    """Solve one metric robustly, the noise of measurements and the scatter of stars found.
+
+    With D the inverse variances of the measurements, those of star k share the variance s^2:
+    their inverse covariance is D - f D 1 1' D, f = s^2 / (1 + s^2 sum D).
+    """
     n, size = design.shape
+    member = csr_array((np.ones(n), (star, np.arange(n))), shape=(star.max() + 1, n))
     noise = NoiseModel(1.0, 1.4826 * float(bn.median(np.abs(value - bn.median(value)))))
-    robust = np.ones(n)
+    robust, scatter = np.ones(n), 0.0
     freedom = max(1 - size / n, 0.1)
     for iteration in range(_N_HUBER + _N_REJECTING):
         weight = robust / noise.compute_variance(err)
+        total = member @ weight
+        shared = scatter**2 / (1 + scatter**2 * total)
+        sums = csr_array(member @ (diags_array(weight) @ design))
         # Exposures whose stars all lost their weight are left to a width that says nothing.
         normal = (design.T @ (diags_array(weight) @ design)).toarray()
+        normal -= (sums.T @ (diags_array(shared) @ sums)).toarray()
         normal += np.eye(size) * 1e-10 * np.trace(normal) / size
         covariance = np.linalg.inv(normal)
-        parameters = covariance @ (design.T @ (weight * value))
+        right = design.T @ (weight * value) - sums.T @ (shared * (member @ (weight * value)))
+        parameters = covariance @ right
         residual = value - design @ parameters
-        noise = fit_noise(residual, err, np.zeros(n), freedom)
-        standardised = residual / np.sqrt(noise.compute_variance(err) * freedom)
+        taken = _measure_leverage(design, covariance, weight, star, sums, total)
+        scatter, noise = _tell_apart(residual, err, weight, star, member, taken, freedom)
+        variance = noise.compute_variance(err) + scatter**2
+        standardised = residual / np.sqrt(variance * freedom)
         robust = (compute_huber if iteration < _N_HUBER else compute_redescending)(standardised)
     return _Fit(parameters, covariance, noise, int(np.sum(robust == 0)))
+
+
+def _measure_leverage(
+    design: csr_array,
+    covariance: np.ndarray,
+    weight: np.ndarray,
+    star: np.ndarray,
+    sums: csr_array,
+    total: np.ndarray,
+) -> np.ndarray:
+    """Share of the variance of each residual about its star's mean that the parameters took.
+
+    Few bright stars decide the coefficients of an exposure: that they fit says little.
+    """
+    mean = csr_array(diags_array(1 / np.where(total > 0, total, 1.0)) @ sums)
+    taken = np.empty(len(star))
+    for first in range(0, len(star), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        apart = (design[rows] - mean[star[rows]]).toarray()
+        taken[rows] = weight[rows] * np.einsum("ij,ij->i", apart @ covariance, apart)
+    return taken
+
+
+def _tell_apart(
+    residual: np.ndarray,
+    err: np.ndarray,
+    weight: np.ndarray,
+    star: np.ndarray,
+    member: csr_array,
+    taken: np.ndarray,
+    freedom: float,
+) -> tuple[float, NoiseModel]:
+    """Scatter of stars, and noise of their measurements; all is noise where none is repeated."""
+    total = member @ weight
+    seen = total > 0
+    repeated = seen & (member @ (weight > 0).astype(float) > 1)
+    if repeated.sum() < _LEAST_REPEATED:
+        return 0.0, fit_noise(residual, err, np.full(len(residual), freedom))
+    mean = np.divide(member @ (weight * residual), total, out=np.zeros(len(total)), where=seen)
+    left = np.maximum(1 - weight / np.where(seen, total, 1.0)[star] - taken, _LEAST_LEFT)
+    inner = repeated[star]
+    noise = fit_noise((residual - mean[star])[inner], err[inner], left[inner])
+    variance = 1 / (member @ (np.sign(weight) / noise.compute_variance(err)))[repeated]
+    power = mean[repeated] ** 2 / freedom
+
+    def exceed(scatter: float) -> float:
+        pull = np.minimum(power / (scatter**2 + variance), _MOST_PULL**2)
+        return float(np.mean(pull)) - 1
+
+    most = float(np.sqrt(power.max()))
+    if exceed(0.0) <= 0 or exceed(most) >= 0:
+        return 0.0, noise
+    return float(brentq(exceed, 0.0, most)), noise

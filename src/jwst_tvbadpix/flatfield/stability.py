@@ -22,6 +22,8 @@ _N_SIGMA = 5.0
 _LEAST_PIXELS = 100
 # Probability with which limits hold.
 _CONFIDENCE = 0.95
+# Change of all pixels together that is believed [its error].
+_N_RMS = 5.0
 # 1.4826 times the median modulus of normal deviates is their sigma; its relative error, over
 # 1 / sqrt(n).
 _TO_SIGMA, _MAD_ERROR = 1.4826, 1.167
@@ -69,6 +71,23 @@ class PixelDrift:
     n_changed: int
     expected_false: float
     false_discovery_rate: float
+
+    @property
+    def drifts(self) -> bool:
+        """Whether any pixel changed, or all of them together."""
+        return self.n_changed > 0 or self.all_drift
+
+    @property
+    def all_drift(self) -> bool:
+        """Whether all pixels together changed more than the noise."""
+        return self.rms > _N_RMS * self.rms_err > 0
+
+    def describe(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.n_changed} of {self.n_pixels} pixels changed; rms of all {100 * self.rms:.3f} "
+            f"%, below {100 * self.rms_limit:.3f} %"
+        )
 
 
 def find_flat_drifts(
@@ -191,11 +210,7 @@ def find_pixel_drift(
     changed = np.zeros(change.shape, bool)
     changed[known] = false_discovery_control(p_value) <= false_discovery_rate
     n_changed = int(changed.sum())
-    log.info(
-        "%d of %d pixels changed; rms of all %.3f %%, below %.3f %%",
-        *(n_changed, p_value.size, 100 * rms, 100 * limit),
-    )
-    return PixelDrift(
+    drift = PixelDrift(
         change.astype(np.float32),
         (noise_scale * err).astype(np.float32),
         changed,
@@ -210,6 +225,8 @@ def find_pixel_drift(
         false_discovery_rate * n_changed,
         false_discovery_rate,
     )
+    log.info("%s", drift.describe())
+    return drift
 
 
 def _compare(

@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
 from .frames import SPARSE, Exposures, Frame, Look, Run, StackSettings, read_frame, weigh
+from .halves import HalfSums, split_halves
 from .jackknife import TileSums, make_errors, make_groups
 from .mosaic import Pointings, average_fluxes, build_catalogue, project_catalogue
 from .sky import Background, Transients, find_transients, fit_background, list_terms
@@ -28,6 +29,7 @@ from .sources import (
     measure_stars,
     render_stars,
 )
+from .stability import PixelDrift
 
 __all__ = ["ExcludedFrame", "StackSettings", "StackedFlat", "stack_flat"]
 
@@ -46,7 +48,7 @@ _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
 # 80th percentile of the modulus of a normal deviate.
 _PERCENTILE_80 = 1.2816
 # Least sky level, in units of the noise of one pixel: images that are not sky-subtracted.
-_LEAST_SNR = 0.3
+_LEAST_SNR = 2.0
 # Pointings further apart than this [FWHM] are different; so many are needed.
 _DITHER_FWHM, _LEAST_POINTINGS = 1.5, 3
 
@@ -95,6 +97,11 @@ class StackedFlat:
     n_used, n_tiles, n_pointings : int
         Exposures in the stack, groups left out in turn, different pointings.
     settings : StackSettings
+    pixel_drift : PixelDrift or None
+        Single pixels in an early and a late half; None where `drift_reason` says why.
+    drift_reason : str
+    split_mjd : float
+        Time between the halves [MJD]; NaN without.
     """
 
     flat: np.ndarray
@@ -116,6 +123,9 @@ class StackedFlat:
     n_tiles: int
     n_pointings: int
     settings: StackSettings
+    pixel_drift: PixelDrift | None = None
+    drift_reason: str = ""
+    split_mjd: float = np.nan
 
 
 def stack_flat(
@@ -175,7 +185,7 @@ def stack_flat(
     run, usable = _start(exposures, np.asarray(tiles), settings, progress, passes)
     looks, profile = _detect(run, usable)
     n_pointings = _check_dithers(run, looks, pointings)
-    looks, sums = _refine(run, looks, profile, measure=True)
+    looks, sums = _refine(run, looks, profile, True)
     run, looks = _improve(run, looks, sums)
     transients = find_transients(
         _list_levels(len(exposures), looks),
@@ -187,19 +197,42 @@ def stack_flat(
     if pointings is not None:
         catalogue = build_catalogue(run, looks, profile, pointings)
         looks = project_catalogue(catalogue, looks, pointings, run, profile.reach)
-        looks, sums = _refine(run, looks, profile, measure=True)
+        looks, sums = _refine(run, looks, profile, True)
         run, looks = _improve(run, looks, sums)
         looks = average_fluxes(looks, run, profile.aperture)
     del sums
     weighed = looks
-    looks, sums = _refine(run, looks, profile, measure=False, n_groups=int(run.groups.max()) + 1)
+    used = np.isfinite(_list_levels(len(exposures), looks))
+    halves = split_halves(np.asarray(mid_mjd, float), used)
+    half_sums = None if halves is None else HalfSums(halves, run.flat.shape)
+    n_groups = int(run.groups.max()) + 1
+    looks, sums = _refine(run, looks, profile, False, n_groups, half_sums)
     run, looks = _improve(run, looks, sums)
     _check_coverage(run, sums)
     stack = _assemble(run, looks, sums, profile, transients, excluded, region, n_pointings)
     # The errors were scaled by what the pass before found; what this one finds is better.
     growth = np.mean([look.scale for look in looks]) / np.mean([look.scale for look in weighed])
     random = stack.err_random * np.float32(np.sqrt(growth))
-    return replace(stack, err_random=random, err=np.hypot(random, stack.err_systematic))
+    stack = replace(stack, err_random=random, err=np.hypot(random, stack.err_systematic))
+    return _add_drift(stack, run, half_sums)
+
+
+def _add_drift(stack: StackedFlat, run: Run, half_sums: HalfSums | None) -> StackedFlat:
+    """Add what single pixels do in time, on the full detector."""
+    if half_sums is None:
+        return replace(stack, drift_reason="fewer than eight exposures, or all of one time")
+    split = half_sums.halves.split_mjd
+    try:
+        drift = half_sums.find_drift()
+    except EvidenceError as error:
+        return replace(stack, drift_reason=str(error), split_mjd=split)
+    drift = replace(
+        drift,
+        change=_place(run, drift.change, np.nan),
+        err=_place(run, drift.err, np.nan),
+        changed=_place(run, drift.changed, False),
+    )
+    return replace(stack, pixel_drift=drift, split_mjd=split)
 
 
 def _start(
@@ -349,11 +382,16 @@ def _model(
 
 
 def _refine(
-    run: Run, looks: Sequence[Look], profile: Profile, *, measure: bool, n_groups: int = 1
+    run: Run,
+    looks: Sequence[Look],
+    profile: Profile,
+    measure: bool,
+    n_groups: int = 1,
+    half_sums: HalfSums | None = None,
 ) -> tuple[list[Look], TileSums]:
     """Model each exposure, and sum what it says of the flat."""
 
-    def judge(look: Look) -> tuple[Look, np.ndarray, np.ndarray, np.ndarray]:
+    def judge(look: Look) -> tuple[Look, tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
         look, frame, light = _model(run, profile, look, measure=measure)
         smooth = look.background.evaluate(light.shape)
         model = smooth + light
@@ -374,13 +412,15 @@ def _refine(
         scale = look.scale * scatter / (1 - 1 / len(looks))
         run.tell()
         counted = np.where(weight > 0, given, 0) * (weight * weight / np.float32(look.scale))
-        return replace(look, scale=scale, masked=masked), weight, weight * relative, counted
+        look = replace(look, scale=scale, masked=masked)
+        return look, (weight, weight * relative, counted), (relative, given)
 
     sums = TileSums.start(n_groups, run.flat.shape)
     done = []
-    for look, weight, weighted, counted in map_in_threads(judge, looks):
-        group = int(run.groups[look.index]) if n_groups > 1 else 0
-        sums.add(group, weight, weighted, counted)
+    for look, parts, rest in map_in_threads(judge, looks):
+        sums.add(int(run.groups[look.index]) if n_groups > 1 else 0, *parts)
+        if half_sums is not None:
+            half_sums.add(look.index, parts[0], *rest)
         done.append(look)
     return done, sums
 

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 # Measurements, more than stars and exposures, that each mode tried must have.
 _LEAST_PER_MODE = 4
+# Lowest order that is chosen: curvature that is left out leaks into planes, by several times their
+# stated error, before the stars that are left out show it.
+_LEAST_ORDER = 2
 # Highest order tried at first, and steps beyond it.
 _FIRST_TOP, _STEP = 10, 4
 # Groups of stars for cross-validation.
@@ -43,6 +46,8 @@ _DEFAULT_SCATTER = 0.003
 _N_HUBER, _N_REJECTING = 3, 12
 # The weights stand when no mode moves by more than this, in its own sigma.
 _SETTLED = 0.02
+# Least share of a residual's variance that is taken to be left, and what no sum falls below.
+_LEAST_LEFT, _TINY = 0.05, 1e-300
 # Above this many exposures their scatter is found anew only in the first solutions.
 _MANY_EXPOSURES = 600
 
@@ -232,7 +237,9 @@ def solve_star_flat(
     else:
         fit = _reweight(whole, design, zero_point_scatter, None, n_rejecting=_N_REJECTING)
         require_determined(design, fit.normal)
-    choice = _search_order(data, design, fit, order or 1, max_order, whole_top=order is None)
+    choice = _search_order(
+        data, design, fit, order or min(_LEAST_ORDER, max_order), max_order, whole_top=order is None
+    )
     wide = design.resize(make_basis(field, choice.order))
     if order is None or choice.order > order:
         fit = _reweight(whole, wide, zero_point_scatter, fit, n_rejecting=_N_REJECTING)
@@ -385,13 +392,11 @@ def _iterate(
     """Find noise and weights from the residuals of a fit, and solve anew."""
     expected = np.exp(fit.model)
     residual, relative_err = data.flux / expected - 1, data.flux_err / expected
-    total = data.sum_by_star(fit.weight)
-    leverage = fit.weight / np.where(total > 0, total, 1.0)[data.star]
-    freedom = max(1 - design.size / max(data.n_used - data.n_stars, 1), 0.1)
-    steady = (fit.excess == 1)[data.star] & (leverage < 1)
-    noise = fit_noise(residual[steady], relative_err[steady], leverage[steady], freedom)
+    own, left = _share_out(data, design, fit)
+    steady = (fit.excess == 1)[data.star] & (own < 1)
+    noise = fit_noise(residual[steady], relative_err[steady], left[steady])
     variance = noise.compute_variance(relative_err)
-    standardised = residual / np.sqrt(variance * np.maximum((1 - leverage) * freedom, 0.05))
+    standardised = residual / np.sqrt(variance * left)
     excess = fit.excess if huber else find_variable(data, standardised)
     variance = variance * excess[data.star]
     standardised = standardised / np.sqrt(excess[data.star])
@@ -408,6 +413,25 @@ def _iterate(
     solution = solve(matrix, rhs, design.compute_prior(scatter))
     model, ln_flux = _predict(data, design, solution.parameters, weight, target, fit.ln_flux)
     return _Fit(model, weight, ln_flux, noise, excess, scatter, normal, solution)
+
+
+def _share_out(
+    data: PreparedObservations, design: Design, fit: _Fit
+) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each residual's variance that the star's flux took, and what all parameters left.
+
+    A bright star decides the zero point of its exposure: that its residual is then small says
+    nothing about the noise. What the modes took is shared out by weight.
+    """
+    total = data.sum_by_star(fit.weight)
+    own = fit.weight / np.where(total > 0, total, 1.0)[data.star]
+    weight = fit.weight * np.maximum(1 - own, 0.0)
+    taken = (design.size - design.n_zero_points) * weight / max(float(weight.sum()), _TINY)
+    if design.n_zero_points:
+        of_exposure = np.bincount(data.exposure, weight, data.n_exposures)
+        of_exposure += design.compute_prior(fit.scatter)[: design.n_zero_points]
+        taken += weight / of_exposure[data.exposure]
+    return own, np.maximum((1 - own) * (1 - taken), _LEAST_LEFT)
 
 
 def _compute_target(data: PreparedObservations, fit: _Fit) -> np.ndarray:

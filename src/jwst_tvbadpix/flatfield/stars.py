@@ -32,6 +32,8 @@ SkyOfPixel = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 _BOX, _LEAST_GOOD = 32, 0.2
 # Light of a neighbour's core, over that of the star's, that does not matter; its radius [pixel].
 _MOST_NEIGHBOUR, _CORE = 0.02, 1.0
+# Area over which the light of a star in the ring is alike, of that of the circle.
+_PATCH = 0.5
 # Shape that a star may have (DAOFIND's sharpness and roundness): single pixels are sharper,
 # galaxies and edges of masks are less round.
 _SHARPNESS, _ROUNDNESS = (0.2, 1.0), (-0.7, 0.7)
@@ -169,8 +171,14 @@ def sum_apertures(
     core = CircularAperture(positions, _CORE)
     height = _sum(clean, core) - np.asarray(level.median) * core.area
     usable &= _find_isolated(positions, height, 2 * radius)
-    # The error of a median is sqrt(pi / 2) that of the mean.
-    of_level = np.pi / 2 * np.asarray(level.std) ** 2 / np.maximum(n_ring, 1)
+    # The error of a median is sqrt(pi / 2) that of the mean. The noise is that of the middle pixel
+    # of the ring: stars in it hardly move the median, and are the same in every exposure. Where a
+    # part of the ring is missing they are not: it is a sample, of patches as large as a star.
+    noise = np.asarray(ApertureStats(variance, ring, mask=bad, sum_method="center").median)
+    structure = np.maximum(np.asarray(level.mad_std) ** 2 - noise, 0.0)
+    missing = np.clip(1 - n_ring / ring.area, 0.0, 1.0)
+    of_level = np.pi / 2 * (noise + _PATCH * circle.area * missing * structure)
+    of_level /= np.maximum(n_ring, 1)
     flux_err = np.sqrt(_sum(variance, circle) + circle.area**2 * of_level)
     return StarTable(x, y, np.where(usable, flux, np.nan), np.where(usable, flux_err, np.nan))
 

@@ -50,19 +50,15 @@ class NoiseModel:
         return (self.scale * relative_err) ** 2 + self.floor**2
 
 
-def fit_noise(
-    residual: np.ndarray, relative_err: np.ndarray, leverage: np.ndarray, freedom: float
-) -> NoiseModel:
+def fit_noise(residual: np.ndarray, relative_err: np.ndarray, left: np.ndarray) -> NoiseModel:
     """Find the noise from the residuals of a fit.
 
     Parameters
     ----------
     residual, relative_err : ndarray, shape (n,)
         Residuals of ln flux, and flux_err over the expected flux.
-    leverage : ndarray, shape (n,)
-        Share of each residual's variance that the flux of its own star has taken.
-    freedom : float
-        What is left of the variance after all other parameters, of 1.
+    left : ndarray, shape (n,)
+        Share of each residual's variance that the fitted parameters have left, above 0.
 
     Returns
     -------
@@ -74,8 +70,7 @@ def fit_noise(
     the errors given and on 1, both not negative, with weights 1 / variance^2; residuals beyond
     3 sigma are left out and the cut corrected for. From a robust scale, until it stands.
     """
-    shrunk = np.maximum((1 - leverage) * freedom, 0.05)
-    squared = residual**2 / shrunk
+    squared = residual**2 / left
     given = relative_err**2
     some = slice(None, None, 1 + len(given) // _ENOUGH)
     squared, given = squared[some], given[some]

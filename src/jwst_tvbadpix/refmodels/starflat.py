@@ -149,6 +149,8 @@ def _collect_maps(flats: Sequence[MergedFlat]) -> dict[str, np.ndarray]:
     """Collect the images, those that differ from flat to flat stacked."""
     maps = {name: np.array(getattr(flats[0], name)) for name in _SHARED}
     maps |= {name: np.stack([getattr(flat, name) for flat in flats]) for name in _OF_EACH}
+    if any(not np.array_equal(f.p_flat, flats[0].p_flat, equal_nan=True) for f in flats[1:]):
+        maps["p_flats"] = np.stack([flat.p_flat for flat in flats])
     return maps
 
 
