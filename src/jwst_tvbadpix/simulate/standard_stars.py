@@ -46,7 +46,7 @@ _SKY = (0.80, 0.85)
 _STEPS, _REACH = 15, 12
 # Conversion of LRS [MJy/sr / (DN/s)], as low as lets the standards not saturate; assumption.
 _LRS_FACTOR = 20.0
-_LRS_GROUPS = 8
+_GROUPS = {"MIR_IMAGE": 20, "MIR_LRS-FIXEDSLIT": 8}
 _SPEED_OF_LIGHT = 2.99792458e18  # [A/s]
 
 
@@ -247,16 +247,13 @@ def simulate_standard_stars(
     paths, specs, seen = [], [], []
     for visit in _draw_visits(rng, stars, mjd, n_visits, jitter):
         for k, (name, setup) in enumerate(setups.items()):
-            spec = ExposureSpec(
+            first = _make_spec(visit, setup, seed * 1000 + visit.number * 20 + k, "01539")
+            dither = rng.uniform(-0.5, 0.5, 2)
+            spec = replace(
+                first,
                 mjd=visit.mjd + 0.01 * k,
-                setup=setup,
-                ngroups=20,
-                seed=seed * 1000 + visit.number * 20 + k,
-                program="01539",
-                observation=visit.number,
                 exposure=k + 1,
-                target=visit.star.name,
-                dither=tuple(rng.uniform(-0.5, 0.5, 2).tolist()),
+                dither=(float(dither[0]), float(dither[1])),
             )
             share = np.exp(visit.offset) * losses[name].evaluate(spec.mid_mjd)
             layers = UndispersedSky(level), _place(visit.star, name, setup, share)
@@ -317,15 +314,7 @@ def simulate_lrs_standards(
     setup = make_lrs_setup("FULL")
     paths, specs, seen = [], [], []
     for visit in _draw_visits(rng, stars, mjd, n_visits, jitter):
-        spec = ExposureSpec(
-            mjd=visit.mjd,
-            setup=setup,
-            ngroups=_LRS_GROUPS,
-            seed=seed * 1000 + visit.number,
-            program="04497",
-            observation=visit.number,
-            target=visit.star.name,
-        )
+        spec = _make_spec(visit, setup, seed * 1000 + visit.number, "04497")
         share = np.exp(visit.offset) * loss.evaluate(spec.mid_mjd)
         trace = _StandardTrace(photmjsr=_LRS_FACTOR, standard=visit.star, share=float(share))
         paths.append(write_rate(folder, spec, Scene((trace,))))
@@ -347,6 +336,18 @@ def simulate_lrs_standards(
         {"P750L": loss},
         tuple(specs),
         tuple(seen),
+    )
+
+
+def _make_spec(visit: _Visit, setup: Setup, seed: int, program: str) -> ExposureSpec:
+    return ExposureSpec(
+        mjd=visit.mjd,
+        setup=setup,
+        ngroups=_GROUPS[setup.exp_type],
+        seed=seed,
+        program=program,
+        observation=visit.number,
+        target=visit.star.name,
     )
 
 
