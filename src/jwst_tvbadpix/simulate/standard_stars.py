@@ -190,7 +190,6 @@ def simulate_standard_stars(
     pattern: PixelPattern | None = None,
     level: float = 20.0,
     seed: int = 1539,
-    progress: Callable[[int, int], None] | None = None,
 ) -> StandardStars:
     """Simulate visits to standard stars with the MIRI imager, every filter in each.
 
@@ -218,8 +217,6 @@ def simulate_standard_stars(
         Sky [DN/s].
     seed : int
         Seed of everything.
-    progress : callable or None
-        Called as ``progress(done, total)`` after each file.
 
     Returns
     -------
@@ -260,8 +257,6 @@ def simulate_standard_stars(
             paths.append(write_rate(folder, spec, Scene(layers, pattern=pattern)))
             specs.append(spec)
             seen.append(visit.star)
-            if progress is not None:
-                progress(len(paths), n_visits * len(filters))
     association = write_association(
         folder / "jw01539-standards_asn.json",
         paths,
