@@ -11,7 +11,7 @@ from .aliases import CLASSES, find_star, spell
 from .filters import infer_mode, read_pivot
 from .measurements import Measurements
 from .modes import Band, Mode
-from .rows import blank, exclude, mark_duplicates, name_visits, require_used
+from .gather import blank, exclude, mark_duplicates, name_visits, require_used
 
 __all__ = ["COLUMNS", "APCORR_TOLERANCE", "check_apcorr", "measure_table"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..fluxcal.measurements import Measurements
-from ..fluxcal.rows import join_measurements, require_used
+from ..fluxcal.gather import join_measurements, require_used
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
 from .files import Columns, FileUsed, Item, checksum, list_items, read_columns
