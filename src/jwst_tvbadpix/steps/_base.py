@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 # Endings that are no part of a product's name: ours, and those of the files that we take.
 _SUFFIX = re.compile(
-    r"(_badpixhistory|_starflat|_(mask|flat)(_\d{8}T\d{6})?|_rate|_rateints|_cal|_uncal|_asn)$",
+    r"(_badpixhistory|_starflat|_absflux|_photom|_(mask|flat)(_\d{8}T\d{6})?"
+    r"|_rate|_rateints|_cal|_uncal|_i2d|_x1d|_asn)$",
     re.IGNORECASE,
 )
 
