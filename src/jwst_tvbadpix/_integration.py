@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["SCHEMA_URI_PREFIX", "get_resource_mappings", "get_steps"]
+__all__ = ["SCHEMA_URI_PREFIX", "get_extensions", "get_resource_mappings", "get_steps"]
 
 SCHEMA_URI_PREFIX = "asdf://jwst-tvbadpix/schemas"
 
@@ -28,3 +28,10 @@ def get_resource_mappings() -> list[Any]:
             folder, SCHEMA_URI_PREFIX, filename_pattern="*.schema.yaml", stem_filename=True
         )
     ]
+
+
+def get_extensions() -> list[Any]:
+    """List what reads our tables, for the ``asdf.extensions`` entry point."""
+    from ._tables import TableExtension
+
+    return [TableExtension()]

@@ -53,6 +53,14 @@ from .setups import (
     make_nircam_setup,
     make_nirspec_setup,
 )
+from .standard_stars import (
+    STANDARDS,
+    Loss,
+    Standard,
+    StandardStars,
+    simulate_lrs_standards,
+    simulate_standard_stars,
+)
 from .star_lrs import PIXEL_SR, StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
 
@@ -62,6 +70,7 @@ __all__ = [
     "KINDS",
     "MODES",
     "PIXEL_SR",
+    "STANDARDS",
     "Aperture",
     "CoronagraphWindows",
     "CosmicRays",
@@ -78,6 +87,7 @@ __all__ = [
     "ImagePersistence",
     "KnownStars",
     "Layer",
+    "Loss",
     "Mode",
     "PersistenceStreak",
     "PixelPattern",
@@ -93,6 +103,8 @@ __all__ = [
     "SlitStrip",
     "SourceField",
     "SourceTrace",
+    "Standard",
+    "StandardStars",
     "StarCloud",
     "StarTrace",
     "Trace",
@@ -121,7 +133,9 @@ __all__ = [
     "render_rate",
     "render_rateints",
     "simulate_flat_programme",
+    "simulate_lrs_standards",
     "simulate_programme",
+    "simulate_standard_stars",
     "write_imaging_references",
     "write_ramp",
     "write_rate",
