@@ -16,7 +16,7 @@ __all__ = ["Aperture", "StarPhotometry", "measure_star"]
 # Sky: clipped at so many sigma, so often; as the public recipe does.
 _CLIP = SigmaClip(sigma=3.0, maxiters=10)
 # Smallest number of good pixels of the annulus, and smallest share of it.
-_SKY_PIXELS, _SKY_SHARE = 20, 0.5
+_SKY_PIXELS, _SKY_SHARE = 12, 0.5
 # Bad pixels are replaced by their neighbours, weighted by a Gaussian of this sigma [pixel].
 _REPLACE_SIGMA = 2.0
 # Relative error of the starlight in a replaced pixel.
@@ -206,14 +206,24 @@ def _centre(rate: np.ndarray, column: int, row: int) -> tuple[float, float]:
 def _measure_sky(
     rate: np.ndarray, bad: np.ndarray, centre: tuple[float, float], aperture: Aperture
 ) -> tuple[float, float]:
-    """Measure the sky: mean of the annulus without outliers, and the error of this mean."""
+    """Measure the sky: mean of the annulus without outliers, and the error of this mean.
+
+    Each pixel counts by its share in the annulus, which is often no wider than a pixel or two.
+    """
     ring = CircularAnnulus(centre, aperture.sky_in, aperture.sky_out)
-    pixels = ring.to_mask(method="center").get_values(np.where(bad, np.nan, rate))
-    good = pixels[np.isfinite(pixels)]
-    if len(good) < max(_SKY_PIXELS, _SKY_SHARE * ring.area):
-        raise EvidenceError(f"{len(good)} good pixels in the sky annulus of {ring.area:.0f}")
-    kept = _CLIP(good, masked=False)
-    return float(np.mean(kept)), float(np.std(kept, ddof=1) / np.sqrt(len(kept)))
+    cut = ring.to_mask(method="exact")
+    pixels = cut.cutout(np.where(bad, np.nan, rate), fill_value=np.nan)
+    share = np.where(np.isfinite(pixels), cut.data, 0.0)
+    seen = share.sum()
+    if (share > 0).sum() < _SKY_PIXELS or seen < _SKY_SHARE * ring.area:
+        raise EvidenceError(f"{seen:.0f} good pixels in the sky annulus of {ring.area:.0f}")
+    clipped = _CLIP(np.where(share > 0, pixels, np.nan))
+    kept = np.where(np.ma.getmaskarray(clipped), 0.0, share)
+    values = np.where(kept > 0, pixels, 0.0)
+    mean = float((kept * values).sum() / kept.sum())
+    variance = float((kept * (values - mean) ** 2).sum() / kept.sum())
+    n = float(kept.sum() ** 2 / (kept**2).sum())
+    return mean, float(np.sqrt(variance / max(n - 1, 1)))
 
 
 def _replace(

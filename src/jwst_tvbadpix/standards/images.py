@@ -13,6 +13,8 @@ from ..fluxcal.filters import name_bandpass, name_kind, read_pivot
 from ..fluxcal.measurements import Measurements
 from ..fluxcal.photometry import Aperture, measure_star
 from ..fluxcal.tables import measure_table
+from ..headers import KEYWORDS
+from ..imaging import build_wcs
 from ..programmes.targets import read_name
 from ..refmodels.dq import dq_value
 from .files import Item
@@ -182,9 +184,12 @@ def _find_wcs(model: Any) -> tuple[Any, Any]:
             lambda x, y: gwcs(x, y, with_bounding_box=False)[:2],
             lambda ra, dec: gwcs.invert(ra, dec, with_bounding_box=False)[:2],
         )
-    if any(get(model, f"meta.wcsinfo.{key}") is None for key in ("crval1", "crpix1", "cdelt1")):
+    cards = {
+        card: get(model, KEYWORDS[card]) for card in KEYWORDS if card[:2] in ("CR", "CD", "PC")
+    }
+    if cards["CRPIX1"] is None or cards["CRVAL1"] is None:
         return None, None
-    wcs = model.get_fits_wcs().celestial
+    wcs = build_wcs(cards)
     return (
         lambda x, y: wcs.wcs_pix2world(x, y, 0),
         lambda ra, dec: wcs.wcs_world2pix(ra, dec, 0),
