@@ -4,7 +4,7 @@ import re
 
 from .modes import KINDS, Mode
 
-__all__ = ["find_mode", "infer_mode", "read_pivot"]
+__all__ = ["infer_mode", "name_bandpass", "name_kind", "read_pivot"]
 
 _MIRI = "F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR"
 _MIRI_CORON = "F1065C F1140C F1550C F2300C FND"
@@ -21,8 +21,20 @@ _OWNERS = {
     **dict.fromkeys(_NIRISS.split(), ("NIRISS", "NIS", "imaging")),
     "P750L": ("MIRI", "MIRIMAGE", "lrs"),
 }
+# Filters of NIRISS in the pupil wheel, with FILTER CLEAR; the others have PUPIL CLEARP. Those of
+# NIRCam in the pupil wheel, and the filter they are used with.
+_NIRISS_PUPILS = ("F090W", "F115W", "F140M", "F150W", "F158M", "F200W")
+_NIRCAM_PUPILS = {
+    "F162M": "F150W2",
+    "F164N": "F150W2",
+    "F323N": "F322W2",
+    "F405N": "F444W",
+    "F466N": "F444W",
+    "F470N": "F444W",
+}
+_FILTER = re.compile(r"F\d{3,4}[WMNCR0-9]*$")
 # Pivot wavelengths that the name does not tell [um] (JWST user documentation).
-_PIVOTS = {"FND": 13.0, "WLP4": 2.14}
+_PIVOTS = {"FND": 13.0, "WLP4": 2.14, "GUIDER1": 2.5, "GUIDER2": 2.5}
 # Instruments of one detector (of images).
 _ONLY_DETECTOR = {"NIRISS": "NIS", "MIRI": "MIRIMAGE"}
 _KIND_BY_EXP_TYPE = {
@@ -58,8 +70,8 @@ _KIND_BY_EXP_TYPE = {
 }
 
 
-def find_mode(exp_type: str, filter_: str) -> str:
-    """Find the kind of mode of an exposure; 'unknown' where its EXP_TYPE is none of those.
+def name_kind(exp_type: str, filter_: str) -> str:
+    """Name the kind of mode of an exposure; 'unknown' where its EXP_TYPE is none of those.
 
     Notes
     -----
@@ -109,8 +121,31 @@ def infer_mode(
         kind = kind or ("imaging" if filter_ and detector else "")
     if not (instrument and detector and kind in KINDS and kind != "unknown"):
         return Mode("N/A", "N/A", "unknown", filter_ or "N/A")
-    default = "CLEAR" if instrument == "NIRCAM" and kind == "imaging" else "N/A"
-    return Mode(instrument, detector, kind, filter_ or "N/A", pupil or default)
+    if kind in ("imaging", "coronagraphy"):
+        filter_, pupil = _complete(instrument, kind, filter_, pupil)
+    return Mode(instrument, detector, kind, filter_ or "N/A", pupil or "N/A")
+
+
+def _complete(instrument: str, kind: str, filter_: str, pupil: str) -> tuple[str, str]:
+    """Complete FILTER and PUPIL where the name of the filter alone is given."""
+    if pupil:
+        return filter_, pupil
+    if instrument == "NIRISS":
+        return ("CLEAR", filter_) if filter_ in _NIRISS_PUPILS else (filter_, "CLEARP")
+    if instrument == "NIRCAM" and filter_ in _NIRCAM_PUPILS:
+        return _NIRCAM_PUPILS[filter_], filter_
+    return filter_, "CLEAR" if instrument == "NIRCAM" and kind == "imaging" else ""
+
+
+def name_bandpass(filter_: str, pupil: str, detector: str) -> str:
+    """Name the filter that shapes the light: that of the pupil wheel, if any, else FILTER.
+
+    FGS has none: its bandpass is named after its detector.
+    """
+    for name in (pupil.upper(), filter_.upper()):
+        if _FILTER.match(name) or name == "FND":
+            return name
+    return filter_.upper() if filter_.upper() not in ("", "N/A") else detector.upper()
 
 
 def read_pivot(filter_: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -112,15 +112,7 @@ def join_measurements(parts: Sequence[Measurements]) -> Measurements:
         [part.star if part.given is None else part.given for part in parts]
     )
     index = [np.array([place[b] for b in part.bands], np.int32)[part.band] for part in parts]
-    joined = Measurements(bands=bands, band=np.concatenate(index), **columns)
-    same = name_visits(joined.star, joined.mjd, joined.source)
-    return joined if len(parts) == 1 else replace(joined, visit=_merge_visits(joined.visit, same))
-
-
-def _merge_visits(said: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """Keep the names of visits; rows of different inputs at one time share the first one."""
-    first: dict[str, str] = {}
-    return np.array([first.setdefault(f, s) for s, f in zip(said, found, strict=True)], dtype=str)
+    return Measurements(bands=bands, band=np.concatenate(index), **columns)
 
 
 def require_used(measurements: Measurements) -> Measurements:

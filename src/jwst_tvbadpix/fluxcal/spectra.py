@@ -7,9 +7,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ..errors import InputError
+from .gather import blank, exclude, join_measurements, mark_duplicates, name_visits, require_used
 from .measurements import Measurements
 from .modes import Band, Mode
-from .gather import blank, exclude, join_measurements, mark_duplicates, name_visits, require_used
 
 __all__ = ["RESOLUTION_PIXELS", "StarSpectrum", "measure_spectra", "rebin", "smooth_model"]
 

@@ -9,11 +9,11 @@ import numpy as np
 from ..errors import InputError
 from .aliases import CLASSES, find_star, spell
 from .filters import infer_mode, read_pivot
+from .gather import blank, exclude, mark_duplicates, name_visits, require_used
 from .measurements import Measurements
 from .modes import Band, Mode
-from .gather import blank, exclude, mark_duplicates, name_visits, require_used
 
-__all__ = ["COLUMNS", "APCORR_TOLERANCE", "check_apcorr", "measure_table"]
+__all__ = ["APCORR_TOLERANCE", "COLUMNS", "check_apcorr", "measure_table"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "photmjsr": (),
     "model_flux_jy": ("flux_jy",),
     "pivot_um": (),
+    "element": (),
+    "reason": (),
 }
 _NEEDED = ("name", "filter", "rate", "rate_err", "apcorr", "pixarea_sr")
 # How far an aperture correction may lie from 1/EE times what the sky annulus takes (1.0 to 1.2).
@@ -138,7 +140,7 @@ def measure_table(
     with np.errstate(all="ignore"):
         factor = 1e-6 * flux / (rate * table["apcorr"] * table["pixarea_sr"])
         sigma = err / rate
-    reason = np.full(n, "", dtype=object)
+    reason = np.array(_text(table, "reason", n), dtype=object)
     _exclude_rows(reason, table, flux, saturation)
     _exclude_apertures(reason, table, band)
     mjd, subarray = table["mjd"], _text(table, "subarray", n, "FULL")
@@ -172,7 +174,20 @@ def measure_table(
     )
 
 
-_TEXT = ("name", "filter", "srctype", "subarray", "instrument", "detector", "mode", "pupil")
+_TEXT = (
+    "name",
+    "filter",
+    "srctype",
+    "subarray",
+    "instrument",
+    "detector",
+    "mode",
+    "pupil",
+    "element",
+    "reason",
+    "visit",
+    "exposure",
+)
 
 
 def _rename(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
@@ -191,7 +206,7 @@ def _rename(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
         )
     n = len(table["name"])
     for key, values in table.items():
-        if key in (*_TEXT, "visit", "exposure"):
+        if key in _TEXT:
             table[key] = np.array([str(v).strip() for v in values.tolist()], dtype=str)
         else:
             table[key] = _to_numbers(values, key, name)
@@ -225,7 +240,7 @@ def _find_modes(table: Mapping[str, Any], instrument: str, detector: str, kind: 
     """Find the mode of each row: by its columns, what is given, and the filter."""
     n = len(table["name"])
     rows = zip(
-        table["filter"].tolist(),
+        table.get("element", table["filter"]).tolist(),
         _text(table, "instrument", n).tolist(),
         _text(table, "detector", n).tolist(),
         _text(table, "mode", n).tolist(),

@@ -1,21 +1,30 @@
 """Read observations of standard stars, whatever they are kept in."""
 
+import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 
 from ..errors import InputError
-from ..fluxcal.measurements import Measurements
+from ..fluxcal.aliases import find_star
 from ..fluxcal.gather import join_measurements, require_used
+from ..fluxcal.measurements import Measurements
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
+from .apertures import find_aperture, read_apcorr
 from .files import Columns, FileUsed, Item, checksum, list_items, read_columns
+from .images import measure_images, photometer, read_image
+from .keywords import get
 from .models import Models, find_models
+from .photom import PhotomFiles, list_photoms
 from .spectra import read_table_spectrum
+from .x1d import read_x1d
 
 __all__ = ["Standards", "read_standards"]
 
@@ -44,6 +53,9 @@ def read_standards(
     model_fluxes: Path | str | None = None,
     model_spectra: Path | str | None = None,
     bandpasses: Path | str | None = None,
+    apcorr: Path | str | Mapping[str, float] | Sequence[Path | str] | None = None,
+    ee: float = 0.7,
+    photom: Path | str | Sequence[Path | str] | None = None,
     said: Mapping[str, str] | None = None,
     saturation: float = np.inf,
 ) -> Standards:
@@ -52,17 +64,24 @@ def read_standards(
     Parameters
     ----------
     inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
-        Tables of photometry or of spectra.
+        Images (_rate, _cal, _i2d), spectra (_x1d, tables), tables of photometry.
     model_fluxes : path, optional
         Table of flux densities by star and filter [Jy].
     model_spectra : path, optional
         Folder of CALSPEC files.
     bandpasses : path, optional
-        Folder of bandpasses by filter.
+        Folder of bandpasses by filter, for synthetic photometry of `model_spectra`.
+    apcorr : path, sequence of paths, or mapping, optional
+        APCORR references of the imagers (matched by instrument), or ``ee``, ``radius``,
+        ``apcorr``, ``sky_in`` and ``sky_out`` [pixel]; needed for images.
+    ee : float
+        Encircled energy of the aperture, where it is taken from a reference.
+    photom : path or sequence of paths, optional
+        Photom references that made spectra in flux units, or folders of them.
     said : mapping, optional
-        Instrument, detector and mode of inputs that do not say them.
+        Instrument, detector, mode and the like of inputs that do not say them.
     saturation : float
-        Limit of the brightest pixel.
+        Limit of the brightest pixel of tables, in their unit.
 
     Returns
     -------
@@ -75,28 +94,132 @@ def read_standards(
     EvidenceError
         Nothing usable is left.
     """
-    said = dict(said or {})
     models = find_models(*(_as_path(p) for p in (model_fluxes, model_spectra, bandpasses)))
-    parts: list[Measurements] = []
-    spectra: list[StarSpectrum] = []
-    files: dict[str, FileUsed] = {}
+    reader = _Reader(models, PhotomFiles(list_photoms(_as_paths(photom))), dict(said or {}))
+    reader.apertures, reader.ee, reader.saturation = _read_apertures(apcorr, reader), ee, saturation
     for item in list_items(inputs):
-        used = _identify(item, files)
-        table = read_columns(item.what)
-        own = {**said, **item.said}
-        if table.find("wave", "wavelength"):
-            spectra.append(read_table_spectrum(table, item, models, own))
+        reader.add(item)
+    return reader.finish()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Sorts inputs by their kind as they come, so that one at a time is in memory."""
+
+    models: Models
+    photoms: PhotomFiles
+    said: dict[str, str]
+    apertures: dict[str, Any] = field(default_factory=dict)
+    ee: float = 0.7
+    saturation: float = np.inf
+    parts: list[Measurements] = field(default_factory=list)
+    spectra: list[StarSpectrum] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    files: dict[str, FileUsed] = field(default_factory=dict)
+    references: list[FileUsed] = field(default_factory=list)
+
+    def add(self, item: Item) -> None:
+        """Read one input."""
+        used = _identify(item, self.files)
+        item = Item(item.what, {**self.said, **item.said})
+        if isinstance(item.what, Path) and _is_table(item.what):
+            self._add_table(read_columns(item.what), item)
         else:
-            parts.append(_measure_photometry(table, models, own, saturation))
-        files[used.sha256] = used
-    if spectra:
-        parts.append(measure_spectra(spectra))
-    if not parts:
-        raise InputError("expected observations of standard stars, found no input; give some")
-    measurements = require_used(join_measurements(parts))
-    _log(measurements)
-    kept = sorted({*files.values(), *models.used.values()}, key=lambda f: (f.role, f.name))
-    return Standards(measurements, tuple(kept))
+            with _open(item) as model:
+                self._add_model(model, item)
+        self.files[used.sha256] = used
+
+    def _add_table(self, table: Columns, item: Item) -> None:
+        if table.find("wave", "wavelength"):
+            self.spectra.append(read_table_spectrum(table, item, self.models, item.said))
+        else:
+            self.parts.append(_measure_photometry(table, self.models, item.said, self.saturation))
+
+    def _add_model(self, model: Any, item: Item) -> None:
+        if model.hasattr("spec"):
+            self.spectra += read_x1d(model, item, self.models, self.photoms)
+            return
+        image = read_image(model, item)
+        instrument = image.cards["instrument"].upper()
+        table = self.apertures.get(instrument, self.apertures.get(""))
+        if table is None:
+            raise InputError(
+                f"expected an APCORR reference of {instrument}, or radius, annulus and correction, "
+                f"to measure {item.name}, found none; give it as apcorr"
+            )
+        self.rows.append(photometer(image, find_aperture(table, image.cards, self.ee)))
+
+    def finish(self) -> Standards:
+        """Compare all that was read with the models."""
+        parts = list(self.parts)
+        if self.rows:
+            order = sorted(self.rows, key=lambda row: (row["exposure"], row["name"], row["mjd"]))
+            parts.append(measure_images(order, self.models))
+        if self.spectra:
+            parts.append(measure_spectra(self.spectra))
+        if not parts:
+            raise InputError("expected observations of standard stars, found no input; give some")
+        measurements = require_used(join_measurements(parts))
+        _log(measurements)
+        files = {
+            *self.files.values(),
+            *self.models.used.values(),
+            *self.photoms.used.values(),
+            *self.references,
+        }
+        return Standards(measurements, tuple(sorted(files, key=lambda f: (f.role, f.name))))
+
+
+def _read_apertures(given: Any, reader: _Reader) -> dict[str, Any]:
+    """Read apertures: by instrument, or one under '' for all."""
+    if isinstance(given, Mapping):
+        return {"": given}
+    tables = {}
+    for path in _as_paths(given) or ():
+        table, used = read_apcorr(path)
+        tables[used.about] = table
+        reader.references.append(used)
+    return tables
+
+
+def _as_paths(given: Path | str | Sequence[Path | str] | None) -> list[Path] | None:
+    if given is None or not given:
+        return None
+    return [Path(given)] if isinstance(given, str | Path) else [Path(path) for path in given]
+
+
+def _is_table(path: Path) -> bool:
+    """Tell a plain table from a data model."""
+    if path.suffix.lower() in (".ecsv", ".csv"):
+        return True
+    if path.suffix.lower() == ".asdf":
+        return False
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            return "DATAMODL" not in hdus[0].header and "SCI" not in hdus
+    except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+        raise InputError(
+            f"expected an image, a spectrum or a table, found {path}: {error}; check the path and "
+            "the download"
+        ) from error
+
+
+@contextmanager
+def _open(item: Item) -> Iterator[Any]:
+    """Open a file as a data model; a model in memory is left as it is."""
+    if not isinstance(item.what, Path):
+        yield item.what
+        return
+    from stdatamodels.jwst import datamodels
+
+    try:
+        model = datamodels.open(item.what)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"expected a product of the pipeline in {item.what}, found {error}; check the download"
+        ) from error
+    with model:
+        yield model
 
 
 def _as_path(path: Path | str | None) -> Path | None:
@@ -105,13 +228,26 @@ def _as_path(path: Path | str | None) -> Path | None:
 
 def _identify(item: Item, known: Mapping[str, FileUsed]) -> FileUsed:
     """Take the checksum of an input; refuse one that is given twice."""
-    used = FileUsed("input", item.name, checksum(item.what))
+    sha256 = checksum(item.what) if isinstance(item.what, Path) else _hash_model(item.what)
+    used = FileUsed("input", item.name, sha256)
     if used.sha256 in known:
         raise InputError(
             f"expected every input once, found {item.name} the same as "
             f"{known[used.sha256].name}; leave one out"
         )
     return used
+
+
+def _hash_model(model: Any) -> str:
+    """Compute the SHA-256 of what a model in memory holds of the star."""
+    digest = hashlib.sha256()
+    if model.hasattr("spec"):
+        for spec in model.spec:
+            digest.update(np.asarray(spec.spec_table["flux"]).tobytes())
+    else:
+        digest.update(np.asarray(model.data).tobytes())
+    digest.update(repr(get(model, "meta.exposure.start_time")).encode())
+    return digest.hexdigest()
 
 
 def _measure_photometry(
@@ -150,8 +286,6 @@ def _find_filters(columns: Mapping[str, np.ndarray], table: Columns) -> list[str
 
 
 def _find_names(columns: Mapping[str, np.ndarray], table: Columns) -> list[str]:
-    from ..fluxcal.aliases import find_star
-
     key = table.find("name", *COLUMNS["name"])
     return [] if key is None else sorted({find_star(str(v)).name for v in columns[key]})
 
