@@ -123,8 +123,9 @@ def make_effects(rows: Rows) -> Effects:
         mine = rows.group == group
         add(f"visit {group}", visit, _OTHER, _NU_VISIT, mine)
         add(f"star in filter {group}", _join(star, rows.cell), _OTHER, np.inf, mine)
-        if (spectral & mine).any():
-            add(f"visit in piece {group}", _join(visit, rows.cell), _OTHER, np.inf, mine)
+    # Slit losses, fringes and edges: each piece of a spectrum has a width of its own.
+    for cell in sorted(set(rows.cell[spectral])):
+        add(f"visit in {cell}", visit, _OTHER, np.inf, rows.cell == cell)
     return Effects(
         sparse.hstack(blocks, format="csr"),
         tuple(families),

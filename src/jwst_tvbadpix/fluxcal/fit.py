@@ -146,7 +146,7 @@ def _make_fit(
         covariance,
         _report_subarrays(rows, layout, parameters, covariance),
         _report_classes(rows, layout, parameters, covariance),
-        judge_stars(rows, problem, solution, inverse),
+        judge_stars(rows, problem, solution, honest, inverse),
         residual,
         weight,
         noise,
@@ -179,7 +179,7 @@ def _split_error(
     problem: Problem, widths: Widths, solution: Solution, inverse: Inverse, n_units: int
 ) -> dict[str, np.ndarray]:
     """Split the error of ln C of each unit between what causes it."""
-    n_linear, n_time = problem.linear.shape[1], len(problem.time.names)
+    n_linear = problem.linear.shape[1]
     precision = compute_precision(problem, widths)
     formal = problem.sigma**2 / (problem.sigma**2 + widths.jitter[problem.jitter] ** 2)
     matrix, _ = make_penalty(problem, widths)

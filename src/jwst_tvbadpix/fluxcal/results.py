@@ -201,7 +201,8 @@ class FluxFit:
         n, n_linear = len(self.units), self.layout.linear.shape[1]
         unit = np.repeat(np.arange(n), len(mjd))
         days = np.tile(mjd - self.t0_mjd, n)
-        ln_f, slope = self.problem.time.evaluate(self.parameters[n_linear:], unit, days)
+        time = self.problem.time
+        ln_f, slope = time.evaluate(self.parameters[n_linear:], time.expand(unit), days)
         own = sparse.csr_matrix(
             (np.ones(len(unit)), (np.arange(len(unit)), unit)), (len(unit), n_linear)
         )
