@@ -61,9 +61,7 @@ class PhotomHeader:
     description: str
     history: tuple[str, ...]
     author: str = AUTHOR
-    pixel_area_sr: Mapping[str, float] = field(
-        default_factory=lambda: {"MIRIMAGE": _MIRI_PIXEL_SR}
-    )
+    pixel_area_sr: Mapping[str, float] = field(default_factory=lambda: {"MIRIMAGE": _MIRI_PIXEL_SR})
 
 
 def build_photom_models(
