@@ -12,6 +12,7 @@ from ..refmodels import check_useafter
 from ..refmodels.photom import read_template
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
+from ._flux_inputs import find_apcorr, read_wavelengths
 from ._flux_products import build_references
 from ._flux_tables import tabulate_stars, tabulate_visits
 
@@ -34,6 +35,9 @@ class AbsFluxRatio(TvBadPixStep):
         model_fluxes = string(default='')  # Table of model fluxes: a column name, and one for each filter [Jy]
         model_spectra = string(default='')  # Folder of model spectra, FITS as those of CALSPEC, found by the star
         bandpasses = string(default='')  # Folder of bandpasses, named after the filters, for synthetic photometry
+        apcorr = string(default='')  # Aperture corrections of images: an APCORR reference, several with commas between, or crds
+        ee = float(min=0.05, max=0.99, default=0.7)  # Encircled energy of the aperture of images
+        photom = force_list(default=list())  # Photom references that made spectra in flux units (R_PHOTOM), or folders of them
         instrument = string(default='')  # INSTRUME of inputs that do not say it
         detector = string(default='')  # DETECTOR of inputs that do not say it
         mode = string(default='')  # Kind of mode of inputs that do not say it: imaging, coronagraphy, lrs, mrs, wfss, soss, fixed_slit, ifu
@@ -80,7 +84,9 @@ class AbsFluxRatio(TvBadPixStep):
             files=standards.files,
             useafter=self.first_useafter,
             templates=templates,
-            wavelengths=self._read_wavelengths(),
+            wavelengths=read_wavelengths(
+                [self.make_input_path(path) for path in self.mrs_exposures]
+            ),
         )
         self._tables: dict[str, Table] = {
             f"{name}_stars.ecsv": tabulate_stars(fit),
@@ -98,8 +104,9 @@ class AbsFluxRatio(TvBadPixStep):
         return saved
 
     def _read(self, inputs: Any) -> Standards:
+        inputs = self.resolve_paths(inputs)
         return read_standards(
-            self.resolve_paths(inputs),
+            inputs,
             model_fluxes=self._find(self.model_fluxes),
             model_spectra=self._find(self.model_spectra),
             bandpasses=self._find(self.bandpasses),
@@ -109,7 +116,16 @@ class AbsFluxRatio(TvBadPixStep):
                 if (value := getattr(self, key))
             },
             saturation=self.saturation or np.inf,
+            apcorr=self._find_apcorr(inputs),
+            ee=self.ee,
+            photom=[Path(path).expanduser() for path in self.photom],
         )
+
+    def _find_apcorr(self, inputs: Any) -> list[Path]:
+        """Find the aperture corrections: as given, or what CRDS has for the images."""
+        if self.apcorr != "crds":
+            return [Path(path.strip()).expanduser() for path in self.apcorr.split(",") if path]
+        return find_apcorr(inputs)
 
     def _find(self, path: str) -> Path | None:
         return Path(path).expanduser() if path else None
@@ -125,16 +141,3 @@ class AbsFluxRatio(TvBadPixStep):
             apcorr_err=self.apcorr_err,
             model_err=self.model_err,
         )
-
-    def _read_wavelengths(self) -> dict[tuple[str, str], np.ndarray]:
-        """Read the wavelength of each pixel of MRS from exposures that have a WCS."""
-        from stdatamodels.jwst import datamodels
-
-        from ..refmodels.photom_mrs import read_mrs_wavelengths
-
-        found = {}
-        for path in self.mrs_exposures:
-            with datamodels.open(self.make_input_path(path)) as exposure:
-                place = (exposure.meta.instrument.detector, exposure.meta.instrument.band)
-                found[place] = read_mrs_wavelengths(exposure)
-        return found
