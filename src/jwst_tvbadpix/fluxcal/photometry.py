@@ -1,10 +1,12 @@
 """Aperture photometry of a standard star in an image."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from astropy.convolution import Gaussian2DKernel, interpolate_replace_nans
 from astropy.stats import SigmaClip
+from astropy.utils.exceptions import AstropyUserWarning
 from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from photutils.centroids import centroid_2dg
 
@@ -197,7 +199,10 @@ def _centre(rate: np.ndarray, column: int, row: int) -> tuple[float, float]:
         raise EvidenceError("the star lies at the edge of the image")
     lost = ~np.isfinite(box)
     filled = np.where(lost, 0.0, box - np.nanmedian(box))
-    x, y = centroid_2dg(filled, mask=lost)
+    with warnings.catch_warnings():
+        # A fit that fails is no star, which is said below.
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        x, y = centroid_2dg(filled, mask=lost)
     if not (np.isfinite([x, y]).all() and np.hypot(x + x0 - column, y + y0 - row) < _BOX):
         raise EvidenceError("no star that a Gaussian fits")
     return float(x + x0), float(y + y0)
@@ -208,22 +213,25 @@ def _measure_sky(
 ) -> tuple[float, float]:
     """Measure the sky: mean of the annulus without outliers, and the error of this mean.
 
-    Each pixel counts by its share in the annulus, which is often no wider than a pixel or two.
+    Each pixel counts by its share in the annulus, which is often no wider than a pixel or two. The
+    scatter is that about a line in radius: the fall of the star's wings is no noise.
     """
     ring = CircularAnnulus(centre, aperture.sky_in, aperture.sky_out)
     cut = ring.to_mask(method="exact")
     pixels = cut.cutout(np.where(bad, np.nan, rate), fill_value=np.nan)
-    share = np.where(np.isfinite(pixels), cut.data, 0.0)
-    seen = share.sum()
-    if (share > 0).sum() < _SKY_PIXELS or seen < _SKY_SHARE * ring.area:
-        raise EvidenceError(f"{seen:.0f} good pixels in the sky annulus of {ring.area:.0f}")
-    clipped = _CLIP(np.where(share > 0, pixels, np.nan))
-    kept = np.where(np.ma.getmaskarray(clipped), 0.0, share)
-    values = np.where(kept > 0, pixels, 0.0)
-    mean = float((kept * values).sum() / kept.sum())
-    variance = float((kept * (values - mean) ** 2).sum() / kept.sum())
-    n = float(kept.sum() ** 2 / (kept**2).sum())
-    return mean, float(np.sqrt(variance / max(n - 1, 1)))
+    seen = np.isfinite(pixels) & (cut.data > 0)
+    y, x = np.nonzero(seen)
+    radius = np.hypot(x + cut.bbox.ixmin - centre[0], y + cut.bbox.iymin - centre[1])
+    values, share = pixels[seen], cut.data[seen]
+    if len(values) < _SKY_PIXELS or share.sum() < _SKY_SHARE * ring.area:
+        raise EvidenceError(f"{share.sum():.0f} good pixels in the sky annulus of {ring.area:.0f}")
+    share = np.where(np.ma.getmaskarray(_CLIP(values)), 0.0, share)
+    mean = np.average(values, weights=share)
+    offset = radius - np.average(radius, weights=share)
+    slope = np.average(offset * values, weights=share) / np.average(offset**2, weights=share)
+    variance = np.average((values - mean - slope * offset) ** 2, weights=share)
+    n = share.sum() ** 2 / (share**2).sum()
+    return float(mean), float(np.sqrt(variance / max(n - 2, 1)))
 
 
 def _replace(
