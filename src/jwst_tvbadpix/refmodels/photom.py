@@ -516,8 +516,9 @@ def _describe(
         meta.exposure.type = next(iter(listed))
         meta.exposure.p_exptype = "".join(f"{name}|" for name in listed)
         if area is not None:
-            meta.photometry.pixelarea_steradians = float(area)
-            meta.photometry.pixelarea_arcsecsq = float(area) * _ARCSEC2_PER_SR
+            # As many digits as a card of FITS holds.
+            meta.photometry.pixelarea_steradians = float(f"{area:.12g}")
+            meta.photometry.pixelarea_arcsecsq = float(f"{area * _ARCSEC2_PER_SR:.12g}")
         elif mode.kind in ("imaging", "coronagraphy"):
             log.warning("%s: no PIXAR_SR, because no pixel area was given", mode.label)
     except asdf.ValidationError as error:

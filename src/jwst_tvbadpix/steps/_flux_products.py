@@ -13,7 +13,7 @@ from ..fluxcal import Factor, FluxFit
 from ..refmodels import make_pedigree
 from ..refmodels.closure import check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
-from ..standards import FileUsed
+from ..standards import Standards
 
 __all__ = ["build_references"]
 
@@ -27,7 +27,7 @@ def build_references(
     fit: FluxFit,
     name: str,
     *,
-    files: Sequence[FileUsed],
+    standards: Standards,
     useafter: str,
     templates: Sequence[Any] = (),
     wavelengths: Mapping[tuple[str, str], np.ndarray],
@@ -39,8 +39,8 @@ def build_references(
     fit : FluxFit
     name : str
         Name of the products.
-    files : sequence of FileUsed
-        For the history.
+    standards : Standards
+        What was fitted, for the history and the pixel areas.
     useafter : str
         USEAFTER of all.
     templates : sequence of photom models
@@ -60,7 +60,7 @@ def build_references(
     InputError
         A template is of no mode that was fitted.
     """
-    header = _make_header(fit, files, useafter)
+    header = _make_header(fit, standards, useafter)
     groups = group_factors(fit.list_factors())
     for template in templates:
         if not any(serves(template, key) for key in groups):
@@ -141,7 +141,7 @@ def _convert(factor: Factor, area: Mapping[str, float]) -> Factor:
     return replace(factor, value=factor.value / pixel, uncertainty=factor.uncertainty / pixel)
 
 
-def _make_header(fit: FluxFit, files: Sequence[FileUsed], useafter: str) -> PhotomHeader:
+def _make_header(fit: FluxFit, standards: Standards, useafter: str) -> PhotomHeader:
     """Say what the references are made of."""
     m = fit.measurements
     mjd = m.mjd[m.used & np.isfinite(m.mjd)]
@@ -153,12 +153,14 @@ def _make_header(fit: FluxFit, files: Sequence[FileUsed], useafter: str) -> Phot
         f"Conversions are those of MJD {fit.t0_mjd:g}; throughput: {', '.join(sorted(forms))}.",
         "Fit: " + ", ".join(f"{key}={value}" for key, value in fit.settings.items()) + ".",
     ]
-    for role in dict.fromkeys(file.role for file in files):
-        names = [file.name for file in files if file.role == role]
+    for role in dict.fromkeys(file.role for file in standards.files):
+        names = [file.name for file in standards.files if file.role == role]
         entries.append(f"Files ({role}): {', '.join(names)}.")
-    return PhotomHeader(
+    header = PhotomHeader(
         useafter=useafter,
         pedigree=make_pedigree(mjd) if mjd.size else "GROUND",
         description="Absolute flux calibration from standard stars",
         history=tuple(entries),
     )
+    # A flux is the sum of surface brightness times PIXAR_SR: the area that the factors went by.
+    return replace(header, pixel_area_sr={**header.pixel_area_sr, **standards.pixel_area_sr})

@@ -81,7 +81,7 @@ class AbsFluxRatio(TvBadPixStep):
         models, _ = build_references(
             fit,
             name,
-            files=standards.files,
+            standards=standards,
             useafter=self.first_useafter,
             templates=templates,
             wavelengths=read_wavelengths(
