@@ -7,7 +7,7 @@ from jwst_tvbadpix.errors import EvidenceError, InputError
 from jwst_tvbadpix.fluxcal.photometry import Aperture, measure_star
 
 SIGMA = 1.6
-RADIUS = 3.2
+RADIUS = 5.0
 # Energy of a Gaussian star within the radius; pixels widen it by their variance, 1/12.
 EE = 1 - np.exp(-(RADIUS**2) / (2 * (SIGMA**2 + 1 / 12)))
 APERTURE = Aperture(float(EE), RADIUS, 1 / float(EE), 10.0, 14.0)

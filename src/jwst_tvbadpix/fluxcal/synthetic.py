@@ -10,6 +10,8 @@ from ..errors import InputError
 __all__ = ["Bandpass", "Spectrum", "compute_band_flux", "compute_pivot"]
 
 _UM_TO_ANGSTROM = 1e4
+# Wavelengths that differ by less are one, for synphot too (relative).
+_SAME = 1e-9
 # Share of a bandpass that a spectrum may leave uncovered.
 _UNCOVERED = 1e-3
 
@@ -144,7 +146,19 @@ def compute_band_flux(source: Spectrum | Any, bandpass: Bandpass) -> float:
     element = SpectralElement(
         Empirical1D, points=wave * _UM_TO_ANGSTROM, lookup_table=throughput, fill_value=0.0
     )
-    observation = Observation(spectrum, element, force="taper")
-    mean = observation.effstim("flam").value * u.Unit("erg / (s cm2 AA)")
+    # Integrated between the ends of the bandpass, where all that either has points for is sampled;
+    # the bins of an Observation, which take long to make, are not used.
+    own = source.wave if isinstance(source, Spectrum) else _sample(source)
+    low, high = wave[0] * (1 + _SAME), wave[-1] * (1 - _SAME)
+    grid = np.union1d(wave, own[(own > low) & (own < high)]) * _UM_TO_ANGSTROM
+    grid = grid[np.concatenate([[True], np.diff(grid) > _SAME * grid[1:]])]
+    observation = Observation(spectrum, element, binset=grid[[0, -1]], force="taper")
+    mean = observation.effstim("flam", wavelengths=grid).value * u.Unit("erg / (s cm2 AA)")
     pivot = compute_pivot(bandpass) * u.um
     return float(mean.to_value(u.Jy, equivalencies=u.spectral_density(pivot)))
+
+
+def _sample(source: Any) -> np.ndarray:
+    """List the wavelengths a source of synphot has points for [um]; none for analytic ones."""
+    waveset = source.waveset
+    return np.zeros(0) if waveset is None else np.asarray(waveset.value) / _UM_TO_ANGSTROM
