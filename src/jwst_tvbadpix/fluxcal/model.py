@@ -170,6 +170,7 @@ def make_problem(
         layout.prior_mean,
         layout.prior_sigma,
         *_find_jitters(rows),
+        np.zeros(len(effects.family), bool),
     )
 
 

@@ -11,6 +11,7 @@ from .factors import Factor
 from .forms import FormChoice
 from .measurements import Measurements
 from .model import Layout
+from .modes import Band
 from .rows import SPECTRAL, Rows, Unit, name_group
 from .solver import Problem, Solution
 from .stars import StarResult
@@ -155,6 +156,11 @@ class FluxFit:
     layout: Layout
     problem: Problem
     solution: Solution
+
+    @property
+    def bands(self) -> tuple[Band, ...]:
+        """Band of each unit."""
+        return tuple(u.band for u in self.units)
 
     @property
     def covariance(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, sparse
@@ -19,6 +19,7 @@ __all__ = [
     "Solution",
     "Widths",
     "compute_precision",
+    "count_information",
     "make_inverse",
     "make_normal",
     "make_penalty",
@@ -37,6 +38,8 @@ NU_ROW = 5.0
 # Width of the rows' own jitter first guessed, and its weight, in rows.
 _JITTER, _JITTER_WEIGHT = 0.003, 2.0
 _SMALLEST = 1e-5
+# Weight of the prior of an effect that is ignored.
+_IGNORED = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Problem:
     jitter : ndarray
         Index of the jitter of each row, (n,) int64.
     jitter_names : tuple of str
+    ignored : ndarray
+        Effects that are free and tell nothing of their family's width, (n_effects,) bool.
     """
 
     ln_response: np.ndarray
@@ -76,6 +81,7 @@ class Problem:
     prior_sigma: np.ndarray
     jitter: np.ndarray
     jitter_names: tuple[str, ...]
+    ignored: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,7 @@ def solve(
     problem: Problem,
     *,
     widths: Widths | None = None,
+    hold: bool = False,
     start: np.ndarray | None = None,
     tolerance: float = 2e-3,
 ) -> Solution:
@@ -145,7 +152,9 @@ def solve(
     ----------
     problem : Problem
     widths : Widths, optional
-        Widths and weights to keep; found where None.
+        First guess of widths and weights.
+    hold : bool
+        Whether these are kept.
     start : ndarray, optional
         First guess of the unknowns, (n_unknowns,) float64.
     tolerance : float
@@ -160,7 +169,6 @@ def solve(
     EvidenceError
         The throughput has no positive value at some date.
     """
-    fixed = widths is not None
     state = widths if widths is not None else _start_widths(problem)
     values = _start(problem) if start is None else start.copy()
     done, count = False, 0
@@ -169,9 +177,17 @@ def solve(
         values, moved, inverse = _step(problem, state, values, residual, jacobian)
         residual, fresh = _linearise(problem, values)
         change = 0.0
-        if not fixed:
+        if not hold:
             previous = state
-            state = _update(problem, state, values, residual, jacobian, inverse, first=count < 3)
+            state = _update(
+                problem,
+                state,
+                values,
+                residual,
+                jacobian,
+                inverse,
+                first=widths is None and count < 3,
+            )
             change = np.abs(np.log(state.family / previous.family)).max()
             change = max(change, np.abs(np.log(state.jitter / previous.jitter)).max())
         jacobian = fresh
@@ -223,6 +239,18 @@ def compute_precision(problem: Problem, widths: Widths) -> np.ndarray:
     """Weight of each row, 1/variance times its robust weight, (n,)."""
     variance = problem.sigma**2 + widths.jitter[problem.jitter] ** 2
     return widths.row_weight / variance
+
+
+def count_information(problem: Problem, widths: Widths) -> Widths:
+    """Weights with the information that Student's t has: (nu + 1)/(nu + 3) of a Gaussian's."""
+    nu = np.array([f.nu for f in problem.effects.families])[problem.effects.family]
+    share = 1.0 - 2.0 / (nu + 3)
+    row = (NU_ROW + 1) / (NU_ROW + 3)
+    return replace(
+        widths,
+        row_weight=widths.row_weight * row,
+        effect_weight=widths.effect_weight * share,
+    )
 
 
 def make_penalty(problem: Problem, widths: Widths) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -340,11 +368,12 @@ def _update(
     family, weight = widths.family.copy(), widths.effect_weight.copy()
     for k, f in enumerate(problem.effects.families):
         mine = problem.effects.family == k
-        u = effects[mine]
         if np.isfinite(f.nu) and not first:
-            weight[mine] = (f.nu + 1) / (f.nu + (u / family[k]) ** 2)
-        squares = float(np.sum(weight[mine] * u**2)) + f.weight * f.width**2
-        freedom = mine.sum() - effect_freedom[k]
+            weight[mine] = (f.nu + 1) / (f.nu + (effects[mine] / family[k]) ** 2)
+        weight[mine & problem.ignored] = _IGNORED
+        kept = mine & ~problem.ignored
+        squares = float(np.sum(weight[kept] * effects[kept] ** 2)) + f.weight * f.width**2
+        freedom = kept.sum() - effect_freedom[k]
         family[k] = max(np.sqrt(squares / (max(freedom, 0.0) + f.weight)), _SMALLEST)
     variance = problem.sigma**2 + widths.jitter[problem.jitter] ** 2
     row_weight = widths.row_weight
@@ -382,6 +411,7 @@ def _count_freedom(
     """Degrees of freedom taken from each jitter's rows, and lost to each family's prior."""
     precision = compute_precision(problem, widths)
     prior = widths.effect_weight / widths.family[problem.effects.family] ** 2
+    prior = np.where(problem.ignored, 0.0, prior)
     share = widths.jitter[problem.jitter] ** 2
     share = share / (problem.sigma**2 + share)
     n_rows, n = jacobian.shape
