@@ -20,6 +20,9 @@ __all__ = ["AbsFluxRatio"]
 
 log = logging.getLogger(__name__)
 
+# What inputs may leave to parameters.
+_SAID = ("instrument", "detector", "mode", "filter", "grating", "slit", "band")
+
 
 class AbsFluxRatio(TvBadPixStep):
     """Compare what is seen of standard stars with their models: calibration factors of all modes.
@@ -41,6 +44,10 @@ class AbsFluxRatio(TvBadPixStep):
         instrument = string(default='')  # INSTRUME of inputs that do not say it
         detector = string(default='')  # DETECTOR of inputs that do not say it
         mode = string(default='')  # Kind of mode of inputs that do not say it: imaging, coronagraphy, lrs, mrs, wfss, soss, fixed_slit, ifu
+        filter = string(default='')  # FILTER of spectra in tables that do not say it
+        grating = string(default='')  # GRATING of spectra in tables that do not say it
+        slit = string(default='')  # FXD_SLIT of spectra in tables that do not say it
+        band = string(default='')  # BAND of spectra in tables that do not say it
         saturation = float(min=0.0, default=0.0)  # Brightest pixel above which a measurement is left out, in the unit of its column; 0: no limit
         time_form = string(default='auto')  # Throughput: auto (by information criterion), none, or linear, exponential, powerlaw joined by +
         share = option('smooth', 'common', 'free', default='smooth')  # Throughput over wavelength: a smooth curve | one for all | each mode its own
@@ -110,11 +117,7 @@ class AbsFluxRatio(TvBadPixStep):
             model_fluxes=self._find(self.model_fluxes),
             model_spectra=self._find(self.model_spectra),
             bandpasses=self._find(self.bandpasses),
-            said={
-                key: value
-                for key in ("instrument", "detector", "mode")
-                if (value := getattr(self, key))
-            },
+            said={key: value for key in _SAID if (value := getattr(self, key))},
             saturation=self.saturation or np.inf,
             apcorr=self._find_apcorr(inputs),
             ee=self.ee,
