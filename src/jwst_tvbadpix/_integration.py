@@ -13,6 +13,7 @@ def get_steps() -> list[tuple[str, str, bool]]:
     return [
         ("jwst_tvbadpix.steps.TimeVariableBadPixel", "time_variable_bad_pixel", False),
         ("jwst_tvbadpix.steps.ExternalFlatBuilder", "external_flat_builder", False),
+        ("jwst_tvbadpix.steps.AbsFluxRatio", "abs_flux_ratio", False),
         ("jwst_tvbadpix.steps.ApplyTimeVariableMask", "apply_time_variable_mask", False),
         ("jwst_tvbadpix.steps.TvBadPixDetector1Pipeline", "tvbadpix_detector1", True),
     ]

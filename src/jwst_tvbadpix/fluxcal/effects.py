@@ -1,6 +1,6 @@
 """What adds to measurements at random: stars, their slopes, visits, pieces of spectra."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ from scipy import sparse
 
 from .rows import SPECTRAL, Rows
 
-__all__ = ["Effects", "Family", "make_effects"]
+__all__ = ["Effects", "Family", "find_star_effects", "make_effects"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class Family:
     name : str
         'star', 'slope', 'star in group', 'visit MIRI imaging', ...
     width : float
-        First guess of the width [ln]; counts as `weight` effects when the width is found.
+        First guess of the width [ln], the scale of Student's t where it is one; counts as
+        `weight` effects when the width is found.
     weight : float
     nu : float
         Degrees of freedom of Student's t; inf for a Gaussian.
@@ -65,7 +66,7 @@ class Effects:
         return slice(0, 0)
 
 
-# Widths first guessed: published scatter between stars 1-4 %, repeatability 0.1-1.2 %
+# Standard deviations first guessed: published scatter between stars 1-4 %, repeatability 0.1-1.2 %
 # (Gordon et al. 2025); slope per unit of ln(wavelength).
 _STAR, _SLOPE, _OTHER = 0.01, 0.01, 0.003
 _NU_STAR, _NU_VISIT = 4.0, 5.0
@@ -111,7 +112,8 @@ def make_effects(rows: Rows) -> Effects:
         block = sparse.csr_matrix((value, (np.arange(len(keys)), column)))[:, kept]
         block.eliminate_zeros()
         blocks.append(block)
-        families.append(Family(name, width, _WEIGHT, nu, tuple(map(str, members[kept]))))
+        scale = width * (np.sqrt((nu - 2) / nu) if np.isfinite(nu) else 1.0)
+        families.append(Family(name, scale, _WEIGHT, nu, tuple(map(str, members[kept]))))
 
     add("star", star, _STAR, _NU_STAR)
     sloped = np.isin(star, [s for s in set(star) if np.ptp(x[star == s]) > _LEAST_SPAN])
@@ -123,14 +125,25 @@ def make_effects(rows: Rows) -> Effects:
         mine = rows.group == group
         add(f"visit {group}", visit, _OTHER, _NU_VISIT, mine)
         add(f"star in filter {group}", _join(star, rows.cell), _OTHER, np.inf, mine)
-        if (spectral & mine).any():
-            add(f"visit in piece {group}", _join(visit, rows.cell), _OTHER, np.inf, mine)
+    # Slit losses, fringes and edges: each piece of a spectrum has a width of its own.
+    for cell in sorted(set(rows.cell[spectral])):
+        add(f"visit in {cell}", visit, _OTHER, np.inf, rows.cell == cell)
     return Effects(
         sparse.hstack(blocks, format="csr"),
         tuple(families),
         np.repeat(np.arange(len(families)), [len(f.members) for f in families]),
         wave0,
     )
+
+
+def find_star_effects(effects: Effects, stars: Collection[str]) -> np.ndarray:
+    """Find the offsets and slopes of some stars, (n_effects,) bool."""
+    names = [
+        m.split("|")[0] in stars if f.name in ("star", "slope", "star in group") else False
+        for f in effects.families
+        for m in f.members
+    ]
+    return np.array(names, bool)
 
 
 def _join(*keys: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from ..errors import InputError
 from .covariance import Covariance, invert_normal
-from .effects import make_effects
+from .effects import find_star_effects, make_effects
 from .forms import FormChoice, choose_forms
 from .measurements import Measurements
 from .model import Layout, make_layout, make_problem
@@ -21,6 +21,7 @@ from .solver import (
     Solution,
     Widths,
     compute_precision,
+    count_information,
     make_inverse,
     make_normal,
     make_penalty,
@@ -32,6 +33,9 @@ from .timeforms import SHARES
 __all__ = ["fit_factors"]
 
 log = logging.getLogger(__name__)
+
+# Times that stars are left out anew.
+_MOST_REJECTIONS = 3
 
 
 def fit_factors(
@@ -93,7 +97,7 @@ def fit_factors(
     )
     layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
     problem = make_problem(rows, layout, make_effects(rows), forms, share=share)
-    solution = solve(problem)
+    problem, solution = _solve_without_odd_stars(rows, problem)
     settings: dict[str, float | str] = {
         "method": "joint",
         "time_form": time_form,
@@ -105,6 +109,22 @@ def fit_factors(
         "model_err": model_err,
     }
     return _make_fit(rows, layout, problem, solution, forms, choices, settings)
+
+
+def _solve_without_odd_stars(rows: Rows, problem: Problem) -> tuple[Problem, Solution]:
+    """Solve; again, while stars that depart from the others are left free of them."""
+    solution = solve(problem)
+    for _ in range(_MOST_REJECTIONS):
+        widths = count_information(problem, solution.widths)
+        inverse = make_inverse(make_normal(problem, widths, solution.jacobian))
+        stars = judge_stars(rows, problem, solution, widths, inverse)
+        odd = {s.name for s in stars if s.verdict in ("offset", "slope")}
+        ignored = find_star_effects(problem.effects, odd)
+        if (ignored == problem.ignored).all():
+            break
+        problem = replace(problem, ignored=ignored)
+        solution = solve(problem, widths=solution.widths, start=solution.values)
+    return problem, solution
 
 
 def _make_fit(
@@ -119,7 +139,7 @@ def _make_fit(
     """Turn a solution into what is reported."""
     n_units, n_linear = len(rows.units), layout.linear.shape[1]
     n_parameters = n_linear + len(problem.time.names)
-    honest = _count_information(problem, solution.widths)
+    honest = count_information(problem, solution.widths)
     normal = make_normal(problem, honest, solution.jacobian)
     inverse = make_inverse(normal)
     covariance = invert_normal(normal, n_units, n_parameters)
@@ -146,7 +166,7 @@ def _make_fit(
         covariance,
         _report_subarrays(rows, layout, parameters, covariance),
         _report_classes(rows, layout, parameters, covariance),
-        judge_stars(rows, problem, solution, inverse),
+        judge_stars(rows, problem, solution, honest, inverse),
         residual,
         weight,
         noise,
@@ -163,23 +183,11 @@ def _make_fit(
     )
 
 
-def _count_information(problem: Problem, widths: Widths) -> Widths:
-    """Weights with the information that Student's t has: (nu + 1)/(nu + 3) of a Gaussian's."""
-    nu = np.array([f.nu for f in problem.effects.families])[problem.effects.family]
-    share = 1.0 - 2.0 / (nu + 3)
-    row = (NU_ROW + 1) / (NU_ROW + 3)
-    return replace(
-        widths,
-        row_weight=widths.row_weight * row,
-        effect_weight=widths.effect_weight * share,
-    )
-
-
 def _split_error(
     problem: Problem, widths: Widths, solution: Solution, inverse: Inverse, n_units: int
 ) -> dict[str, np.ndarray]:
     """Split the error of ln C of each unit between what causes it."""
-    n_linear, n_time = problem.linear.shape[1], len(problem.time.names)
+    n_linear = problem.linear.shape[1]
     precision = compute_precision(problem, widths)
     formal = problem.sigma**2 / (problem.sigma**2 + widths.jitter[problem.jitter] ** 2)
     matrix, _ = make_penalty(problem, widths)

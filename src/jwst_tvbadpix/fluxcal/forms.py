@@ -134,11 +134,15 @@ def _compare(
 
     fair = [c for c in candidates if len(c) < 3] or candidates
     rich = max(fair, key=lambda c: ("exponential" in c, "linear" in c, len(c)))
-    widths = solve(make(rich)).widths
+    first = solve(make(rich))
+    n_linear, n_effects = layout.linear.shape[1], len(effects.family)
     found = []
     for forms in candidates:
         problem = make(forms)
-        solution = solve(problem, widths=widths)
+        # Levels and effects are those of the richest, nearly.
+        parts = [first.values[:n_linear], problem.time.start, first.values[-n_effects:]]
+        start = first.values if forms == rich else np.concatenate(parts)
+        solution = solve(problem, widths=first.widths, hold=True, start=start, tolerance=0.2)
         count = len(problem.time.names)
         found.append((forms, count, solution.objective + count * np.log(len(rows.unit))))
     best = min(f[2] for f in found)

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from .effects import Effects
-from .rows import SPECTRAL, Rows
+from .rows import Rows
 from .solver import Problem
 from .timeforms import TimeModel, allow_form, make_time_model
 
@@ -157,17 +157,20 @@ def make_problem(
     -------
     Problem
     """
+    time = _make_time(rows, forms, share)
     return Problem(
         rows.ln_response,
         rows.sigma,
         layout.linear,
-        _make_time(rows, forms, share),
+        time,
+        time.expand(rows.unit),
         rows.unit,
         rows.days,
         effects,
         layout.prior_mean,
         layout.prior_sigma,
         *_find_jitters(rows),
+        np.zeros(len(effects.family), bool),
     )
 
 
@@ -189,14 +192,8 @@ def _make_time(rows: Rows, forms: Mapping[str, tuple[str, ...]], share: str) -> 
 
 
 def _find_jitters(rows: Rows) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Rows that share a jitter: those of a filter, or of a spectral mode."""
-    labels = np.array(
-        [
-            u.band.mode.label if u.band.mode.kind not in SPECTRAL else f"{u.band.mode.kind} bins"
-            for u in rows.units
-        ]
-    )
-    names, index = np.unique(labels[rows.unit], return_inverse=True)
+    """Rows that share a jitter: those of a filter, or of a piece of spectrum."""
+    names, index = np.unique(rows.cell, return_inverse=True)
     return index, tuple(map(str, names))
 
 

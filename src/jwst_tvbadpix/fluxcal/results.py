@@ -11,6 +11,7 @@ from .factors import Factor
 from .forms import FormChoice
 from .measurements import Measurements
 from .model import Layout
+from .modes import Band
 from .rows import SPECTRAL, Rows, Unit, name_group
 from .solver import Problem, Solution
 from .stars import StarResult
@@ -157,6 +158,11 @@ class FluxFit:
     solution: Solution
 
     @property
+    def bands(self) -> tuple[Band, ...]:
+        """Band of each unit."""
+        return tuple(u.band for u in self.units)
+
+    @property
     def covariance(self) -> np.ndarray:
         """Covariance of `parameters`, (n_parameters, n_parameters) float64."""
         return self.parameter_covariance.make_dense()
@@ -201,7 +207,8 @@ class FluxFit:
         n, n_linear = len(self.units), self.layout.linear.shape[1]
         unit = np.repeat(np.arange(n), len(mjd))
         days = np.tile(mjd - self.t0_mjd, n)
-        ln_f, slope = self.problem.time.evaluate(self.parameters[n_linear:], unit, days)
+        time = self.problem.time
+        ln_f, slope = time.evaluate(self.parameters[n_linear:], time.expand(unit), days)
         own = sparse.csr_matrix(
             (np.ones(len(unit)), (np.arange(len(unit)), unit)), (len(unit), n_linear)
         )

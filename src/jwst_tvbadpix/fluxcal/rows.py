@@ -70,7 +70,7 @@ class Rows:
     group, detector : ndarray
         'MIRI imaging', and detector, of each row, (n,) str.
     cell : ndarray
-        Group and piece of spectrum, or filter: where errors are alike, (n,) str.
+        Filter, or piece of a spectrum: where errors are alike, (n,) str.
     """
 
     measurements: Measurements
@@ -189,7 +189,7 @@ def select_rows(measurements: Measurements, *, t0_mjd: float | None, dated: bool
         float(t0),
         group,
         np.array([f"{b.mode.instrument} {b.mode.detector}" for b in bands]),
-        np.array([f"{g}|{_name_cell(b)}" for g, b in zip(group, bands, strict=True)]),
+        np.array([_name_cell(b) for b in bands]),
     )
 
 
@@ -220,8 +220,8 @@ def _refuse_duplicates(m: Measurements) -> None:
         if key in seen:
             raise InputError(
                 f"expected each measurement once, found {m.star[k]} in "
-                f"{m.bands[m.band[k]].mode.label} of visit {m.visit[k]} twice ({m.source[seen[key]]} "
-                f"and {m.source[k]}); give it once"
+                f"{m.bands[m.band[k]].mode.label} of visit {m.visit[k]} twice "
+                f"({m.source[seen[key]]} and {m.source[k]}); give it once"
             )
         seen[key] = k
 
@@ -238,4 +238,6 @@ def _find_time_wave(bands: list[Band], wave: np.ndarray) -> np.ndarray:
 def _name_cell(band: Band) -> str:
     if band.mode.kind not in SPECTRAL:
         return band.mode.label
-    return f"{band.mode.label}|{int(np.floor(np.log(max(band.wave, 1e-6)) / _CELL_WIDTH))}"
+    piece = np.floor(np.log(band.wave) / _CELL_WIDTH)
+    low, high = np.exp(_CELL_WIDTH * np.array([piece, piece + 1]))
+    return f"{band.mode.label} {low:.3g}-{high:.3g} um"

@@ -1,8 +1,8 @@
 """Penalised least squares with robust weights, where the widths of the effects are found too."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, sparse
@@ -19,6 +19,7 @@ __all__ = [
     "Solution",
     "Widths",
     "compute_precision",
+    "count_information",
     "make_inverse",
     "make_normal",
     "make_penalty",
@@ -29,12 +30,16 @@ log = logging.getLogger(__name__)
 
 # Unknowns up to which matrices are dense and traces exact.
 _DENSE = 1200
-_MOST_ITERATIONS, _SETTLED = 60, 2e-3
+_MOST_ITERATIONS = 60
+# Largest relative change of a width in the last iteration.
+_STEADY = 0.02
 _N_PROBES = 24
 NU_ROW = 5.0
 # Width of the rows' own jitter first guessed, and its weight, in rows.
 _JITTER, _JITTER_WEIGHT = 0.003, 2.0
 _SMALLEST = 1e-5
+# Weight of the prior of an effect that is ignored.
+_IGNORED = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Problem:
     linear : sparse matrix
         Units, subarrays and classes, (n, n_linear).
     time : TimeModel
+    maps : mapping
+        What `time` maps to each row, as from its `expand`.
     unit : ndarray
         (n,) int64.
     days : ndarray
@@ -58,12 +65,15 @@ class Problem:
     jitter : ndarray
         Index of the jitter of each row, (n,) int64.
     jitter_names : tuple of str
+    ignored : ndarray
+        Effects that are free and tell nothing of their family's width, (n_effects,) bool.
     """
 
     ln_response: np.ndarray
     sigma: np.ndarray
     linear: sparse.csr_matrix
     time: TimeModel
+    maps: Mapping[str, sparse.csr_matrix]
     unit: np.ndarray
     days: np.ndarray
     effects: Effects
@@ -71,6 +81,7 @@ class Problem:
     prior_sigma: np.ndarray
     jitter: np.ndarray
     jitter_names: tuple[str, ...]
+    ignored: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +135,16 @@ class Solution:
 
 
 Inverse = Callable[[np.ndarray], np.ndarray]
+Penalty = tuple[sparse.csr_matrix, np.ndarray]
 
 
 def solve(
-    problem: Problem, *, widths: Widths | None = None, start: np.ndarray | None = None
+    problem: Problem,
+    *,
+    widths: Widths | None = None,
+    hold: bool = False,
+    start: np.ndarray | None = None,
+    tolerance: float = 2e-3,
 ) -> Solution:
     """Solve a problem.
 
@@ -135,9 +152,13 @@ def solve(
     ----------
     problem : Problem
     widths : Widths, optional
-        Widths and weights to keep; found where None.
+        First guess of widths and weights.
+    hold : bool
+        Whether these are kept.
     start : ndarray, optional
         First guess of the unknowns, (n_unknowns,) float64.
+    tolerance : float
+        The solution stands when all unknowns together move by less than this many sigma.
 
     Returns
     -------
@@ -148,24 +169,34 @@ def solve(
     EvidenceError
         The throughput has no positive value at some date.
     """
-    fixed = widths is not None
     state = widths if widths is not None else _start_widths(problem)
     values = _start(problem) if start is None else start.copy()
-    moved, done, count = np.inf, False, 0
+    done, count = False, 0
+    residual, jacobian = _linearise(problem, values)
     for count in range(1, _MOST_ITERATIONS + 1):
-        values, moved = _step(problem, state, values)
-        previous = state
-        if not fixed:
-            state = _update(problem, state, values, first=count < 3)
-        change = np.abs(np.log(state.family / previous.family)).max(initial=0.0)
-        change = max(change, np.abs(np.log(state.jitter / previous.jitter)).max(initial=0.0))
-        if moved < _SETTLED and (fixed or change < 0.02):
+        values, moved, inverse = _step(problem, state, values, residual, jacobian)
+        residual, fresh = _linearise(problem, values)
+        change = 0.0
+        if not hold:
+            previous = state
+            state = _update(
+                problem,
+                state,
+                values,
+                residual,
+                jacobian,
+                inverse,
+                first=widths is None and count < 3,
+            )
+            change = np.abs(np.log(state.family / previous.family)).max()
+            change = max(change, np.abs(np.log(state.jitter / previous.jitter)).max())
+        jacobian = fresh
+        if moved < tolerance and change < _STEADY:
             done = True
             break
     if not done:
         log.info("the fit had not settled after %d iterations (%.2g sigma)", count, moved)
-    residual, jacobian = _linearise(problem, values)
-    objective = _evaluate(problem, state, values)
+    objective = _evaluate(problem, state, make_penalty(problem, state), values)
     return Solution(values, state, residual, jacobian, objective, count, done)
 
 
@@ -189,18 +220,37 @@ def _start(problem: Problem) -> np.ndarray:
 
 def _linearise(problem: Problem, values: np.ndarray) -> tuple[np.ndarray, sparse.csr_matrix]:
     """Residuals and Jacobian at the values."""
+    residual, slope = _subtract(problem, values, derivatives=True)
+    matrices = [problem.linear, slope, problem.effects.design]
+    return residual, sparse.hstack(matrices, format="csr")
+
+
+def _subtract(
+    problem: Problem, values: np.ndarray, *, derivatives: bool
+) -> tuple[np.ndarray, sparse.csr_matrix]:
     n_linear, n_time = problem.linear.shape[1], len(problem.time.names)
     linear, time, effects = np.split(values, [n_linear, n_linear + n_time])
-    ln_f, slope = problem.time.evaluate(time, problem.unit, problem.days)
+    ln_f, slope = problem.time.evaluate(time, problem.maps, problem.days, derivatives=derivatives)
     model = problem.linear @ linear + ln_f + problem.effects.design @ effects
-    matrices = [problem.linear, slope, problem.effects.design]
-    return problem.ln_response - model, sparse.hstack(matrices, format="csr")
+    return problem.ln_response - model, slope
 
 
 def compute_precision(problem: Problem, widths: Widths) -> np.ndarray:
     """Weight of each row, 1/variance times its robust weight, (n,)."""
     variance = problem.sigma**2 + widths.jitter[problem.jitter] ** 2
     return widths.row_weight / variance
+
+
+def count_information(problem: Problem, widths: Widths) -> Widths:
+    """Weights with the information that Student's t has: (nu + 1)/(nu + 3) of a Gaussian's."""
+    nu = np.array([f.nu for f in problem.effects.families])[problem.effects.family]
+    share = 1.0 - 2.0 / (nu + 3)
+    row = (NU_ROW + 1) / (NU_ROW + 3)
+    return replace(
+        widths,
+        row_weight=widths.row_weight * row,
+        effect_weight=widths.effect_weight * share,
+    )
 
 
 def make_penalty(problem: Problem, widths: Widths) -> tuple[sparse.csr_matrix, np.ndarray]:
@@ -215,12 +265,12 @@ def make_penalty(problem: Problem, widths: Widths) -> tuple[sparse.csr_matrix, n
     return matrix, np.concatenate([mean, problem.time.prior_mean, np.zeros(len(effects))])
 
 
-def _evaluate(problem: Problem, widths: Widths, values: np.ndarray) -> float:
+def _evaluate(problem: Problem, widths: Widths, penalty: Penalty, values: np.ndarray) -> float:
     """Objective at the values; inf where f is not positive."""
-    residual, _ = _linearise(problem, values)
+    residual, _ = _subtract(problem, values, derivatives=False)
     if not np.isfinite(residual).all():
         return np.inf
-    matrix, mean = make_penalty(problem, widths)
+    matrix, mean = penalty
     rows = float(np.sum(residual**2 * compute_precision(problem, widths)))
     return rows + float(np.sum((matrix @ values - mean) ** 2))
 
@@ -242,30 +292,35 @@ def make_inverse(normal: sparse.csc_matrix) -> Inverse:
     return lu.solve
 
 
-def _step(problem: Problem, widths: Widths, values: np.ndarray) -> tuple[np.ndarray, float]:
-    """One bounded Gauss-Newton step; how far the units and times moved, in sigma or so."""
-    residual, jacobian = _linearise(problem, values)
+def _step(
+    problem: Problem,
+    widths: Widths,
+    values: np.ndarray,
+    residual: np.ndarray,
+    jacobian: sparse.csr_matrix,
+) -> tuple[np.ndarray, float, Inverse]:
+    """One bounded Gauss-Newton step, how far all moved in sigma, and the inverse."""
     if not np.isfinite(residual).all():
         raise EvidenceError(
-            "expected a throughput above zero at every date, found none; fewer forms"
+            "expected a throughput above zero at every date, found none; give a t0_mjd before the "
+            "first measurement, or fewer forms"
         )
     normal = make_normal(problem, widths, jacobian)
-    matrix, mean = make_penalty(problem, widths)
+    inverse = make_inverse(normal)
+    penalty = make_penalty(problem, widths)
+    matrix, mean = penalty
     gradient = jacobian.T @ (compute_precision(problem, widths) * residual)
     gradient += matrix.T @ (mean - matrix @ values)
-    step, free = _solve_bounded(problem, normal, gradient, values)
-    before = _evaluate(problem, widths, values)
+    step = _solve_bounded(problem, normal, inverse, gradient, values)
+    before = _evaluate(problem, widths, penalty, values)
     scale = 1.0
     while scale > 1e-3:
         trial = _clip(problem, values + scale * step)
-        if _evaluate(problem, widths, trial) <= before * (1 + 1e-12) + 1e-9:
-            break
+        if _evaluate(problem, widths, penalty, trial) <= before * (1 + 1e-12) + 1e-9:
+            moved = trial - values
+            return trial, float(np.sqrt(max(moved @ (normal @ moved), 0.0))), inverse
         scale *= 0.5
-    else:
-        return values, 0.0
-    moved = trial - values
-    size = float(np.sqrt(max(moved @ (normal @ moved), 0.0)))
-    return trial, size
+    return values, 0.0, inverse
 
 
 def _clip(problem: Problem, values: np.ndarray) -> np.ndarray:
@@ -276,38 +331,49 @@ def _clip(problem: Problem, values: np.ndarray) -> np.ndarray:
 
 
 def _solve_bounded(
-    problem: Problem, normal: sparse.csc_matrix, gradient: np.ndarray, values: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    problem: Problem,
+    normal: sparse.csc_matrix,
+    inverse: Inverse,
+    gradient: np.ndarray,
+    values: np.ndarray,
+) -> np.ndarray:
     """Solve for the step, holding parameters at a bound that it would cross."""
     begin = problem.linear.shape[1]
     part = np.arange(begin, begin + len(problem.time.names))
     at_low = values[part] <= problem.time.lower + 1e-12
     at_high = values[part] >= problem.time.upper - 1e-12
     held = (at_low & (gradient[part] < 0)) | (at_high & (gradient[part] > 0))
-    free = np.ones(len(values), bool)
-    free[part[held]] = False
+    if not held.any():
+        return inverse(gradient)
+    chosen = np.delete(np.arange(len(values)), part[held])
     step = np.zeros(len(values))
-    chosen = np.flatnonzero(free)
-    inner = normal if free.all() else normal[chosen][:, chosen].tocsc()
-    step[chosen] = make_inverse(inner)(gradient[chosen])
-    return step, free
+    step[chosen] = make_inverse(normal[chosen][:, chosen].tocsc())(gradient[chosen])
+    return step
 
 
-def _update(problem: Problem, widths: Widths, values: np.ndarray, *, first: bool) -> Widths:
+def _update(
+    problem: Problem,
+    widths: Widths,
+    values: np.ndarray,
+    residual: np.ndarray,
+    jacobian: sparse.csr_matrix,
+    inverse: Inverse,
+    *,
+    first: bool,
+) -> Widths:
     """Find the widths and weights anew."""
-    residual, jacobian = _linearise(problem, values)
-    inverse = make_inverse(make_normal(problem, widths, jacobian))
     begin = problem.linear.shape[1] + len(problem.time.names)
     effects = values[begin:]
     row_freedom, effect_freedom = _count_freedom(problem, widths, jacobian, inverse, begin)
     family, weight = widths.family.copy(), widths.effect_weight.copy()
     for k, f in enumerate(problem.effects.families):
         mine = problem.effects.family == k
-        u = effects[mine]
         if np.isfinite(f.nu) and not first:
-            weight[mine] = (f.nu + 1) / (f.nu + (u / family[k]) ** 2)
-        squares = float(np.sum(weight[mine] * u**2)) + f.weight * f.width**2
-        freedom = mine.sum() - effect_freedom[k]
+            weight[mine] = (f.nu + 1) / (f.nu + (effects[mine] / family[k]) ** 2)
+        weight[mine & problem.ignored] = _IGNORED
+        kept = mine & ~problem.ignored
+        squares = float(np.sum(weight[kept] * effects[kept] ** 2)) + f.weight * f.width**2
+        freedom = kept.sum() - effect_freedom[k]
         family[k] = max(np.sqrt(squares / (max(freedom, 0.0) + f.weight)), _SMALLEST)
     variance = problem.sigma**2 + widths.jitter[problem.jitter] ** 2
     row_weight = widths.row_weight
@@ -345,6 +411,7 @@ def _count_freedom(
     """Degrees of freedom taken from each jitter's rows, and lost to each family's prior."""
     precision = compute_precision(problem, widths)
     prior = widths.effect_weight / widths.family[problem.effects.family] ** 2
+    prior = np.where(problem.ignored, 0.0, prior)
     share = widths.jitter[problem.jitter] ** 2
     share = share / (problem.sigma**2 + share)
     n_rows, n = jacobian.shape

@@ -8,7 +8,7 @@ from scipy import stats
 
 from .effects import Effects, Family
 from .rows import Rows
-from .solver import Inverse, Problem, Solution
+from .solver import Inverse, Problem, Solution, Widths
 
 __all__ = ["StarResult", "judge_stars"]
 
@@ -64,7 +64,7 @@ class StarResult:
 
 
 def judge_stars(
-    rows: Rows, problem: Problem, solution: Solution, inverse: Inverse
+    rows: Rows, problem: Problem, solution: Solution, widths: Widths, inverse: Inverse
 ) -> tuple[StarResult, ...]:
     """Judge each star in each group of modes.
 
@@ -73,6 +73,8 @@ def judge_stars(
     rows : Rows
     problem : Problem
     solution : Solution
+    widths : Widths
+        Weights that `inverse` was made with.
     inverse : callable
         Solves with the normal matrix of the solution, all unknowns.
 
@@ -93,8 +95,7 @@ def judge_stars(
     for k, (name, group) in enumerate(keys):
         probes[begin:, 2 * k : 2 * k + 2] = _make_probe(rows, problem.effects, star, name, group)
     images = inverse(probes)
-    prior = solution.widths.family[problem.effects.family] ** 2
-    prior = prior / solution.widths.effect_weight
+    prior = widths.family[problem.effects.family] ** 2 / widths.effect_weight
     free = []
     for k in range(len(keys)):
         own = slice(2 * k, 2 * k + 2)
@@ -112,7 +113,7 @@ def judge_stars(
 def _make_probe(
     rows: Rows, effects: Effects, star: np.ndarray, name: str, group: str
 ) -> np.ndarray:
-    """Combinations of the effects that are a star's offset and slope in a group."""
+    """Make the combinations of effects that are a star's offset and slope in a group."""
     probe = np.zeros((len(effects.family), 2))
     mine = (star == name) & (rows.group == group)
     middle = float(np.mean(np.unique(np.log(rows.wave[mine]))))
@@ -219,7 +220,7 @@ def _convert_slope(wave: np.ndarray) -> float:
 
 
 def _find_scatter(effects: Effects, family: str, values: list[float]) -> float:
-    """Standard deviation of other stars about zero, robust, with the family's first guess."""
+    """Find the standard deviation of other stars about zero, robustly."""
     found = [f for f in effects.families if f.name == family]
     if not found:
         return np.nan
@@ -247,6 +248,12 @@ def _measure_variability(
     kept = np.where(of_visit, effects, 0.0)
     left = solution.residual[mine] + (problem.effects.design[np.flatnonzero(mine)] @ kept)
     variance = problem.sigma**2 + solution.widths.jitter[problem.jitter] ** 2
+    for k, f in enumerate(problem.effects.families):
+        if f.name.startswith("visit in "):
+            # Rows of a piece move together.
+            piece = rows.cell == f.name.removeprefix("visit in ")
+            count = np.sum(piece & mine) / max(n, 1)
+            variance = variance + piece * count * solution.widths.family[k] ** 2
     weight = 1.0 / variance[mine]
     total = np.bincount(which, weight)
     mean = np.bincount(which, weight * left) / total
@@ -255,9 +262,6 @@ def _measure_variability(
     for k, f in enumerate(problem.effects.families):
         if f.name == f"visit {group}":
             width = float(solution.widths.family[k] ** 2 * f.nu / (f.nu - 2))
-        if f.name == f"visit in piece {group}":
-            pieces = len(set(rows.cell[mine]))
-            width += float(solution.widths.family[k] ** 2 / pieces)
     inverse = 1.0 / (1.0 / total + width)
     middle = np.sum(inverse * mean) / inverse.sum()
     chi2 = float(np.sum(inverse * (mean - middle) ** 2))

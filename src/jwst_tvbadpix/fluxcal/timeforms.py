@@ -71,8 +71,17 @@ class TimeModel:
     start: np.ndarray
     has: Mapping[str, np.ndarray]
 
+    def expand(self, unit: np.ndarray) -> dict[str, sparse.csr_matrix]:
+        """Repeat the maps for rows: (n, n_parameters) each, of the unit of each row, (n,) int."""
+        return {name: m[unit].tocsr() for name, m in self.maps.items()}
+
     def evaluate(
-        self, parameters: np.ndarray, unit: np.ndarray, days: np.ndarray
+        self,
+        parameters: np.ndarray,
+        maps: Mapping[str, sparse.csr_matrix],
+        days: np.ndarray,
+        *,
+        derivatives: bool = True,
     ) -> tuple[np.ndarray, sparse.csr_matrix]:
         """Evaluate ln f and its derivatives by the parameters.
 
@@ -80,10 +89,12 @@ class TimeModel:
         ----------
         parameters : ndarray
             (n_parameters,) float64.
-        unit : ndarray
-            Unit of each row, (n,) int.
+        maps : mapping
+            As from `expand`.
         days : ndarray
             Time since t0 of each row [day], (n,) float64; NaN counts as t0.
+        derivatives : bool
+            Whether the Jacobian is made; else it is empty.
 
         Returns
         -------
@@ -93,36 +104,34 @@ class TimeModel:
             Jacobian, (n, n_parameters).
         """
         d = np.where(np.isfinite(days), days, 0.0)
-        value = {name: (m @ parameters)[unit] for name, m in self.maps.items()}
-        total = np.zeros(len(d))
-        jacobian = sparse.csr_matrix((len(d), len(parameters)))
-
-        def add(name: str, slope: np.ndarray) -> None:
-            nonlocal jacobian
-            jacobian = jacobian + sparse.diags(slope) @ self.maps[name][unit]
-
+        value = {name: m @ parameters for name, m in maps.items()}
+        total, slopes = np.zeros(len(d)), {}
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.has["linear"].any():
                 f = 1.0 - value["loss_per_year"] * d / YEAR_DAYS
                 total += np.log(np.maximum(f, 0.0))
-                add("loss_per_year", -d / YEAR_DAYS / f)
+                slopes["loss_per_year"] = -d / YEAR_DAYS / f
             if self.has["exponential"].any():
-                tau = np.exp(value["ln_tau"])
-                e = np.exp(np.minimum(-d / tau, 50.0))
-                amplitude = np.where(self.has["exponential"][unit], value["amplitude"], 0.0)
-                f = 1.0 - amplitude * (1.0 - e)
+                # Units without an exponential have an amplitude of 0.
+                scaled = d * np.exp(-value["ln_tau"])
+                e = np.exp(np.minimum(-scaled, 50.0))
+                f = 1.0 - value["amplitude"] * (1.0 - e)
                 total += np.log(np.maximum(f, 0.0))
-                add("amplitude", -(1.0 - e) / f)
-                add("ln_tau", amplitude * e * d / tau / f)
+                slopes["amplitude"] = -(1.0 - e) / f
+                slopes["ln_tau"] = value["amplitude"] * e * scaled / f
             if self.has["powerlaw"].any():
                 soft = np.exp(value["ln_tsoft"])
                 base = (d + soft) / soft
                 log_base = np.log(np.maximum(base, 0.0))
-                term = np.where(value["alpha"] == 0, 0.0, value["alpha"] * log_base)
-                total += np.where(base > 0, term, -np.inf)
-                add("alpha", log_base)
-                add("ln_tsoft", value["alpha"] * (1.0 / base - 1.0))
-        return np.where(np.isnan(total), -np.inf, total), jacobian.tocsr()
+                total += np.where(value["alpha"] == 0, 0.0, value["alpha"] * log_base)
+                total[(base <= 0) & (value["alpha"] != 0)] = -np.inf
+                slopes["alpha"] = log_base
+                slopes["ln_tsoft"] = value["alpha"] * (1.0 / base - 1.0)
+        jacobian = sparse.csr_matrix((len(d), len(parameters)))
+        if derivatives:
+            for name, slope in slopes.items():
+                jacobian = jacobian + _scale_rows(maps[name], slope)
+        return np.where(np.isnan(total), -np.inf, total), jacobian
 
     def make_throughput(self, parameters: np.ndarray, unit: int) -> Throughput:
         """Make the throughput of a unit, 1 at t0."""
@@ -139,6 +148,13 @@ class TimeModel:
             settings["alpha"], settings["tsoft_days"] = alpha, soft
             settings["year1value"] = float(((YEAR_DAYS + soft) / soft) ** alpha)
         return Throughput(self.t0_mjd, **settings)
+
+
+def _scale_rows(matrix: sparse.csr_matrix, factor: np.ndarray) -> sparse.csr_matrix:
+    """Multiply each row by a number."""
+    out = matrix.copy()
+    out.data *= np.repeat(factor, np.diff(matrix.indptr))
+    return out
 
 
 def parse_form(time_form: str) -> tuple[str, ...]:

@@ -24,6 +24,9 @@ _MJD = (MISSION_MJD[0], 61000.0, MISSION_MJD[1])
 _AREA_ARCSEC2 = 0.01
 _AREA_SR = _AREA_ARCSEC2 * (np.pi / (180 * 3600)) ** 2
 
+# Exposures made here: their keywords are those of the reference, which is validated.
+_UNCHECKED = {"validate_on_assignment": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Closure:
@@ -81,9 +84,11 @@ def check_closure(
     An exposure of 1 DN/s is made for every row; for the IFU of NIRSpec the wavelengths of its
     pixels are given to the step, which otherwise wants the complete optical model.
     """
-    worst, where, n_rows = 0.0, "", 0
-    for name, expected, found in _try_rows(model, factors, mjd, wavelength):
-        n_rows += 1
+    worst, where = 0.0, ""
+    rows = set()
+    for row, day, expected, found in _try_rows(model, factors, mjd, wavelength):
+        rows.add(row)
+        name = f"{type(model).__name__} {row} at MJD {day:.0f}"
         with np.errstate(invalid="ignore", divide="ignore"):
             off = float(np.max(np.abs(found / expected - 1)))
         if not off <= CLOSURE:
@@ -94,13 +99,13 @@ def check_closure(
             )
         if off >= worst:
             worst, where = off, name
-    return Closure(n_rows // len(mjd), worst, where, tuple(mjd))
+    return Closure(len(rows), worst, where, tuple(mjd))
 
 
 def _try_rows(
     model: Any, factors: Sequence[Factor], mjd: Sequence[float], wavelength: np.ndarray | None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Go through rows and dates: (name, expected, found) conversions."""
+) -> Iterator[tuple[str, float, np.ndarray, np.ndarray]]:
+    """Go through rows and dates: (row, MJD, expected conversion, found)."""
     if isinstance(model, datamodels.MirMrsPhotomModel):
         yield from _try_mrs(model, factors, mjd, wavelength)
         return
@@ -110,16 +115,23 @@ def _try_rows(
     if "subarray" in model.phot_table.dtype.names and "subarray" not in keys:
         keys.append("subarray")
     known = {_key(factor, keys): factor for factor in _select(factors, meta, layout)}
-    opened = model.copy()
+    opened = _open(model)
     for row in read_rows(model, layout, keys):
         factor = known.get(row.keys)
         elements = dict(zip(keys, row.keys, strict=True))
-        exposure = _make_exposure(meta, layout, elements, row)
-        for day in mjd:
-            exposure.meta.exposure.mid_time = day
-            name = f"{type(model).__name__} {' '.join(map(str, row.keys))} at MJD {day:.0f}"
-            found = _run(exposure, opened, layout, row)
-            yield name, _expect(row, factor, day, layout, exposure), found
+        # Rows that are kept or copied say nothing new about time.
+        for number, day in enumerate(mjd if factor else mjd[:1]):
+            exposure = _make_exposure(meta, layout, elements, row, day)
+            expected = _expect(row, factor, day, layout, exposure)
+            found = _run(exposure, opened, layout, row, whole=not number and factor)
+            yield " ".join(map(str, row.keys)), day, expected, found
+
+
+def _open(model: Any) -> Any:
+    """Open a reference as the step does, and validate it so."""
+    opened = datamodels.open(model.copy(), strict_validation=True)
+    opened.validate()
+    return opened
 
 
 def _find_layout(model: Any) -> Layout:
@@ -174,7 +186,9 @@ def _expect(
     expected = value * response
     if layout.label == "wfss":
         wave = exposure.slits[0].wavelength
-        expected = expected / np.abs(np.gradient(wave[0] if _runs_along_x(exposure) else wave[:, 0]))
+        expected = expected / np.abs(
+            np.gradient(wave[0] if _runs_along_x(exposure) else wave[:, 0])
+        )
     return expected
 
 
@@ -186,21 +200,23 @@ def _runs_along_x(exposure: Any) -> bool:
     return bool(get_dispersion_direction(meta.exposure.type, *names) == 1)
 
 
-def _make_exposure(meta: Any, layout: Layout, elements: Mapping[str, Any], row: PhotomRow) -> Any:
+def _make_exposure(
+    meta: Any, layout: Layout, elements: Mapping[str, Any], row: PhotomRow, day: float
+) -> Any:
     """Make an exposure of 1 DN/s that the photom step matches with a row."""
     wave = None if row.wavelength is None else row.wavelength.astype(np.float32)
     exposure: Any
     if layout.label == "soss":
         exposure = _make_soss(wave, elements["order"])
     elif layout.label in ("fixedslit", "wfss"):
-        exposure = datamodels.MultiSlitModel()
+        exposure = datamodels.MultiSlitModel(**_UNCHECKED)
     elif layout.label == "lrs":
         exposure = _make_slit(wave)
     elif layout.label == "ifu":
         assert wave is not None
-        exposure = datamodels.IFUImageModel(**_make_arrays((1, len(wave))))
+        exposure = datamodels.IFUImageModel(**_UNCHECKED, **_make_arrays((1, len(wave))))
     else:
-        exposure = datamodels.ImageModel(**_make_arrays((2, 2)))
+        exposure = datamodels.ImageModel(**_UNCHECKED, **_make_arrays((2, 2)))
     instrument = exposure.meta.instrument
     instrument.name = meta.instrument.name
     place = str(meta.instrument.detector)
@@ -208,7 +224,7 @@ def _make_exposure(meta: Any, layout: Layout, elements: Mapping[str, Any], row: 
     for name in ("filter", "pupil", "grating"):
         if name in elements:
             setattr(instrument, name, elements[name])
-    exposure.meta.exposure.type = meta.exposure.type
+    exposure.meta.exposure.type, exposure.meta.exposure.mid_time = meta.exposure.type, day
     subarray = str(elements.get("subarray", "FULL"))
     exposure.meta.subarray.name = subarray
     exposure.meta.target.source_type = "POINT"
@@ -227,7 +243,7 @@ def _make_exposure(meta: Any, layout: Layout, elements: Mapping[str, Any], row: 
 def _make_slit(wave: np.ndarray | None) -> Any:
     assert wave is not None
     return datamodels.SlitModel(
-        **_make_arrays((2, len(wave))), wavelength=np.tile(wave, (2, 1))
+        **_UNCHECKED, **_make_arrays((2, len(wave))), wavelength=np.tile(wave, (2, 1))
     )
 
 
@@ -246,36 +262,54 @@ def _make_soss(wave: np.ndarray | None, order: int) -> Any:
     table["WAVELENGTH"] = wave
     spec = datamodels.SpecModel(spec_table=table)
     spec.spectral_order = order
-    exposure = datamodels.TSOMultiSpecModel()
+    exposure = datamodels.TSOMultiSpecModel(**_UNCHECKED)
     exposure.spec.append(make_tso_specmodel([spec]))
     return exposure
 
 
-def _run(exposure: Any, reference: Any, layout: Layout, row: PhotomRow) -> np.ndarray:
-    """Calibrate a copy of the exposure; return what 1 DN/s became."""
+def _run(
+    exposure: Any, reference: Any, layout: Layout, row: PhotomRow, *, whole: Any
+) -> np.ndarray:
+    """Calibrate the exposure; return what 1 DN/s became.
+
+    The whole step validates the reference and copies the exposure each time, so that its inner
+    part, with a reference that is open already, does the repetitions.
+    """
     from jwst.photom.photom_step import PhotomStep
 
-    if layout.label == "ifu":
-        return _run_ifu(exposure, reference, row)
-    area: Any = "N/A"
+    area = _make_area(exposure, layout)
+    if whole and layout.label != "ifu":
+        done = PhotomStep(override_photom=reference, override_area=area).process(exposure)
+    else:
+        done = _apply(exposure, reference, area, row)
+    if layout.label == "soss":
+        data = done.spec[0].spec_table["FLUX"]
+    elif layout.label in ("fixedslit", "wfss"):
+        data = done.slits[0].data
+    else:
+        data = done.data
+    if layout.label == "wfss" and not _runs_along_x(exposure):
+        data = data.T
+    # The step makes surface brightness of the flux in an IFU.
+    return np.array(data[0], np.float64) * (_AREA_SR if layout.label == "ifu" else 1.0)
+
+
+def _make_area(exposure: Any, layout: Layout) -> Any:
+    """Make the reference of pixel areas that NIRSpec needs."""
     if layout.label == "fixedslit":
         area = datamodels.NirspecSlitAreaModel()
-        area.area_table = np.array(
-            [(exposure.slits[0].name, _AREA_ARCSEC2)], area.get_dtype("area_table")
-        )
-    done = PhotomStep(override_photom=reference, override_area=area).process(exposure)
-    if layout.label == "soss":
-        return np.array(done.spec[0].spec_table["FLUX"][0], np.float64)
-    if layout.label == "fixedslit":
-        return np.array(done.slits[0].data[0], np.float64)
-    if layout.label == "wfss":
-        data = done.slits[0].data
-        return np.array(data[0] if _runs_along_x(exposure) else data[:, 0], np.float64)
-    return np.array(done.data[0], np.float64)
+        rows = [(exposure.slits[0].name, _AREA_ARCSEC2)]
+    elif layout.label == "ifu":
+        area = datamodels.NirspecIfuAreaModel()
+        rows = [(0, _AREA_ARCSEC2)]
+    else:
+        return "N/A"
+    area.area_table = np.array(rows, area.get_dtype("area_table"))
+    return area
 
 
-def _run_ifu(exposure: Any, reference: Any, row: PhotomRow) -> np.ndarray:
-    """Calibrate an IFU exposure whose wavelengths are those of the row."""
+def _apply(exposure: Any, reference: Any, area: Any, row: PhotomRow) -> Any:
+    """Do what the step does with an open reference; for an IFU the wavelengths are given."""
     from jwst.photom.photom import DataSet
 
     class KnownWavelengths(DataSet):  # type: ignore[misc]
@@ -283,16 +317,17 @@ def _run_ifu(exposure: Any, reference: Any, row: PhotomRow) -> np.ndarray:
             wave = np.atleast_2d(row.wavelength)  # type: ignore[arg-type]
             return wave, np.full(wave.shape, _AREA_ARCSEC2), np.zeros(wave.shape, np.uint32)
 
-    area = datamodels.NirspecIfuAreaModel()
-    area.area_table = np.array([(0, _AREA_ARCSEC2)], area.get_dtype("area_table"))
-    done = KnownWavelengths(exposure.copy()).apply_photom(reference, area)
-    # The step makes surface brightness of a flux.
-    return np.array(done.data[0], np.float64) * _AREA_SR
+    data = KnownWavelengths(exposure)
+    if data.exptype != "NIS_SOSS":
+        data.save_area_info(reference, area)
+    calculate = getattr(data, f"calc_{data.instrument.lower()}")
+    calculate(reference, *([area] if data.instrument == "NIRSPEC" else []))
+    return exposure
 
 
 def _try_mrs(
     model: Any, factors: Sequence[Factor], mjd: Sequence[float], wavelength: np.ndarray | None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+) -> Iterator[tuple[str, float, np.ndarray, np.ndarray]]:
     """Calibrate a frame of MIRI MRS: each of its two channels counts as a row."""
     from jwst.photom.photom_step import PhotomStep
 
@@ -302,7 +337,7 @@ def _try_mrs(
             "what the reference was built with"
         )
     meta = model.meta.instrument
-    exposure = datamodels.IFUImageModel(**_make_arrays(model.data.shape))
+    exposure = datamodels.IFUImageModel(**_UNCHECKED, **_make_arrays(model.data.shape))
     exposure.meta.instrument.name, exposure.meta.instrument.detector = "MIRI", meta.detector
     exposure.meta.instrument.band, exposure.meta.exposure.type = meta.band, "MIR_MRS"
     exposure.meta.subarray.name = "FULL"
@@ -315,8 +350,8 @@ def _try_mrs(
         for part, columns in (("left", slice(None, 512)), ("right", slice(512, None))):
             inside = good[:, columns]
             if inside.any():
-                name = f"MirMrsPhotomModel {meta.detector} {meta.band} {part} at MJD {day:.0f}"
-                yield name, expected[:, columns][inside], done.data[:, columns][inside]
+                name = f"{meta.detector} {meta.band} {part}"
+                yield name, day, expected[:, columns][inside], done.data[:, columns][inside]
 
 
 def _make_wcs(wavelength: np.ndarray) -> Any:

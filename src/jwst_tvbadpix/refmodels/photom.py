@@ -28,7 +28,15 @@ from .photom_rows import (
 )
 from .twins import write_twins
 
-__all__ = ["PhotomHeader", "build_photom_models", "freeze_factors", "read_template", "write_photom"]
+__all__ = [
+    "PhotomHeader",
+    "build_photom_models",
+    "freeze_factors",
+    "group_factors",
+    "read_template",
+    "serves",
+    "write_photom",
+]
 
 log = logging.getLogger(__name__)
 
@@ -61,9 +69,7 @@ class PhotomHeader:
     description: str
     history: tuple[str, ...]
     author: str = AUTHOR
-    pixel_area_sr: Mapping[str, float] = field(
-        default_factory=lambda: {"MIRIMAGE": _MIRI_PIXEL_SR}
-    )
+    pixel_area_sr: Mapping[str, float] = field(default_factory=lambda: {"MIRIMAGE": _MIRI_PIXEL_SR})
 
 
 def build_photom_models(
@@ -116,7 +122,7 @@ def build_photom_models(
     require_pedigree(header.pedigree)
     if not header.history:
         raise ProductError("expected at least one history entry, found none; CRDS requires one")
-    grouped = _group(factors)
+    grouped = group_factors(factors)
     chosen = _assign_templates(templates, grouped)
     models: dict[str, JwstDataModel] = {}
     for key, group in grouped.items():
@@ -251,7 +257,7 @@ def read_template(path: str | Path) -> JwstDataModel:
 _Key = tuple[str, str, str, str]
 
 
-def _group(factors: Sequence[Factor]) -> dict[_Key, list[Factor]]:
+def group_factors(factors: Sequence[Factor]) -> dict[_Key, list[Factor]]:
     """Sort factors by reference: (instrument, label, detector, band)."""
     grouped: dict[_Key, list[Factor]] = {}
     unknown = {f.mode.label for f in factors if f.mode.kind == "unknown"}
@@ -284,7 +290,7 @@ def _assign_templates(
     """Find what each template is for."""
     chosen: dict[_Key, JwstDataModel] = {}
     for template in templates:
-        keys = [key for key in grouped if _serves(template, key)]
+        keys = [key for key in grouped if serves(template, key)]
         meta = template.meta.instrument
         what = f"{meta.name} {meta.detector} {type(template).__name__}"
         if not keys:
@@ -302,7 +308,7 @@ def _assign_templates(
     return chosen
 
 
-def _serves(template: JwstDataModel, key: _Key) -> bool:
+def serves(template: JwstDataModel, key: _Key) -> bool:
     instrument, label, place, band = key
     meta = template.meta.instrument
     if str(meta.name).upper() != instrument:
@@ -510,8 +516,9 @@ def _describe(
         meta.exposure.type = next(iter(listed))
         meta.exposure.p_exptype = "".join(f"{name}|" for name in listed)
         if area is not None:
-            meta.photometry.pixelarea_steradians = float(area)
-            meta.photometry.pixelarea_arcsecsq = float(area) * _ARCSEC2_PER_SR
+            # As many digits as a card of FITS holds.
+            meta.photometry.pixelarea_steradians = float(f"{area:.12g}")
+            meta.photometry.pixelarea_arcsecsq = float(f"{area * _ARCSEC2_PER_SR:.12g}")
         elif mode.kind in ("imaging", "coronagraphy"):
             log.warning("%s: no PIXAR_SR, because no pixel area was given", mode.label)
     except asdf.ValidationError as error:

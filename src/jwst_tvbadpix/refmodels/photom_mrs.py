@@ -155,7 +155,9 @@ def _sort_nodes(factors: Sequence[Factor], label: str) -> list[_Node]:
             )
         moved, _ = rebase(factor.throughput)
         response = np.ones(len(factor.wave)) if factor.relresponse is None else factor.relresponse
-        error = np.zeros(len(factor.wave)) if factor.reluncertainty is None else factor.reluncertainty
+        error = (
+            np.zeros(len(factor.wave)) if factor.reluncertainty is None else factor.reluncertainty
+        )
         for wave, ratio, sigma in zip(factor.wave, response, error, strict=True):
             total = np.hypot(factor.value * sigma, factor.uncertainty * ratio)
             nodes.append((float(wave), float(factor.value * ratio), float(total), moved))
@@ -210,9 +212,7 @@ def _make_table(
     return _fill_table(model, channel, lines)
 
 
-def _fill_table(
-    model: Any, channel: str, lines: Sequence[tuple[float, Throughput]]
-) -> np.ndarray:
+def _fill_table(model: Any, channel: str, lines: Sequence[tuple[float, Throughput]]) -> np.ndarray:
     table = np.zeros(len(lines), model.get_dtype(f"timecoeff_powerlaw_{channel}"))
     for row, (wave, one) in zip(table, lines, strict=True):
         row["binwave"], row["t0"] = wave, one.t0_mjd

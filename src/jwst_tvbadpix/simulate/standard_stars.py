@@ -284,6 +284,7 @@ def simulate_lrs_standards(
     mjd: tuple[float, float] = (59740.0, 60900.0),
     loss: Loss | None = None,
     jitter: float = 0.0025,
+    pattern: PixelPattern | None = None,
     seed: int = 4497,
 ) -> StandardStars:
     """Simulate visits to standard stars with LRS through the slit.
@@ -292,7 +293,7 @@ def simulate_lrs_standards(
     ----------
     folder : str or Path
         Where to write; made when absent.
-    stars, n_visits, mjd, jitter, seed
+    stars, n_visits, mjd, jitter, pattern, seed
         As for `simulate_standard_stars`.
     loss : Loss or None
         At all wavelengths; None = 3 % a year.
@@ -312,7 +313,7 @@ def simulate_lrs_standards(
         spec = _make_spec(visit, setup, seed * 1000 + visit.number, "04497")
         share = np.exp(visit.offset) * loss.evaluate(spec.mid_mjd)
         trace = _StandardTrace(photmjsr=_LRS_FACTOR, standard=visit.star, share=float(share))
-        paths.append(write_rate(folder, spec, Scene((trace,))))
+        paths.append(write_rate(folder, spec, Scene((trace,), pattern=pattern)))
         specs.append(spec)
         seen.append(visit.star)
     association = write_association(

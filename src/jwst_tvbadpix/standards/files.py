@@ -22,7 +22,21 @@ __all__ = ["Columns", "FileUsed", "Item", "checksum", "list_items", "open_fits",
 # Members that are measured; the pipeline has subtracted backgrounds already, or an annulus will.
 _MEASURED = ("science", "")
 # What members may say of themselves beside expname and exptype.
-_MEMBER_KEYS = ("target", "mjd", "instrument", "detector", "mode", "filter", "subarray", "visit")
+_MEMBER_KEYS = (
+    "target",
+    "mjd",
+    "instrument",
+    "detector",
+    "mode",
+    "filter",
+    "pupil",
+    "grating",
+    "slit",
+    "band",
+    "order",
+    "subarray",
+    "visit",
+)
 _TABLES = {".ecsv": "ascii.ecsv", ".csv": "ascii.csv"}
 
 

@@ -41,10 +41,13 @@ class Standards:
         In the order of modes and inputs' names.
     files : tuple of FileUsed
         Inputs, models, bandpasses and references that took part, with their checksums.
+    pixel_area_sr : mapping of str to float
+        DETECTOR -> median area of a pixel that the photometry of images went by [sr].
     """
 
     measurements: Measurements
     files: tuple[FileUsed, ...]
+    pixel_area_sr: Mapping[str, float]
 
 
 def read_standards(
@@ -117,6 +120,7 @@ class _Reader:
     rows: list[dict[str, Any]] = field(default_factory=list)
     files: dict[str, FileUsed] = field(default_factory=dict)
     references: list[FileUsed] = field(default_factory=list)
+    areas: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, item: Item) -> None:
         """Read one input."""
@@ -133,7 +137,17 @@ class _Reader:
         if table.find("wave", "wavelength"):
             self.spectra.append(read_table_spectrum(table, item, self.models, item.said))
         else:
-            self.parts.append(_measure_photometry(table, self.models, item.said, self.saturation))
+            part = _measure_photometry(table, self.models, item.said, self.saturation)
+            key = table.find("pixarea_sr", *COLUMNS["pixarea_sr"])
+            if key is not None:
+                self._keep_areas(part, table.convert(key, "sr"))
+            self.parts.append(part)
+
+    def _keep_areas(self, part: Measurements, area_sr: np.ndarray) -> None:
+        """Keep the pixel areas of the rows that are used, by detector."""
+        for row in np.flatnonzero(part.used):
+            detector = part.bands[part.band[row]].mode.detector
+            self.areas.setdefault(detector, []).append(float(area_sr[row]))
 
     def _add_model(self, model: Any, item: Item) -> None:
         if model.hasattr("spec"):
@@ -155,6 +169,7 @@ class _Reader:
         if self.rows:
             order = sorted(self.rows, key=lambda row: (row["exposure"], row["name"], row["mjd"]))
             parts.append(measure_images(order, self.models))
+            self._keep_areas(parts[-1], np.array([row["pixarea_sr"] for row in order]))
         if self.spectra:
             parts.append(measure_spectra(self.spectra))
         if not parts:
@@ -167,7 +182,9 @@ class _Reader:
             *self.photoms.used.values(),
             *self.references,
         }
-        return Standards(measurements, tuple(sorted(files, key=lambda f: (f.role, f.name))))
+        areas = {name: float(np.median(values)) for name, values in sorted(self.areas.items())}
+        kept = sorted(files, key=lambda f: (f.role, f.name))
+        return Standards(measurements, tuple(kept), areas)
 
 
 def _read_apertures(given: Any, reader: _Reader) -> dict[str, Any]:

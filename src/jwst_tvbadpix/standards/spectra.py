@@ -36,6 +36,12 @@ def name_mode(said: Mapping[str, Any], header: Mapping[str, Any]) -> Mode:
         raise InputError(f"expected a mode out of {', '.join(KINDS)}, found {kind!r}; correct it")
     filter_ = find("filter").upper() or ("P750L" if kind == "lrs" else "N/A")
     others = {key: find(key).upper() or "N/A" for key in ("pupil", "grating", "slit", "band")}
+    if instrument == "NIRSPEC" and "N/A" in (filter_, others["grating"]):
+        raise InputError(
+            f"expected filter and grating of a NIRSpec spectrum, found {filter_} and "
+            f"{others['grating']}: each pair has a conversion of its own; say them in the "
+            "association's members, in the header or as parameters"
+        )
     return Mode(instrument, detector, kind, filter_, **others, order=int(find("order") or 0))
 
 
