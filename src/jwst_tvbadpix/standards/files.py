@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import astropy.units as u
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
 
-__all__ = ["Columns", "FileUsed", "Item", "checksum", "list_items", "read_columns"]
+__all__ = ["Columns", "FileUsed", "Item", "checksum", "list_items", "open_fits", "read_columns"]
 
 # Members that are measured; the pipeline has subtracted backgrounds already, or an annulus will.
 _MEASURED = ("science", "")
@@ -195,7 +198,7 @@ def read_columns(path: Path) -> Columns:
             values = {name: _fill(table[name]) for name in table.colnames}
             units = {name: str(table[name].unit or "") for name in table.colnames}
             return Columns(path.name, values, units, dict(table.meta))
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(path) as hdus:
             found = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
             if found is None:
                 raise InputError(
@@ -214,6 +217,15 @@ def read_columns(path: Path) -> Columns:
         raise InputError(
             f"expected a table in {path}, found {error}; give .ecsv, .csv or a FITS table"
         ) from error
+
+
+@contextmanager
+def open_fits(path: Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file; what is wrong with it is an error of the caller, not a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        with fits.open(path, memmap=False) as hdus:
+            yield hdus
 
 
 def _fill(column: Any) -> np.ndarray:

@@ -80,19 +80,31 @@ def read_spectrum(path: Path) -> Spectrum:
         The file cannot be read, or is no spectrum.
     """
     import astropy.units as u
-    from synphot import SourceSpectrum
+    from synphot import SourceSpectrum, units
     from synphot.exceptions import SynphotError
 
     try:
-        source = SourceSpectrum.from_file(str(path))
-        wave = source.waveset
-        flux = source(wave, flux_unit=u.Jy).value
-    except (SynphotError, OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        if path.suffix.lower() == ".fits":
+            # Not by synphot, which leaves broken files open.
+            table = read_columns(path)
+            keys = [table.find(name) for name in ("wavelength", "flux")]
+            if None in keys:
+                raise KeyError("WAVELENGTH and FLUX")
+            wave, flux = (
+                np.asarray(table.values[key], float) * units.validate_unit(table.units[key])
+                for key in map(str, keys)
+            )
+        else:
+            source = SourceSpectrum.from_file(str(path))
+            wave = source.waveset
+            flux = source(wave)
+        flux_jy = units.convert_flux(wave, flux, u.Jy).value
+    except (SynphotError, OSError, ValueError, TypeError, LookupError) as error:
         raise InputError(
             f"expected a spectrum of wavelength and flux with their units in {path}, found "
             f"{error}; give a CALSPEC file"
         ) from error
-    return Spectrum(path.name, wave.to_value(u.um), np.maximum(flux, 0.0))
+    return Spectrum(path.name, wave.to_value(u.um), np.maximum(flux_jy, 0.0))
 
 
 def read_bandpass(path: Path, name: str) -> Bandpass:

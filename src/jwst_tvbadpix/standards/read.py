@@ -18,7 +18,7 @@ from ..fluxcal.measurements import Measurements
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
 from .apertures import find_aperture, read_apcorr
-from .files import Columns, FileUsed, Item, checksum, list_items, read_columns
+from .files import Columns, FileUsed, Item, checksum, list_items, open_fits, read_columns
 from .images import measure_images, photometer, read_image
 from .keywords import get
 from .models import Models, find_models
@@ -212,7 +212,7 @@ def _is_table(path: Path) -> bool:
     if path.suffix.lower() == ".asdf":
         return False
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(path) as hdus:
             return "DATAMODL" not in hdus[0].header and "SCI" not in hdus
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
         raise InputError(
@@ -263,7 +263,8 @@ def _hash_model(model: Any) -> str:
             digest.update(np.asarray(spec.spec_table["flux"]).tobytes())
     else:
         digest.update(np.asarray(model.data).tobytes())
-    digest.update(repr(get(model, "meta.exposure.start_time")).encode())
+    for name in ("exposure.start_time", "exposure.mid_time", "target.catalog_name"):
+        digest.update(repr(get(model, f"meta.{name}")).encode())
     return digest.hexdigest()
 
 
