@@ -311,6 +311,7 @@ def _assign_templates(
 
 
 def serves(template: JwstDataModel, key: _Key) -> bool:
+    """Tell whether a template is of the reference of a group of `group_factors`."""
     instrument, label, place, band = key
     meta = template.meta.instrument
     if str(meta.name).upper() != instrument:
