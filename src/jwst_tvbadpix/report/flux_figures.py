@@ -33,8 +33,8 @@ def plot_throughput(fit: FluxFit, ax: "Axes | None" = None) -> "Axes":
 
     Notes
     -----
-    The mean of each star is taken away. Of a spectrum's bins the middle one is shown. Curves are moved apart by 4 per cent; of more
-    than twelve modes the first are shown.
+    The mean of each star is taken away. Of a spectrum's bins the middle one is shown. Curves are
+    moved apart by 4 per cent; of more than twelve modes the first are shown.
     """
     ax = _get_axes(ax)
     chosen = _choose_units(fit)
