@@ -103,8 +103,15 @@ def read_table_spectrum(
     given, star = name_star(said, table.header, table.name)
     wave, rate = table.convert(wave_key, "um"), table.convert(data_key, "DN/s")
     err = _read_error(table)
-    order = np.argsort(wave, kind="stable")
-    wave, rate, err = wave[order], rate[order], err[order]
+    wave, order = np.unique(wave[np.isfinite(wave)], return_index=True)
+    order = np.flatnonzero(np.isfinite(table.convert(wave_key, "um")))[order]
+    if len(order) < len(rate):
+        log.warning(
+            "%s: %d rows with no wavelength or one that is there already are left out",
+            table.name,
+            len(rate) - len(order),
+        )
+    rate, err = rate[order], err[order]
     model_key, reason = table.find("model", "calspec_model"), ""
     if model_key is not None:
         model = table.convert(model_key, "uJy")[order] * 1e-6
