@@ -25,6 +25,7 @@ _PER_PIXEL = ("lrs",)
 
 def build_references(
     fit: FluxFit,
+    factors: Sequence[Factor],
     name: str,
     *,
     standards: Standards,
@@ -37,6 +38,9 @@ def build_references(
     Parameters
     ----------
     fit : FluxFit
+        For the history.
+    factors : sequence of Factor
+        Rows of the references.
     name : str
         Name of the products.
     standards : Standards
@@ -61,7 +65,7 @@ def build_references(
         A template is of no mode that was fitted.
     """
     header = _make_header(fit, standards, useafter)
-    groups = group_factors(fit.list_factors())
+    groups = group_factors(factors)
     for template in templates:
         if not any(serves(template, key) for key in groups):
             raise InputError(
@@ -72,10 +76,10 @@ def build_references(
             )
     models: list[Any] = []
     problems: list[str] = []
-    for key, factors in groups.items():
+    for key, mine in groups.items():
         suited = [template for template in templates if serves(template, key)]
         try:
-            models += _build(factors, header, name, suited, wavelengths)
+            models += _build(mine, header, name, suited, wavelengths)
         except ProductError as error:
             problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
             log.warning("%s", problems[-1])

@@ -121,9 +121,7 @@ def _tabulate_modes(fit: FluxFit, repeatability: Sequence[Repeatability]) -> Tab
     scatter = {r.mode: r for r in repeatability if r.subset == "all"}
     rows, star = fit.rows, fit.rows.take("star")
     visit, subarray = fit.rows.take("visit"), fit.rows.take("subarray")
-    waves = {
-        unit.band.mode: unit.band.wave for unit in fit.units if _is_image(unit.band.mode.kind)
-    }
+    waves = {unit.band.mode: unit.band.wave for unit in fit.units if _is_image(unit.band.mode.kind)}
     place = {(unit.band.mode, unit.subarray or ""): k for k, unit in enumerate(fit.units)}
     listed: list[tuple[Any, str, int, float, float, float]] = []
     for factor in fit.list_factors():
@@ -138,8 +136,7 @@ def _tabulate_modes(fit: FluxFit, repeatability: Sequence[Repeatability]) -> Tab
             row = (unit.band.mode, unit.reference, k, unit.band.wave, fit.factor[k], fit.error[k])
             listed.append(row)
     table: dict[str, list[Any]] = {
-        name: []
-        for name in ("mode", "filter", "subarray", "wave", "factor", "factor_err", "unit")
+        name: [] for name in ("mode", "filter", "subarray", "wave", "factor", "factor_err", "unit")
     }
     table |= {name: [] for name in ("n_stars", "n_visits", "rms", "rms_formal", "rms_excess")}
     for mode, name, unit_index, wave, value, error in listed:
@@ -147,10 +144,10 @@ def _tabulate_modes(fit: FluxFit, repeatability: Sequence[Repeatability]) -> Tab
         mine = rows.unit == unit_index
         mine &= (subarray == name) if image else True
         found = scatter[mode.label]
-        values = (mode.label, mode.filter, name, wave, value, error)
-        values += (_UNITS["brightness" if image else "flux"],)
-        values += (len(set(star[mine])), len(set(visit[mine])))
-        values += (found.rms, found.rms_formal, found.rms_excess)
+        values = [mode.label, mode.filter, name, wave, value, error]
+        values += [_UNITS["brightness" if image else "flux"]]
+        values += [len(set(star[mine])), len(set(visit[mine]))]
+        values += [found.rms, found.rms_formal, found.rms_excess]
         for column, item in zip(table, values, strict=True):
             table[column].append(item)
     return Table(table, units={"wave": "um"})
@@ -201,9 +198,13 @@ def _take(labels: list[str], index: np.ndarray) -> np.ndarray:
 def _tabulate_ratios(ratios: RatioMatrix) -> Table:
     """Tabulate each pair of modes once."""
     pairs = list(combinations(range(len(ratios.labels)), 2))
-    first, second = (np.array(part, int) for part in zip(*pairs, strict=True)) if pairs else (
-        np.zeros(0, int),
-        np.zeros(0, int),
+    first, second = (
+        (np.array(part, int) for part in zip(*pairs, strict=True))
+        if pairs
+        else (
+            np.zeros(0, int),
+            np.zeros(0, int),
+        )
     )
     labels = np.array(ratios.labels, dtype=str)
     columns: dict[str, Any] = {"mode": labels[first], "other": labels[second]}
