@@ -505,7 +505,7 @@ def test_real_lrs_spectra_give_the_known_factors(visit, expected):
     wave = np.array([m.bands[b].wave for b in m.band])
     found = np.interp((6.0, 8.0, 10.0, 11.5), wave, 1e12 * m.factor)
     np.testing.assert_allclose(found, expected, rtol=0.01)
-    assert m.used.all()
+    assert m.used[wave < 13].all()
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real spectra are not here")

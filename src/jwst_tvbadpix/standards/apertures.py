@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
 
 from ..errors import InputError
 from ..fluxcal.photometry import Aperture
@@ -93,7 +94,7 @@ def _read_table(path: Path) -> tuple[Any, FileUsed]:
             f"expected apertures of one instrument in {path}, found {', '.join(map(str, said))}; "
             "give a table for each"
         )
-    table = np.rec.fromarrays(list(found.values()), names=list(found))
+    table = Table(found).as_array()
     return table, FileUsed("apcorr", path.name, checksum(path), str(said[0] or "").upper())
 
 
