@@ -159,9 +159,7 @@ def fit_gordon2025(
         else:
             raise InputError(f"expected a throughput for {name}, found none; give one")
         corrected = factor[of] * f.evaluate(rows.t0_mjd + rows.days[of]) * response[of]
-        results.append(
-            (*_average(name, star[of], corrected), f, repeatability, _compare(f, last))
-        )
+        results.append((*_average(name, star[of], corrected), f, repeatability, _compare(f, last)))
         used_bands.append(unit.band)
     value, error, scatter, weights, clipped, f, repeat, difference = zip(*results, strict=True)
     return RecipeFit(
@@ -258,7 +256,7 @@ def _average(
 
 
 def _compare(f: Throughput, last: float) -> tuple[float, float]:
-    """ln of the sum that was fitted over the product that photom evaluates."""
+    """Ln of the sum that was fitted over the product that photom evaluates."""
     days = np.array([last, last + 5 * YEAR_DAYS])
     product = f.evaluate(f.t0_mjd + days)
     total = f.amplitude * np.exp(-days / f.tau_days) + 1.0 - f.amplitude
