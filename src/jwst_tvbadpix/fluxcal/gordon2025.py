@@ -161,7 +161,7 @@ def fit_gordon2025(
         corrected = factor[of] * f.evaluate(rows.t0_mjd + rows.days[of]) * response[of]
         results.append((*_average(name, star[of], corrected), f, repeatability, _compare(f, last)))
         used_bands.append(unit.band)
-    value, error, scatter, weights, clipped, f, repeat, difference = zip(*results, strict=True)
+    value, error, scatter, weights, clipped, given, repeat, difference = zip(*results, strict=True)
     return RecipeFit(
         tuple(used_bands),
         np.array(value),
@@ -169,7 +169,7 @@ def fit_gordon2025(
         np.array(scatter),
         np.array(weights),
         np.array(clipped),
-        tuple(f),
+        tuple(given),
         np.array(repeat),
         np.array(difference),
         rows.t0_mjd,

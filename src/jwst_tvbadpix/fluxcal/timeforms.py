@@ -14,9 +14,9 @@ __all__ = ["FORMS", "SHARES", "TimeModel", "allow_form", "make_time_model", "par
 FORMS = ("linear", "exponential", "powerlaw")
 SHARES = ("smooth", "common", "free")
 
-# Priors (mean, sigma): loss [1/yr], ln(amplitude), ln(tau/d), its slope with
-# ln(wavelength), alpha, ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data
-# do not say from running away, and hold where the amplitude is nil and tau means nothing.
+# Priors (mean, sigma): loss [1/yr], ln(amplitude), ln(tau/d), its slope with ln(wavelength), alpha,
+# ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data do
+# not say from running away, and hold where the amplitude is nil and tau means nothing.
 _PRIORS = {
     "loss_per_year": (0.0, 0.05),
     "ln_amplitude": (np.log(0.02), 2.0),
@@ -47,7 +47,7 @@ class TimeModel:
     ----------
     t0_mjd : float
     names, kinds : tuple of str
-        Of each parameter: 'loss_per_year', 'ln_amplitude MIRI MIRIMAGE 25.23 um', ...; and its kind.
+        Of each parameter: 'loss_per_year', 'ln_amplitude MIRI MIRIMAGE 25.23 um', ...; and kind.
     maps : mapping
         'loss_per_year', 'ln_amplitude', 'ln_tau', 'alpha', 'ln_tsoft' -> (n_units, n_parameters)
         csr: values of the units are ``map @ parameters``.
@@ -332,8 +332,8 @@ def _assemble(
     mean, sigma = np.array([_PRIORS[k] for k in p.kinds]).reshape(-1, 2).T
     prior = sparse.lil_matrix((n + len(p.smooth), n))
     prior.setdiag(1.0 / sigma)
-    for k, (columns, weights) in enumerate(p.smooth):
-        prior[n + k, columns] = weights
+    for k, (knots, weights) in enumerate(p.smooth):
+        prior[n + k, knots] = weights
     bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
     # At no alpha tsoft has no derivative.
     first = {"alpha": -0.03}
