@@ -20,12 +20,13 @@ from ..fluxcal import (
     measure_repeatability,
 )
 from ..refmodels import check_useafter
+from ..refmodels.absflux import build_absflux_model
 from ..refmodels.photom import read_template
 from ..report import plot_dependences, plot_fit
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
 from ._flux_inputs import find_apcorr, read_wavelengths
-from ._flux_products import build_references
+from ._flux_products import build_references, describe_run
 from ._flux_tables import compare_recipe, tabulate_all
 
 __all__ = ["AbsFluxRatio"]
@@ -96,7 +97,7 @@ class AbsFluxRatio(TvBadPixStep):
         Returns
         -------
         list
-            Photom models, each with ``meta.filename``.
+            The fit (`AbsFluxModel`) and the photom models, each with ``meta.filename``.
 
         Raises
         ------
@@ -108,13 +109,11 @@ class AbsFluxRatio(TvBadPixStep):
         standards = self._read(inputs)
         name = self.make_product_name(inputs)
         fit = self._fit(standards)
-        dependences = self._measure_dependences(fit)
-        tables = tabulate_all(fit, measure_repeatability(fit), dependences, compare_modes(fit))
-        factors = fit.list_factors()
+        factors, recipe = fit.list_factors(), None
         if self.method == "gordon2025":
             recipe = fit_gordon2025(standards.measurements)
-            factors, tables["recipe"] = recipe.list_factors(), compare_recipe(fit, recipe)
-        models, _ = build_references(
+            factors = recipe.list_factors()
+        models, problems = build_references(
             fit,
             factors,
             name,
@@ -125,6 +124,11 @@ class AbsFluxRatio(TvBadPixStep):
                 [self.make_input_path(path) for path in self.mrs_exposures]
             ),
         )
+        ratios, repeatability = compare_modes(fit), measure_repeatability(fit)
+        dependences = self._measure_dependences(fit)
+        tables = tabulate_all(fit, repeatability, dependences, ratios)
+        if recipe is not None:
+            tables["recipe"] = compare_recipe(fit, recipe)
         self._companions = Companions(
             {f"{name}_{kind}.ecsv": table for kind, table in tables.items()},
             {
@@ -132,7 +136,26 @@ class AbsFluxRatio(TvBadPixStep):
                 f"{name}_dependences.png": partial(plot_dependences, fit, dependences),
             },
         )
-        return models
+        about = describe_run(
+            fit,
+            standards,
+            models,
+            problems,
+            useafter=self.first_useafter,
+            settings=self._settings(),
+        )
+        absflux = build_absflux_model(fit, about, ratios=ratios, repeatability=repeatability)
+        absflux.meta.filename = f"{name}_{self.suffix}.asdf"
+        return [absflux, *models]
+
+    def _settings(self) -> dict[str, Any]:
+        """List the parameters of the run that are not those of the fit; files by their names."""
+        found = {key: getattr(self, key) for key in ("method", "ee", "saturation", *_SAID)}
+        for key in ("apcorr", "photom", "template_photom", "mrs_exposures"):
+            value = getattr(self, key)
+            paths = value.split(",") if isinstance(value, str) else value
+            found[key] = ", ".join(Path(path.strip()).name for path in paths)
+        return found
 
     def _measure_dependences(self, fit: FluxFit) -> tuple[Dependence, ...]:
         dependences = measure_dependences(fit)
