@@ -68,7 +68,7 @@ class Effects:
 
 # Standard deviations first guessed: published scatter between stars 1-4 %, repeatability 0.1-1.2 %
 # (Gordon et al. 2025); slope per unit of ln(wavelength).
-_STAR, _SLOPE, _OTHER = 0.01, 0.01, 0.003
+_STAR, _SLOPE, _OTHER = 0.01, 0.005, 0.003
 _NU_STAR, _NU_VISIT = 4.0, 5.0
 _WEIGHT = 3.0
 # Least range of ln(wavelength) that tells a slope.
@@ -136,14 +136,17 @@ def make_effects(rows: Rows) -> Effects:
     )
 
 
-def find_star_effects(effects: Effects, stars: Collection[str]) -> np.ndarray:
-    """Find the offsets and slopes of some stars, (n_effects,) bool."""
-    names = [
-        m.split("|")[0] in stars if f.name in ("star", "slope", "star in group") else False
+def find_star_effects(
+    effects: Effects, stars: Collection[str], *, every: bool = False
+) -> np.ndarray:
+    """Find offsets and slopes of some stars, (n_effects,) bool; `every`: in each filter too."""
+    families = ("star", "slope", "star in group")
+    chosen = [
+        (f.name in families or (every and f.name.startswith("star"))) and m.split("|")[0] in stars
         for f in effects.families
         for m in f.members
     ]
-    return np.array(names, bool)
+    return np.array(chosen, bool)
 
 
 def _join(*keys: np.ndarray) -> np.ndarray:

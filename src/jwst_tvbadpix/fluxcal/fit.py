@@ -27,7 +27,7 @@ from .solver import (
     make_penalty,
     solve,
 )
-from .stars import judge_stars
+from .stars import StarResult, judge_stars
 from .timeforms import SHARES
 
 __all__ = ["fit_factors"]
@@ -45,7 +45,7 @@ def fit_factors(
     share: str = "smooth",
     t0_mjd: float | None = None,
     subarray_err: float = 0.02,
-    class_err: float = 0.01,
+    class_err: float = 0.005,
     apcorr_err: float = 0.0,
     model_err: float = 0.0,
 ) -> FluxFit:
@@ -97,7 +97,7 @@ def fit_factors(
     )
     layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
     problem = make_problem(rows, layout, make_effects(rows), forms, share=share)
-    problem, solution = _solve_without_odd_stars(rows, problem)
+    problem, solution, stars = _solve_without_odd_stars(rows, problem)
     settings: dict[str, float | str] = {
         "method": "joint",
         "time_form": time_form,
@@ -108,23 +108,31 @@ def fit_factors(
         "apcorr_err": apcorr_err,
         "model_err": model_err,
     }
-    return _make_fit(rows, layout, problem, solution, forms, choices, settings)
+    return _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
 
 
-def _solve_without_odd_stars(rows: Rows, problem: Problem) -> tuple[Problem, Solution]:
-    """Solve; again, while stars that depart from the others are left free of them."""
+def _solve_without_odd_stars(
+    rows: Rows, problem: Problem
+) -> tuple[Problem, Solution, tuple[StarResult, ...]]:
+    """Solve, with no say for the stars that depart from the others."""
     solution = solve(problem)
+    odd: set[str] = set()
     for _ in range(_MOST_REJECTIONS):
         widths = count_information(problem, solution.widths)
         inverse = make_inverse(make_normal(problem, widths, solution.jacobian))
         stars = judge_stars(rows, problem, solution, widths, inverse)
-        odd = {s.name for s in stars if s.verdict in ("offset", "slope")}
-        ignored = find_star_effects(problem.effects, odd)
-        if (ignored == problem.ignored).all():
+        found = {s.name for s in stars if s.verdict in ("offset", "slope")}
+        if found <= odd:
             break
+        odd |= found
+        problem = replace(problem, ignored=find_star_effects(problem.effects, odd))
+        solution = solve(problem, widths=solution.widths, start=solution.values)
+    if odd:
+        # What is odd is rarely a plain slope: their filters are left free as well.
+        ignored = find_star_effects(problem.effects, odd, every=True)
         problem = replace(problem, ignored=ignored)
         solution = solve(problem, widths=solution.widths, start=solution.values)
-    return problem, solution
+    return problem, solution, stars
 
 
 def _make_fit(
@@ -132,6 +140,7 @@ def _make_fit(
     layout: Layout,
     problem: Problem,
     solution: Solution,
+    stars: tuple[StarResult, ...],
     forms: dict[str, tuple[str, ...]],
     choices: tuple[FormChoice, ...],
     settings: dict[str, float | str],
@@ -166,7 +175,7 @@ def _make_fit(
         covariance,
         _report_subarrays(rows, layout, parameters, covariance),
         _report_classes(rows, layout, parameters, covariance),
-        judge_stars(rows, problem, solution, honest, inverse),
+        stars,
         residual,
         weight,
         noise,

@@ -9,7 +9,7 @@ from ..errors import EvidenceError
 from .effects import make_effects
 from .model import count_epochs, make_layout, make_problem, take_rows
 from .rows import Rows
-from .solver import solve
+from .solver import Problem, solve
 from .timeforms import allow_form, parse_form
 
 __all__ = ["FormChoice", "choose_forms"]
@@ -129,7 +129,7 @@ def _compare(
     layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
     effects = make_effects(rows)
 
-    def make(forms: tuple[str, ...]):
+    def make(forms: tuple[str, ...]) -> Problem:
         return make_problem(rows, layout, effects, {detector: forms}, share=share)
 
     fair = [c for c in candidates if len(c) < 3] or candidates

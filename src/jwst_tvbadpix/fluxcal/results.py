@@ -158,6 +158,29 @@ class FluxFit:
     solution: Solution
 
     @property
+    def predictive_scatter(self) -> np.ndarray:
+        """1-sigma departure of a star and visit not seen before from the fit, (n_units,) float64.
+
+        The widths of stars, slopes, visits and jitter; without the errors of the factors.
+        """
+        rows, effects = self.rows, self.problem.effects
+        first = {int(u): k for k, u in reversed(list(enumerate(rows.unit)))}
+        out = np.zeros(len(self.units))
+        for k, unit in enumerate(self.units):
+            row = first[k]
+            names = {
+                "star": 1.0,
+                "slope": np.log(unit.band.wave / effects.wave0),
+                "star in group": 1.0,
+                f"visit {rows.group[row]}": 1.0,
+                f"star in filter {rows.group[row]}": 1.0,
+                f"visit in {rows.cell[row]}": 1.0,
+                f"jitter {rows.cell[row]}": 1.0,
+            }
+            out[k] = np.sqrt(sum((self.widths.get(n, 0.0) * x) ** 2 for n, x in names.items()))
+        return out
+
+    @property
     def bands(self) -> tuple[Band, ...]:
         """Band of each unit."""
         return tuple(u.band for u in self.units)
@@ -235,8 +258,8 @@ class FluxFit:
                 Factor(
                     mode,
                     unit.reference,
-                    self.factor[k],
-                    self.error[k],
+                    float(self.factor[k]),
+                    float(self.error[k]),
                     self.throughputs[k],
                     **({"wave": np.array([unit.band.wave])} if mode.kind == "mrs" else {}),
                 )

@@ -215,15 +215,15 @@ def _exclude(m: Measurements, dated: bool) -> Measurements:
 def _refuse_duplicates(m: Measurements) -> None:
     seen: dict[tuple, int] = {}
     for k in np.flatnonzero(m.used):
-        key = (int(m.band[k]), m.star[k], m.visit[k], m.subarray[k], repr(float(m.mjd[k])))
-        key = (*key, repr(float(m.factor[k])), repr(float(m.sigma[k])))
+        numbers = (m.mjd[k], m.factor[k], m.sigma[k])
+        key = (m.band[k], m.star[k], m.visit[k], m.subarray[k], *map(repr, map(float, numbers)))
         if key in seen:
             raise InputError(
                 f"expected each measurement once, found {m.star[k]} in "
                 f"{m.bands[m.band[k]].mode.label} of visit {m.visit[k]} twice "
                 f"({m.source[seen[key]]} and {m.source[k]}); give it once"
             )
-        seen[key] = k
+        seen[key] = int(k)
 
 
 def _find_time_wave(bands: list[Band], wave: np.ndarray) -> np.ndarray:

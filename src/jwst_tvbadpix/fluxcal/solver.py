@@ -34,7 +34,7 @@ _MOST_ITERATIONS = 60
 # Largest relative change of a width in the last iteration.
 _STEADY = 0.02
 _N_PROBES = 24
-NU_ROW = 5.0
+NU_ROW = 8.0
 # Width of the rows' own jitter first guessed, and its weight, in rows.
 _JITTER, _JITTER_WEIGHT = 0.003, 2.0
 _SMALLEST = 1e-5

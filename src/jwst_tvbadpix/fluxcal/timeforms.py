@@ -14,27 +14,28 @@ __all__ = ["FORMS", "SHARES", "TimeModel", "allow_form", "make_time_model", "par
 FORMS = ("linear", "exponential", "powerlaw")
 SHARES = ("smooth", "common", "free")
 
-# Priors (mean, sigma): loss [1/yr], amplitude, ln(tau/d), its slope with ln(wavelength), alpha,
-# ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data
-# do not say from running away, and hold where the amplitude is nil and tau means nothing.
+# Priors (mean, sigma): loss [1/yr], ln(amplitude), ln(tau/d), its slope with ln(wavelength), alpha,
+# ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data do
+# not say from running away, and hold where the amplitude is nil and tau means nothing.
 _PRIORS = {
     "loss_per_year": (0.0, 0.05),
-    "amplitude": (0.0, 0.5),
+    "ln_amplitude": (np.log(0.02), 2.0),
     "ln_tau": (np.log(200.0), 0.7),
-    "tau_slope": (0.0, 0.3),
+    "tau_slope": (0.0, 0.1),
     "alpha": (0.0, 0.5),
     "ln_tsoft": (np.log(100.0), 1.5),
 }
 _BOUNDS = {
     "loss_per_year": (-0.3, 0.3),
-    "amplitude": (-1.0, 0.95),
+    "ln_amplitude": (np.log(1e-6), np.log(0.95)),
     "ln_tau": (np.log(10.0), np.log(5000.0)),
     "tau_slope": (-2.0, 2.0),
     "alpha": (-3.0, 3.0),
     "ln_tsoft": (0.0, np.log(10000.0)),
 }
-# Departure of a knot of amplitude or alpha from the line through its neighbours.
-_SMOOTHNESS = 0.02
+# Departure of a knot of ln(amplitude) or alpha from the line through its neighbours. A loss grows
+# with wavelength over decades, so that its logarithm is what is smooth.
+_SMOOTHNESS = {"ln_amplitude": 0.3, "alpha": 0.02}
 _MOST_KNOTS = 12
 
 
@@ -46,9 +47,9 @@ class TimeModel:
     ----------
     t0_mjd : float
     names, kinds : tuple of str
-        Of each parameter: 'loss_per_year', 'amplitude MIRI MIRIMAGE 25.23 um', ...; and its kind.
+        Of each parameter: 'loss_per_year', 'ln_amplitude MIRI MIRIMAGE 25.23 um', ...; and kind.
     maps : mapping
-        'loss_per_year', 'amplitude', 'ln_tau', 'alpha', 'ln_tsoft' -> (n_units, n_parameters)
+        'loss_per_year', 'ln_amplitude', 'ln_tau', 'alpha', 'ln_tsoft' -> (n_units, n_parameters)
         csr: values of the units are ``map @ parameters``.
     prior : sparse matrix
         Rows whose product with the parameters is ``prior_mean`` +- 1, (n_prior, n_parameters).
@@ -112,13 +113,14 @@ class TimeModel:
                 total += np.log(np.maximum(f, 0.0))
                 slopes["loss_per_year"] = -d / YEAR_DAYS / f
             if self.has["exponential"].any():
-                # Units without an exponential have an amplitude of 0.
                 scaled = d * np.exp(-value["ln_tau"])
                 e = np.exp(np.minimum(-scaled, 50.0))
-                f = 1.0 - value["amplitude"] * (1.0 - e)
+                has = np.diff(maps["ln_amplitude"].indptr) > 0
+                amplitude = np.where(has, np.exp(value["ln_amplitude"]), 0.0)
+                f = 1.0 - amplitude * (1.0 - e)
                 total += np.log(np.maximum(f, 0.0))
-                slopes["amplitude"] = -(1.0 - e) / f
-                slopes["ln_tau"] = value["amplitude"] * e * scaled / f
+                slopes["ln_amplitude"] = -amplitude * (1.0 - e) / f
+                slopes["ln_tau"] = amplitude * e * scaled / f
             if self.has["powerlaw"].any():
                 soft = np.exp(value["ln_tsoft"])
                 base = (d + soft) / soft
@@ -141,7 +143,7 @@ class TimeModel:
         if has["linear"]:
             settings["loss_per_year"] = value["loss_per_year"]
         if has["exponential"]:
-            settings["amplitude"] = value["amplitude"]
+            settings["amplitude"] = float(np.exp(value["ln_amplitude"]))
             settings["tau_days"] = float(np.exp(value["ln_tau"]))
         if has["powerlaw"]:
             soft, alpha = float(np.exp(value["ln_tsoft"])), value["alpha"]
@@ -238,12 +240,12 @@ def make_time_model(
     if share not in SHARES:
         raise InputError(f"expected share to be one of {', '.join(SHARES)}, found {share!r}")
     has = {form: np.array([form in f for f in forms], bool) for form in FORMS}
-    tables = ("loss_per_year", "amplitude", "ln_tau", "alpha", "ln_tsoft")
+    tables = ("loss_per_year", "ln_amplitude", "ln_tau", "alpha", "ln_tsoft")
     p = _Parameters([], [], {name: [] for name in tables}, [])
     _add_loss(p, np.flatnonzero(has["linear"]), share)
     groups = np.asarray(detector)
     for form, curve, scale in (
-        ("exponential", "amplitude", "ln_tau"),
+        ("exponential", "ln_amplitude", "ln_tau"),
         ("powerlaw", "alpha", "ln_tsoft"),
     ):
         for name in sorted(set(groups[has[form]])):
@@ -273,7 +275,7 @@ def _add_curve(
     share: str,
     well_seen: np.ndarray,
 ) -> None:
-    """Add knots of amplitude or alpha over ln(wavelength)."""
+    """Add knots of ln(amplitude) or alpha over ln(wavelength)."""
     if share == "free":
         for k in units:
             p.entries[kind].append((k, p.add(f"{kind} {detector} {k}", kind), 1.0))
@@ -292,7 +294,8 @@ def _add_curve(
                 p.entries[kind].append((unit, column, float(weight)))
     for k in range(1, len(knots) - 1):
         left = (knots[k + 1] - knots[k]) / (knots[k + 1] - knots[k - 1])
-        p.smooth.append((columns[k - 1 : k + 2], np.array([-left, 1.0, left - 1.0])))
+        weights = np.array([-left, 1.0, left - 1.0]) / _SMOOTHNESS[kind]
+        p.smooth.append((columns[k - 1 : k + 2], weights))
 
 
 def _interpolate(knots: np.ndarray, at: float) -> np.ndarray:
@@ -329,11 +332,11 @@ def _assemble(
     mean, sigma = np.array([_PRIORS[k] for k in p.kinds]).reshape(-1, 2).T
     prior = sparse.lil_matrix((n + len(p.smooth), n))
     prior.setdiag(1.0 / sigma)
-    for k, (columns, weights) in enumerate(p.smooth):
-        prior[n + k, columns] = weights / _SMOOTHNESS
+    for k, (knots, weights) in enumerate(p.smooth):
+        prior[n + k, knots] = weights
     bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
-    # At no amplitude tau has no derivative.
-    first = {"amplitude": 0.03, "alpha": -0.03}
+    # At no alpha tsoft has no derivative.
+    first = {"alpha": -0.03}
     start = np.array([first.get(k, m) for k, m in zip(p.kinds, mean, strict=True)])
     return TimeModel(
         t0_mjd,

@@ -1,5 +1,6 @@
 """JWST reference models of our products: build, save as twins, read back."""
 
+from .absflux import AbsFluxModel, AbsFluxNotes, build_absflux_model, read_absflux
 from .badpix import BaseMask, build_badpix_history, make_pedigree
 from .closure import CLOSURE, Closure, check_closure
 from .dq import dq_value, identity_dq_def
@@ -33,6 +34,8 @@ from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
     "CLOSURE",
+    "AbsFluxModel",
+    "AbsFluxNotes",
     "BadPixHistoryModel",
     "BaseMask",
     "Closure",
@@ -40,6 +43,7 @@ __all__ = [
     "MaskSeries",
     "PhotomHeader",
     "StarFlatModel",
+    "build_absflux_model",
     "build_badpix_history",
     "build_flat_model",
     "build_history",
@@ -61,6 +65,7 @@ __all__ = [
     "list_tables",
     "list_useafter",
     "make_pedigree",
+    "read_absflux",
     "read_history",
     "read_mask_dq",
     "read_mrs_wavelengths",

@@ -24,6 +24,9 @@ _MJD = (MISSION_MJD[0], 61000.0, MISSION_MJD[1])
 _AREA_ARCSEC2 = 0.01
 _AREA_SR = _AREA_ARCSEC2 * (np.pi / (180 * 3600)) ** 2
 
+# The channels of MIRI MRS; the step leaves out the last column, which is one of references.
+_PARTS = (("left", slice(None, 512)), ("right", slice(512, 1031)))
+
 # Exposures made here: their keywords are those of the reference, which is validated.
 _UNCHECKED = {"validate_on_assignment": False}
 
@@ -336,18 +339,16 @@ def _try_mrs(
             "expected the wavelength of each pixel for the closure of MIRI MRS, found none; give "
             "what the reference was built with"
         )
-    meta = model.meta.instrument
-    exposure = datamodels.IFUImageModel(**_UNCHECKED, **_make_arrays(model.data.shape))
-    exposure.meta.instrument.name, exposure.meta.instrument.detector = "MIRI", meta.detector
-    exposure.meta.instrument.band, exposure.meta.exposure.type = meta.band, "MIR_MRS"
-    exposure.meta.subarray.name = "FULL"
-    exposure.meta.wcs = _make_wcs(wavelength)
+    meta, wcs = model.meta.instrument, _make_wcs(wavelength)
     good = (model.data > 0) & np.isfinite(model.data) & np.isfinite(wavelength)
     for day in mjd:
-        exposure.meta.exposure.mid_time = day
+        exposure = datamodels.IFUImageModel(**_UNCHECKED, **_make_arrays(model.data.shape))
+        exposure.meta.instrument.name, exposure.meta.instrument.detector = "MIRI", meta.detector
+        exposure.meta.instrument.band, exposure.meta.exposure.type = meta.band, "MIR_MRS"
+        exposure.meta.exposure.mid_time, exposure.meta.wcs = day, wcs
         done = PhotomStep(override_photom=model.copy(), override_area="N/A").process(exposure)
         expected = model.data / evaluate_mrs(model, factors, wavelength, day)
-        for part, columns in (("left", slice(None, 512)), ("right", slice(512, None))):
+        for part, columns in _PARTS:
             inside = good[:, columns]
             if inside.any():
                 name = f"{meta.detector} {meta.band} {part}"
@@ -364,7 +365,7 @@ def _make_wcs(wavelength: np.ndarray) -> Any:
 
     ny, nx = wavelength.shape
     table = models.Tabular2D(
-        points=(np.arange(nx), np.arange(ny)), lookup_table=wavelength.T, bounds_error=False
+        points=(np.arange(nx), np.arange(ny)), lookup_table=wavelength.T, method="nearest"
     )
     nowhere = models.Const2D(0.0)
     forward = models.Mapping((0, 1, 0, 1, 0, 1)) | (nowhere & nowhere & table)

@@ -131,7 +131,8 @@ def build_photom_models(
             model = build_mrs_photom(
                 group, template=chosen.get(key), wavelength=wavelengths.get((place, band))
             )
-            kept, exp_types = 0, ("MIR_MRS",)
+            kept = 0
+            exp_types: tuple[str, ...] = ("MIR_MRS",)
         else:
             layout = LAYOUTS[instrument, group[0].mode.kind]
             model, kept = _build_model(group, layout, chosen.get(key))
@@ -245,10 +246,11 @@ def read_template(path: str | Path) -> JwstDataModel:
             f"expected a photom reference in {path}, found {type(error).__name__}: {error}; give "
             "one as CRDS delivers it"
         ) from error
-    if str(opened.meta.reftype).upper() != "PHOTOM" or "Photom" not in type(opened).__name__:
+    kind = str(getattr(opened.meta, "reftype", None)).upper()
+    if kind != "PHOTOM" or "Photom" not in type(opened).__name__:
         raise InputError(
             f"expected a photom reference in {path}, found {type(opened).__name__} with REFTYPE "
-            f"{opened.meta.reftype}; give one as CRDS delivers it"
+            f"{kind}; give one as CRDS delivers it"
         )
     opened.meta.filename = Path(path).name
     return opened
@@ -309,6 +311,7 @@ def _assign_templates(
 
 
 def serves(template: JwstDataModel, key: _Key) -> bool:
+    """Tell whether a template is of the reference of a group of `group_factors`."""
     instrument, label, place, band = key
     meta = template.meta.instrument
     if str(meta.name).upper() != instrument:
@@ -489,6 +492,11 @@ def _copy_full(row: PhotomRow, keys: tuple[Any, ...]) -> PhotomRow:
     return replace(row, keys=keys)
 
 
+def _fit_card(value: float) -> float:
+    """Round to what a FITS card holds."""
+    return float(f"{value:.12g}")
+
+
 def _describe(
     model: Any,
     factors: Sequence[Factor],
@@ -516,9 +524,8 @@ def _describe(
         meta.exposure.type = next(iter(listed))
         meta.exposure.p_exptype = "".join(f"{name}|" for name in listed)
         if area is not None:
-            # As many digits as a card of FITS holds.
-            meta.photometry.pixelarea_steradians = float(f"{area:.12g}")
-            meta.photometry.pixelarea_arcsecsq = float(f"{area * _ARCSEC2_PER_SR:.12g}")
+            meta.photometry.pixelarea_steradians = _fit_card(area)
+            meta.photometry.pixelarea_arcsecsq = _fit_card(area * _ARCSEC2_PER_SR)
         elif mode.kind in ("imaging", "coronagraphy"):
             log.warning("%s: no PIXAR_SR, because no pixel area was given", mode.label)
     except asdf.ValidationError as error:

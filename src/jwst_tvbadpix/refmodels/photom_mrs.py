@@ -103,6 +103,7 @@ def build_mrs_photom(
         err=np.array(template.err, np.float32),
         dq=np.array(template.dq, np.uint32),
         pixsiz=np.array(template.pixsiz, np.float32),
+        strict_validation=True,
     )
     used = 0
     ratios = np.ones(data.shape)
@@ -131,7 +132,9 @@ def build_mrs_photom(
     before = template.meta.photometry.conversion_megajanskys
     if before is not None:
         good = np.isfinite(wavelength) & (data > 0)
-        model.meta.photometry.conversion_megajanskys = float(before * np.median(ratios[good]))
+        scaled = before * np.median(ratios[good])
+        # Rounded to what a FITS card holds.
+        model.meta.photometry.conversion_megajanskys = float(f"{scaled:.12g}")
     model.meta.instrument.channel = template.meta.instrument.channel
     return model
 

@@ -78,7 +78,7 @@ class Layout:
 
     def create(self) -> Any:
         """Create an empty model."""
-        return getattr(datamodels, self.model)()
+        return getattr(datamodels, self.model)(strict_validation=True)
 
     @property
     def has_subarray(self) -> bool:
