@@ -101,7 +101,7 @@ def test_bad_pixels_leave_factors_as_they_are():
         holed.factor[holed.used], compute_factor(get_waves(holed)[holed.used]), rtol=0.02
     )
     assert holed.used.sum() < whole.used.sum()
-    both = measure_spectra([spectrum, replace(spectrum, rate=rate, source="holed", mjd=5.0)])
+    both = measure_spectra([spectrum, replace(spectrum, rate=rate, source="holed", mjd=60000.0)])
     assert set(both.reason[~both.used].tolist()) == {"no good pixel"}
 
 
@@ -112,6 +112,15 @@ def test_negative_rates_are_named():
     m = measure_spectra([replace(spectrum, rate=rate)])
     assert set(m.reason[~m.used].tolist()) == {"rate is not positive"}
     assert 2 <= (~m.used).sum() <= 6
+
+
+def test_rates_that_are_noise_are_named():
+    spectrum = make_spectrum()
+    err = spectrum.err.copy()
+    err[:20] = spectrum.rate[:20]
+    m = measure_spectra([replace(spectrum, err=err)])
+    assert set(m.reason[~m.used].tolist()) == {"rate below 3 sigma"}
+    assert (m.sigma[m.used] < 1 / 3).all()
 
 
 def test_a_spectrum_left_out_keeps_its_rows():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jwst_tvbadpix.errors import EvidenceError, InputError
+from jwst_tvbadpix.errors import DateError, EvidenceError, InputError
 from jwst_tvbadpix.fluxcal.gather import join_measurements
 from jwst_tvbadpix.fluxcal.tables import measure_table
 
@@ -78,7 +78,10 @@ def test_a_table_may_carry_its_own_fluxes_and_modes():
 
 def test_an_unknown_mode_is_measured_all_the_same(caplog):
     m = measure_table(
-        make_table(filter=["F200W"] * 4, model_flux_jy=[1e-3] * 4, mjd=[1.0, 2.0, 3.0, 4.0]), {}
+        make_table(
+            filter=["F200W"] * 4, model_flux_jy=[1e-3] * 4, mjd=[60001.0, 60002.0, 60003.0, 60004.0]
+        ),
+        {},
     )
     assert m.used.all()
     assert {b.mode.kind for b in m.bands} == {"unknown"}
@@ -93,6 +96,7 @@ def test_an_unknown_mode_is_measured_all_the_same(caplog):
         (change("rate", 1, np.nan), "rate or its error is no number"),
         (change("rate_err", 1, np.nan), "rate or its error is no number"),
         (change("rate_err", 1, 0.0), "error of the rate is not positive"),
+        (change("rate_err", 1, 1e12), "rate below 3 sigma"),
         (change("apcorr", 1, np.nan), "apcorr is not positive"),
         (change("pixarea_sr", 1, 0.0), "pixarea_sr is not positive"),
         (change("name", 1, "No Such Star"), "no model flux of No Such Star in F1000W"),
@@ -154,6 +158,11 @@ def test_text_in_a_column_of_numbers_is_an_error():
         measure_table(make_table(rate=["a", "b", "c", "d"]), MODELS)
 
 
+def test_dates_that_are_no_mjd_are_refused():
+    with pytest.raises(DateError, match="expected dates as MJD within 59573 to 75000 in table"):
+        measure_table(make_table(mjd=[2459800.5, 59800.0, 59900.0, np.nan]), MODELS)
+
+
 def test_photmjsr_reveals_other_units():
     table = make_table(photmjsr=[TRUE] * 4)
     assert measure_table(table, MODELS).used.all()
@@ -183,7 +192,10 @@ def test_order_of_rows_does_not_matter():
 def test_joined_measurements_keep_their_bands():
     first = measure_table(make_table(), MODELS)
     other = measure_table(
-        make_table(filter=["F560W"] * 4, model_flux_jy=[1e-2] * 4, mjd=[1.0, 2.0, 3.0, 4.0]), {}
+        make_table(
+            filter=["F560W"] * 4, model_flux_jy=[1e-2] * 4, mjd=[60001.0, 60002.0, 60003.0, 60004.0]
+        ),
+        {},
     )
     joined = join_measurements([first, other])
     assert [b.mode.filter for b in joined.bands] == ["F1000W", "F560W", "F770W"]

@@ -81,7 +81,8 @@ def name_kind(exp_type: str, filter_: str) -> str:
     """
     kind = _KIND_BY_EXP_TYPE.get(exp_type.upper(), "unknown")
     owner = _OWNERS.get(filter_)
-    if owner and owner[0] == "MIRI" and kind in ("imaging", "coronagraphy"):
+    images = ("imaging", "coronagraphy")
+    if owner and owner[0] == "MIRI" and kind in images and owner[2] in images:
         return owner[2]
     return kind
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import EvidenceError
+from ..errors import DateError, EvidenceError
 from .measurements import Measurements
 
 __all__ = [
+    "MIN_SNR",
     "blank",
+    "check_dates",
     "exclude",
     "join_measurements",
     "mark_duplicates",
@@ -19,6 +21,10 @@ __all__ = [
     "require_used",
 ]
 
+# A rate of fewer sigma leaves out its row: its logarithm is skewed.
+MIN_SNR = 3.0
+# Dates of JWST [MJD]: 2021-12-25, and as far as its propellant may last.
+_MJD = (59573.0, 75000.0)
 # Exposures of one star closer than this are of one visit [day].
 _VISIT_GAP_DAYS = 0.5
 
@@ -49,6 +55,22 @@ def name_visits(star: np.ndarray, mjd: np.ndarray, source: np.ndarray) -> np.nda
         for row, start in zip(rows, first, strict=True):
             names[row] = f"{name} {mjd[start]:.2f}"
     return names.astype(str)
+
+
+def check_dates(mjd: np.ndarray, name: str) -> None:
+    """Refuse dates that are none of JWST; NaN is no date.
+
+    Raises
+    ------
+    DateError
+        They are before its launch or far after its life: of another scale than MJD.
+    """
+    wrong = np.isfinite(mjd) & ~((mjd >= _MJD[0]) & (mjd <= _MJD[1]))
+    if wrong.any():
+        raise DateError(
+            f"expected dates as MJD within {_MJD[0]:g} to {_MJD[1]:g} in {name}, found "
+            f"{mjd[wrong][0]:g}; convert them"
+        )
 
 
 def blank(n: int) -> np.ndarray:

@@ -7,7 +7,16 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from ..errors import InputError
-from .gather import blank, exclude, join_measurements, mark_duplicates, name_visits, require_used
+from .gather import (
+    MIN_SNR,
+    blank,
+    check_dates,
+    exclude,
+    join_measurements,
+    mark_duplicates,
+    name_visits,
+    require_used,
+)
 from .measurements import Measurements
 from .modes import Band, Mode
 
@@ -192,6 +201,7 @@ def measure_spectra(spectra: Sequence[StarSpectrum], *, max_bins: int = 400) -> 
 def _check(spectrum: StarSpectrum) -> None:
     """Refuse wavelengths that are none."""
     wave = spectrum.wave
+    check_dates(np.array([spectrum.mjd]), spectrum.source)
     if len(wave) < 2 or not (np.isfinite(wave).all() and (np.diff(wave) > 0).all()):
         raise InputError(
             f"expected at least two rising wavelengths in {spectrum.source}, found {len(wave)}, "
@@ -236,6 +246,7 @@ def _measure_mode(group: Sequence[StarSpectrum], max_bins: int) -> Measurements:
     reason = np.array(why, dtype=object)
     exclude(reason, share <= 0, "no good pixel")
     exclude(reason, ~(rate > 0), "rate is not positive")
+    exclude(reason, rate < MIN_SNR * err, f"rate below {MIN_SNR:g} sigma")
 
     def repeat(values: Sequence[str | float], dtype: type) -> np.ndarray:
         return np.repeat(np.array(values, dtype=dtype), n_bins)

@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from .aliases import CLASSES, find_star, spell
 from .filters import infer_mode, read_pivot
-from .gather import blank, exclude, mark_duplicates, name_visits, require_used
+from .gather import MIN_SNR, blank, check_dates, exclude, mark_duplicates, name_visits, require_used
 from .measurements import Measurements
 from .modes import Band, Mode
 
@@ -211,6 +211,7 @@ def _rename(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
         else:
             table[key] = _to_numbers(values, key, name)
     table.setdefault("mjd", blank(n))
+    check_dates(table["mjd"], name)
     table.setdefault("exposure", np.full(n, "", dtype=str))
     if "exposure_s" not in table:
         both = "tgroup_s" in table and "ngroups" in table
@@ -320,6 +321,7 @@ def _exclude_rows(
     exclude(reason, ~(np.isfinite(rate) & np.isfinite(err)), "rate or its error is no number")
     exclude(reason, rate <= 0, "rate is not positive")
     exclude(reason, err <= 0, "error of the rate is not positive")
+    exclude(reason, rate < MIN_SNR * err, f"rate below {MIN_SNR:g} sigma")
     for key in ("apcorr", "pixarea_sr"):
         exclude(reason, ~(np.isfinite(table[key]) & (table[key] > 0)), f"{key} is not positive")
     names = np.array(

@@ -1,17 +1,19 @@
 """Figures of a flux calibration, from the fit alone."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.time import Time
 
-from ..fluxcal import FluxFit, Mode
+from ..fluxcal import Dependence, FluxFit, Mode
+from ..fluxcal.dependences import QUANTITIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_fit", "plot_stars", "plot_throughput"]
+__all__ = ["plot_dependence", "plot_dependences", "plot_fit", "plot_stars", "plot_throughput"]
 
 # Okabe & Ito's palette, safe for the colour-blind.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -107,6 +109,59 @@ def plot_stars(fit: FluxFit, ax: "Axes | None" = None) -> "Axes":
     )
     ax.legend(fontsize=7)
     return ax
+
+
+def plot_dependence(fit: FluxFit, found: Dependence, ax: "Axes | None" = None) -> "Axes":
+    """Plot observed over fitted against what it may depend on.
+
+    Parameters
+    ----------
+    fit : FluxFit
+    found : Dependence
+        Of a quantity that is a number: flux, peak, well depth, background, integration time.
+    ax : matplotlib Axes, optional
+
+    Notes
+    -----
+    Effects of stars and visits are left in the points; the line has the slope that the fit finds
+    beside them.
+    """
+    ax = _get_axes(ax)
+    (column,) = (name for name, title in QUANTITIES.items() if title == found.quantity)
+    mine = fit.rows.group == found.group
+    value = np.asarray(fit.rows.take(column), float)[mine]
+    residual = 100 * fit.residual[fit.rows.index][mine]
+    if found.quantity.startswith("log10"):
+        value = np.log10(np.where(value > 0, value, np.nan))
+    known = np.isfinite(value)
+    ax.plot(value[known], residual[known], ".", ms=2, color=_COLOURS[0])
+    if known.any():
+        ends = np.array([value[known].min(), value[known].max()])
+        line = 100 * found.slope * (ends - value[known].mean())
+        ax.plot(ends, line + residual[known].mean(), "-", color=_COLOURS[1])
+    ax.set(
+        xlabel=found.quantity,
+        ylabel="observed over fitted [%]",
+        title=f"{found.group}: {100 * found.slope:+.2f} +- {100 * found.error:.2f} % per unit, "
+        f"{found.verdict} (n = {found.n_rows})",
+    )
+    ax.title.set_fontsize(7)
+    return ax
+
+
+def plot_dependences(fit: FluxFit, dependences: Sequence[Dependence]) -> "Figure":
+    """Plot all that are of a number, on one page."""
+    from matplotlib.figure import Figure
+
+    chosen = [d for d in dependences if d.quantity in QUANTITIES.values()]
+    n_rows = max(1, -(-len(chosen) // 3))
+    figure = Figure(figsize=(12, 3.2 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, 3, squeeze=False).ravel()
+    for ax, found in zip(axes, chosen, strict=False):
+        plot_dependence(fit, found, ax)
+    for ax in axes[len(chosen) :]:
+        ax.remove()
+    return figure
 
 
 def plot_fit(fit: FluxFit) -> "Figure":

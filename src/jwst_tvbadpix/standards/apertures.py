@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.table import Table
 
 from ..errors import InputError
 from ..fluxcal.photometry import Aperture
-from .files import FileUsed, checksum
+from .files import FileUsed, checksum, read_columns
 
 __all__ = ["find_aperture", "read_apcorr"]
 
@@ -22,11 +23,20 @@ _CLASSES = {
 }
 # How far the encircled energy of a row may lie from the one that is asked for.
 _SAME_EE = 0.005
+_COLUMNS = ("filter", "eefraction", "radius", "apcorr", "skyin", "skyout")
 _GIVEN = ("ee", "radius", "apcorr", "sky_in", "sky_out")
 
 
 def read_apcorr(path: Path) -> tuple[Any, FileUsed]:
-    """Read the table of an APCORR reference of an imager.
+    """Read the apertures of an imager: an APCORR reference, or a table with its columns.
+
+    Parameters
+    ----------
+    path : Path
+        Reference (FITS, ASDF), or ECSV or CSV with the columns filter, eefraction, radius, apcorr,
+        skyin and skyout [pixel], and subarray or pupil where they matter. A table is of the
+        instrument that its header (``instrument``) or its only column of that name says, else of
+        all.
 
     Returns
     -------
@@ -39,6 +49,8 @@ def read_apcorr(path: Path) -> tuple[Any, FileUsed]:
     InputError
         The file is no such reference.
     """
+    if path.suffix.lower() in (".ecsv", ".csv"):
+        return _read_table(path)
     from stdatamodels.jwst import datamodels
 
     try:
@@ -61,6 +73,29 @@ def read_apcorr(path: Path) -> tuple[Any, FileUsed]:
             f"{table.dtype.names}; give the APCORR reference of an imager"
         )
     return table, FileUsed("apcorr", path.name, checksum(path), instrument)
+
+
+def _read_table(path: Path) -> tuple[Any, FileUsed]:
+    """Read apertures from a plain table."""
+    columns = read_columns(path)
+    keys = {name: columns.find(name) for name in _COLUMNS}
+    missing = [name for name, key in keys.items() if key is None]
+    if missing:
+        raise InputError(
+            f"expected the columns {', '.join(_COLUMNS)} in {path}, found no {', '.join(missing)}; "
+            "add them: they must be of one encircled energy"
+        )
+    keys |= {name: columns.find(name) for name in ("subarray", "pupil")}
+    found = {name: columns.values[key] for name, key in keys.items() if key is not None}
+    key = columns.find("instrument")
+    said = np.unique(columns.values[key]).tolist() if key else [columns.header.get("instrument")]
+    if len(said) > 1:
+        raise InputError(
+            f"expected apertures of one instrument in {path}, found {', '.join(map(str, said))}; "
+            "give a table for each"
+        )
+    table = Table(found).as_array()
+    return table, FileUsed("apcorr", path.name, checksum(path), str(said[0] or "").upper())
 
 
 def find_aperture(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import DateError, InputError
 from ..fluxcal.aliases import Standard, find_calspec, find_star
 from ..fluxcal.modes import KINDS, Mode
 from ..fluxcal.spectra import StarSpectrum, smooth_model
@@ -17,6 +17,8 @@ __all__ = ["read_table_spectrum"]
 
 log = logging.getLogger(__name__)
 
+# Cards of the middle of an exposure, or near it [MJD].
+_DATES = ("EXPMID", "MJD-AVG", "MJD", "MJD-OBS")
 _UNKNOWN = Mode("N/A", "N/A", "unknown")
 
 
@@ -103,14 +105,22 @@ def read_table_spectrum(
     given, star = name_star(said, table.header, table.name)
     wave, rate = table.convert(wave_key, "um"), table.convert(data_key, "DN/s")
     err = _read_error(table)
-    order = np.argsort(wave, kind="stable")
-    wave, rate, err = wave[order], rate[order], err[order]
+    wave, order = np.unique(wave[np.isfinite(wave)], return_index=True)
+    order = np.flatnonzero(np.isfinite(table.convert(wave_key, "um")))[order]
+    if len(order) < len(rate):
+        log.warning(
+            "%s: %d rows with no wavelength or one that is there already are left out",
+            table.name,
+            len(rate) - len(order),
+        )
+    rate, err = rate[order], err[order]
     model_key, reason = table.find("model", "calspec_model"), ""
     if model_key is not None:
         model = table.convert(model_key, "uJy")[order] * 1e-6
     else:
         model, reason = sample_model(models, star.name, given, wave)
-    mjd = said.get("mjd") or table.header.get("EXPMID") or table.header.get("MJD")
+    dates = (said.get("mjd"), *(table.header.get(card) for card in _DATES))
+    mjd = next((date for date in dates if date not in (None, "")), np.nan)
     return StarSpectrum(
         mode=name_mode(said, table.header),
         star=star.name,
@@ -118,7 +128,7 @@ def read_table_spectrum(
         given=given,
         visit=str(said.get("visit") or ""),
         subarray=str(said.get("subarray") or table.header.get("SUBARRAY") or "N/A"),
-        mjd=float(mjd) if mjd else np.nan,
+        mjd=_read_mjd(mjd, table.name),
         wave=wave,
         rate=rate,
         err=err,
@@ -126,6 +136,15 @@ def read_table_spectrum(
         source=item.name,
         reason=reason,
     )
+
+
+def _read_mjd(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise DateError(
+            f"expected the time of {name} as MJD, found {value!r}; correct it"
+        ) from error
 
 
 def sample_model(models: Models, star: str, given: str, wave: np.ndarray) -> tuple[np.ndarray, str]:

@@ -26,6 +26,7 @@ from ..refmodels import (
     write_asdf,
     write_twins,
 )
+from ..refmodels.absflux import AbsFluxModel
 
 __all__ = ["TvBadPixStep", "ask_crds", "find_reference", "show_progress"]
 
@@ -115,7 +116,7 @@ class TvBadPixStep(Step):
             return None
         folder = self._output_folder()
         path = self.stage(folder) / model.meta.filename
-        if isinstance(model, BadPixHistoryModel | StarFlatModel):
+        if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
             write_asdf(model, path)
         else:
             write_twins(model, path.with_suffix(""))

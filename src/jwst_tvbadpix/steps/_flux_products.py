@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ import numpy as np
 from ..errors import InputError, ProductError
 from ..fluxcal import Factor, FluxFit
 from ..refmodels import make_pedigree
+from ..refmodels.absflux import AbsFluxNotes
 from ..refmodels.closure import check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
 from ..standards import Standards
 
-__all__ = ["build_references"]
+__all__ = ["build_references", "describe_run"]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ _PER_PIXEL = ("lrs",)
 
 def build_references(
     fit: FluxFit,
+    factors: Sequence[Factor],
     name: str,
     *,
     standards: Standards,
@@ -37,6 +40,9 @@ def build_references(
     Parameters
     ----------
     fit : FluxFit
+        For the history.
+    factors : sequence of Factor
+        Rows of the references.
     name : str
         Name of the products.
     standards : Standards
@@ -61,7 +67,7 @@ def build_references(
         A template is of no mode that was fitted.
     """
     header = _make_header(fit, standards, useafter)
-    groups = group_factors(fit.list_factors())
+    groups = group_factors(factors)
     for template in templates:
         if not any(serves(template, key) for key in groups):
             raise InputError(
@@ -72,14 +78,62 @@ def build_references(
             )
     models: list[Any] = []
     problems: list[str] = []
-    for key, factors in groups.items():
+    for key, mine in groups.items():
         suited = [template for template in templates if serves(template, key)]
         try:
-            models += _build(factors, header, name, suited, wavelengths)
+            models += _build(mine, header, name, suited, wavelengths)
         except ProductError as error:
             problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
             log.warning("%s", problems[-1])
     return models, problems
+
+
+def describe_run(
+    fit: FluxFit,
+    standards: Standards,
+    models: Sequence[Any],
+    problems: Sequence[str],
+    *,
+    useafter: str,
+    settings: Mapping[str, Any],
+) -> AbsFluxNotes:
+    """Say what belongs to a run beside its fit.
+
+    Parameters
+    ----------
+    fit : FluxFit
+    standards : Standards
+        What was fitted.
+    models : sequence of photom models
+        What `build_references` made.
+    problems : sequence of str
+        Why there is no reference of a mode.
+    useafter : str
+    settings : mapping
+        Of the run.
+
+    Returns
+    -------
+    AbsFluxNotes
+    """
+    header = _make_header(fit, standards, useafter)
+    m = fit.measurements
+    reasons, counts = np.unique(m.reason[~m.used], return_counts=True)
+    left = [f"Left out: {n} measurements: {why}" for why, n in zip(reasons, counts, strict=True)]
+    odd = [
+        f"{star.name} in {star.group}: {star.verdict} ({star.reason})"
+        for star in fit.stars
+        if star.verdict != "ok"
+    ]
+    return AbsFluxNotes(
+        useafter=useafter,
+        pedigree=header.pedigree,
+        description=f"{header.description}: the fit",
+        files=[(file.role, file.name, file.sha256) for file in standards.files],
+        references=[Path(model.meta.filename).stem for model in models],
+        settings=settings,
+        notes=[*header.history, *problems, *left, *odd],
+    )
 
 
 def _build(

@@ -1,20 +1,33 @@
 """AbsFluxRatio: standard stars in, photom references and what they are known by out."""
 
 import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
-from ..fluxcal import FluxFit, fit_factors
+from ..fluxcal import (
+    Dependence,
+    FluxFit,
+    compare_modes,
+    fit_factors,
+    fit_gordon2025,
+    measure_dependences,
+    measure_repeatability,
+)
 from ..refmodels import check_useafter
+from ..refmodels.absflux import build_absflux_model
 from ..refmodels.photom import read_template
+from ..report import plot_dependences, plot_fit
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
 from ._flux_inputs import find_apcorr, read_wavelengths
-from ._flux_products import build_references
-from ._flux_tables import tabulate_stars, tabulate_visits
+from ._flux_products import build_references, describe_run
+from ._flux_tables import compare_recipe, tabulate_all
 
 __all__ = ["AbsFluxRatio"]
 
@@ -22,6 +35,14 @@ log = logging.getLogger(__name__)
 
 # What inputs may leave to parameters.
 _SAID = ("instrument", "detector", "mode", "filter", "grating", "slit", "band")
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What is written beside the models: tables, and figures to be drawn, by file name."""
+
+    tables: Mapping[str, Table]
+    figures: Mapping[str, Callable[[], Any]]
 
 
 class AbsFluxRatio(TvBadPixStep):
@@ -33,6 +54,8 @@ class AbsFluxRatio(TvBadPixStep):
     """
 
     class_alias = "abs_flux_ratio"
+
+    _companions: Companions | None = None
 
     spec = """
         model_fluxes = string(default='')  # Table of model fluxes: a column name, and one for each filter [Jy]
@@ -49,6 +72,7 @@ class AbsFluxRatio(TvBadPixStep):
         slit = string(default='')  # FXD_SLIT of spectra in tables that do not say it
         band = string(default='')  # BAND of spectra in tables that do not say it
         saturation = float(min=0.0, default=0.0)  # Brightest pixel above which a measurement is left out, in the unit of its column; 0: no limit
+        method = option('joint', 'gordon2025', default='joint')  # All stars, modes and visits at once | the published recipe, for MIRI imaging
         time_form = string(default='auto')  # Throughput: auto (by information criterion), none, or linear, exponential, powerlaw joined by +
         share = option('smooth', 'common', 'free', default='smooth')  # Throughput over wavelength: a smooth curve | one for all | each mode its own
         t0_mjd = float(min=0.0, default=0.0)  # Epoch of the factors [MJD]; 0: the day of the first measurement
@@ -73,7 +97,7 @@ class AbsFluxRatio(TvBadPixStep):
         Returns
         -------
         list
-            Photom models, each with ``meta.filename``.
+            The fit (`AbsFluxModel`) and the photom models, each with ``meta.filename``.
 
         Raises
         ------
@@ -85,8 +109,13 @@ class AbsFluxRatio(TvBadPixStep):
         standards = self._read(inputs)
         name = self.make_product_name(inputs)
         fit = self._fit(standards)
-        models, _ = build_references(
+        factors, recipe = fit.list_factors(), None
+        if self.method == "gordon2025":
+            recipe = fit_gordon2025(standards.measurements)
+            factors = recipe.list_factors()
+        models, problems = build_references(
             fit,
+            factors,
             name,
             standards=standards,
             useafter=self.first_useafter,
@@ -95,19 +124,57 @@ class AbsFluxRatio(TvBadPixStep):
                 [self.make_input_path(path) for path in self.mrs_exposures]
             ),
         )
-        self._tables: dict[str, Table] = {
-            f"{name}_stars.ecsv": tabulate_stars(fit),
-            f"{name}_visits.ecsv": tabulate_visits(fit),
-        }
-        return models
+        ratios, repeatability = compare_modes(fit), measure_repeatability(fit)
+        dependences = self._measure_dependences(fit)
+        tables = tabulate_all(fit, repeatability, dependences, ratios)
+        if recipe is not None:
+            tables["recipe"] = compare_recipe(fit, recipe)
+        self._companions = Companions(
+            {f"{name}_{kind}.ecsv": table for kind, table in tables.items()},
+            {
+                f"{name}_fit.png": partial(plot_fit, fit),
+                f"{name}_dependences.png": partial(plot_dependences, fit, dependences),
+            },
+        )
+        about = describe_run(
+            fit,
+            standards,
+            models,
+            problems,
+            useafter=self.first_useafter,
+            settings=self._settings(),
+        )
+        absflux = build_absflux_model(fit, about, ratios=ratios, repeatability=repeatability)
+        absflux.meta.filename = f"{name}_{self.suffix}.asdf"
+        return [absflux, *models]
+
+    def _settings(self) -> dict[str, Any]:
+        """List the parameters of the run that are not those of the fit; files by their names."""
+        found = {key: getattr(self, key) for key in ("method", "ee", "saturation", *_SAID)}
+        for key in ("apcorr", "photom", "template_photom", "mrs_exposures"):
+            value = getattr(self, key)
+            paths = value.split(",") if isinstance(value, str) else value
+            found[key] = ", ".join(Path(path.strip()).name for path in paths)
+        return found
+
+    def _measure_dependences(self, fit: FluxFit) -> tuple[Dependence, ...]:
+        dependences = measure_dependences(fit)
+        for d in dependences:
+            if d.verdict != "none":
+                text = "%s depends on %s: %+.4f +- %.4f (ln observed/model)"
+                log.warning(text, d.group, d.quantity, d.slope, d.error)
+        return dependences
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write a model; with the first, the tables."""
+        """Write a model; with the first, tables and figures."""
         saved = super().save_model(model, *args, **kwargs)
-        folder = self.stage(self._output_folder()) if saved else None
-        while folder and self._tables:
-            name, table = self._tables.popitem()
-            table.write(folder / name, overwrite=True)
+        if saved and self._companions is not None:
+            folder = self.stage(self._output_folder())
+            for name, table in self._companions.tables.items():
+                table.write(folder / name, overwrite=True)
+            for name, draw in self._companions.figures.items():
+                draw().savefig(folder / name, dpi=120)
+            self._companions = None
         return saved
 
     def _read(self, inputs: Any) -> Standards:
