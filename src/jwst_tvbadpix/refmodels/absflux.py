@@ -12,7 +12,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..errors import InputError, ProductError
-from ..fluxcal import FluxFit
+from ..fluxcal import FluxFit, RatioMatrix, Repeatability
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 
@@ -57,6 +57,17 @@ _STAR = (
     "reason",
 )
 _SUBARRAY = ("group", "subarray", "response", "error", "prior", "prior_error", "n_stars")
+_REPEATS = (
+    "mode",
+    "subset",
+    "name",
+    "n_rows",
+    "n_stars",
+    "n_visits",
+    "rms",
+    "rms_formal",
+    "rms_excess",
+)
 _RATIO = ("ln_factor", "covariance", "ln_ratio", "error", "star_ratio", "star_error")
 # Dates of the curve of C(t): from the start of science operations (2022-07-12), every 30 days.
 _FIRST_MJD, _STEP_DAYS = 59772.0, 30.0
@@ -69,7 +80,7 @@ class AbsFluxModel(ReferenceFileModel):
 
     Attributes
     ----------
-    units, throughput, parameters, curve, stars, subarrays, classes, forms, files : object
+    units, throughput, parameters, curve, stars, subarrays, classes, repeatability, forms, files
         Tables, name of the column -> values; see the schema.
     ratios : object
         Modes against each other; absent where they were not compared.
@@ -108,7 +119,12 @@ class AbsFluxNotes:
 
 
 def build_absflux_model(
-    fit: FluxFit, about: AbsFluxNotes, *, ratios: Any = None, mjd: np.ndarray | None = None
+    fit: FluxFit,
+    about: AbsFluxNotes,
+    *,
+    ratios: RatioMatrix | None = None,
+    repeatability: Sequence[Repeatability] = (),
+    mjd: np.ndarray | None = None,
 ) -> AbsFluxModel:
     """Build the product that keeps the fit.
 
@@ -118,6 +134,8 @@ def build_absflux_model(
     about : AbsFluxNotes
     ratios : RatioMatrix, optional
         Modes against each other.
+    repeatability : sequence of Repeatability
+        Scatter of visits.
     mjd : ndarray, optional
         Dates of the curve [MJD]; default every 30 days from the start of science operations, or
         the first measurement, to five years after the last.
@@ -151,6 +169,7 @@ def build_absflux_model(
         "stars": _columns(fit.stars, _STAR),
         "subarrays": _columns(fit.subarrays, _SUBARRAY),
         "classes": _columns(fit.classes, ("star_class", "offset", "error", "n_stars")),
+        "repeatability": _columns(repeatability, _REPEATS),
         "widths": {name: float(width) for name, width in fit.widths.items()},
         "budget": {source: _reals(share) for source, share in fit.budget.items()},
         "forms": _tabulate_forms(fit),
@@ -245,7 +264,9 @@ def _columns(rows: Sequence[Any], names: Sequence[str]) -> dict[str, Any]:
     return columns
 
 
-_TEXTS = frozenset({"name", "star_class", "group", "subarray", "verdict", "reason"})
+_TEXTS = frozenset(
+    {"name", "star_class", "group", "subarray", "verdict", "reason", "mode", "subset"}
+)
 
 
 def _tabulate_units(fit: FluxFit) -> dict[str, Any]:
@@ -300,7 +321,7 @@ def _tabulate_forms(fit: FluxFit) -> dict[str, Any]:
     }
 
 
-def _describe_ratios(ratios: Any) -> dict[str, Any]:
+def _describe_ratios(ratios: RatioMatrix) -> dict[str, Any]:
     n = len(ratios.labels)
     described: dict[str, Any] = {"label": list(ratios.labels), "wave": _reals(ratios.wave)}
     described |= {name: _reals(getattr(ratios, name)) for name in _RATIO}
