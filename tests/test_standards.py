@@ -148,6 +148,15 @@ def test_a_calspec_file_is_read_in_um_and_jy(tmp_path):
     np.testing.assert_allclose(spectrum.flux_jy, compute_model(spectrum.wave), rtol=1e-6)
 
 
+def test_a_text_file_of_synphot_is_read_too(tmp_path):
+    wave = np.geomspace(4.0, 12.0, 500)
+    flam = compute_model(wave) * 1e-23 * 2.99792458e18 / (wave * 1e4) ** 2
+    path = tmp_path / "hd2811_model.dat"
+    np.savetxt(path, np.column_stack([wave * 1e4, flam]))
+    spectrum = read_spectrum(path)
+    np.testing.assert_allclose(spectrum.flux_jy, compute_model(spectrum.wave), rtol=1e-6)
+
+
 def test_synthetic_photometry_of_a_folder(tmp_path):
     spectra = write_calspec(tmp_path / "calspec")
     write_calspec(spectra, "hd2811_mod_006.fits")
