@@ -10,7 +10,7 @@ from scipy import sparse
 from standards_sample import FILTERS, T0, make_sample, make_spectra, take
 
 from jwst_tvbadpix.errors import EvidenceError, InputError
-from jwst_tvbadpix.fluxcal import fit_factors, leave_out
+from jwst_tvbadpix.fluxcal import Band, Mode, fit_factors, leave_out
 from jwst_tvbadpix.fluxcal import solver as solver_module
 from jwst_tvbadpix.fluxcal.covariance import invert_normal
 from jwst_tvbadpix.fluxcal.effects import make_effects
@@ -307,6 +307,45 @@ def test_neutral_densities_and_lrs_subarrays_have_factors_of_their_own():
     fit = fit_factors(m, time_form="none")
     assert {u.subarray for u in fit.units} == {"", "SUBNDA210R"}
     assert not fit.subarrays
+
+
+def test_mrs_has_power_laws_only_and_a_row_for_each_wavelength():
+    mrs = {f"bin {k}": w for k, w in enumerate(np.linspace(11.6, 17.9, 24))}
+
+    def law(wave):
+        alpha = -0.05 * (wave / 18) ** 2
+        return {"alpha": alpha, "tsoft_days": 30.0, "year1value": (395 / 30) ** alpha}
+
+    sample = make_sample(9, n_stars=6, filters=mrs, throughput=law)
+    m = sample.measurements
+    mode = Mode("MIRI", "MIRIFULONG", "mrs", band="SHORT")
+    m = replace(m, bands=tuple(Band(mode, b.wave) for b in m.bands))
+    fit = fit_factors(m, t0_mjd=T0)
+    assert fit.forms == {"MIRI MIRIFULONG": ("powerlaw",)}
+    factors = fit.list_factors()
+    assert [f.wave[0] for f in factors] == [b.wave for b in m.bands]
+    assert all(f.throughput.loss_per_year == 0 == f.throughput.amplitude for f in factors)
+    for f, wanted in zip(factors, sample.throughputs, strict=True):
+        assert f.throughput.evaluate(T0) == pytest.approx(1.0)
+        ratio = f.throughput.evaluate(T0 + 1400) / wanted.evaluate(T0 + 1400)
+        assert ratio == pytest.approx(1.0, abs=0.02)
+    with_line = fit_factors(m, t0_mjd=T0, time_form="linear+powerlaw")
+    assert all(f.throughput.loss_per_year == 0 for f in with_line.list_factors())
+
+
+def test_a_coronagraph_seen_once_takes_its_loss_from_the_filters():
+    m = make_sample(1).measurements
+    once = take(m, (m.star == "star 3") & (m.band == 2))
+    lyot = Band(Mode("MIRI", "MIRIMAGE", "coronagraphy", filter="F2300C"), 22.75)
+    n = len(once.band)
+    once = replace(once, band=np.full(n, len(m.bands), np.int32), subarray=np.full(n, "MASKLYOT"))
+    columns = [c for c in m.__dataclass_fields__ if c != "bands"]
+    both = {c: np.concatenate([getattr(m, c), getattr(once, c)]) for c in columns}
+    fit = fit_factors(replace(m, bands=(*m.bands, lyot), **both), t0_mjd=T0)
+    found = {(f.mode.filter, f.subarray): f for f in fit.list_factors()}
+    loss = {key: f.throughput.amplitude for key, f in found.items()}
+    assert loss["F2100W", "FULL"] < loss["F2300C", "MASKLYOT"] < loss["F2550W", "FULL"]
+    assert found["F2300C", "FULL"].uncertainty > found["F2300C", "MASKLYOT"].uncertainty
 
 
 def make_small_problem(form=PRODUCT, share="smooth"):

@@ -89,7 +89,8 @@ def make_effects(rows: Rows) -> Effects:
         not move the rest), the star in each group of modes where there are several, in each
         filter or piece of spectrum; offset of each visit, and for spectra of each piece.
     """
-    star, visit = rows.take("star").astype(str), rows.take("visit").astype(str)
+    star = rows.take("star").astype(str)
+    visit = _join(star, rows.take("visit"))
     x = np.log(rows.wave)
     wave0 = float(np.exp(np.mean([np.log(u.band.wave) for u in rows.units])))
     blocks: list[sparse.csr_matrix] = []

@@ -108,7 +108,9 @@ def fit_factors(
         "apcorr_err": apcorr_err,
         "model_err": model_err,
     }
-    return _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
+    fit = _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
+    log.info("%s", fit.describe_errors())
+    return fit
 
 
 def _solve_without_odd_stars(

@@ -181,6 +181,29 @@ class FluxFit:
         return out
 
     @property
+    def shortfall(self) -> dict[str, float]:
+        """Filter or piece of spectrum -> how many times its formal errors the scatter is."""
+        rows = self.rows
+        ratio = self.predictive_scatter[rows.unit] / rows.sigma
+        return {str(c): float(np.median(ratio[rows.cell == c])) for c in sorted(set(rows.cell))}
+
+    def describe_errors(self) -> str:
+        """Say how the formal errors compare with the scatter of stars and visits."""
+        group = dict(zip(self.rows.cell, self.rows.group, strict=True))
+        found = self.shortfall
+        parts = []
+        for name in sorted(set(group.values())):
+            ratios = [ratio for cell, ratio in found.items() if group[cell] == name]
+            parts.append(
+                f"{name}: the scatter of stars and visits is {min(ratios):.1f} to "
+                f"{max(ratios):.1f} times the formal errors; the jitter of visits found here "
+                "counts instead of them"
+                if max(ratios) > 2
+                else f"{name}: formal errors account for the scatter"
+            )
+        return "; ".join(parts)
+
+    @property
     def bands(self) -> tuple[Band, ...]:
         """Band of each unit."""
         return tuple(u.band for u in self.units)
@@ -257,8 +280,12 @@ class FluxFit:
             value, error = float(self.factor[k]), float(self.error[k])
             factor = Factor(mode, unit.reference, value, error, self.throughputs[k])
             if mode.kind == "mrs":
-                shape = {"relresponse": np.ones(1), "reluncertainty": np.array([error / value])}
-                factor = replace(factor, wave=np.array([unit.band.wave]), **shape)
+                factor = replace(
+                    factor,
+                    wave=np.array([unit.band.wave]),
+                    relresponse=np.ones(1),
+                    reluncertainty=np.array([error / value]),
+                )
             out.append(factor)
             for name, value, error in self._scale_subarrays(k):
                 out.append(Factor(mode, name, value, error, self.throughputs[k]))
