@@ -221,7 +221,7 @@ def make_mission(n_rows: int) -> Measurements:
         for inst, det, waves in (
             *(
                 ("NIRCAM", f"NRC{d}", np.linspace(0.7, 2.2, 14))
-                for d in "A1 A2 A3 A4 B1 B2 B3 B4".split()
+                for d in ["A1", "A2", "A3", "A4", "B1", "B2", "B3", "B4"]
             ),
             ("NIRCAM", "NRCALONG", np.linspace(2.5, 4.8, 12)),
             ("NIRCAM", "NRCBLONG", np.linspace(2.5, 4.8, 12)),

@@ -17,6 +17,7 @@ from stdatamodels.jwst import datamodels
 
 from jwst_tvbadpix.errors import EvidenceError, InputError, TvBadPixError
 from jwst_tvbadpix.fluxcal import fit_factors
+from jwst_tvbadpix.refmodels.absflux import read_absflux
 from jwst_tvbadpix.standards import read_standards
 from jwst_tvbadpix.steps import AbsFluxRatio
 
@@ -56,9 +57,39 @@ def test_the_products_are_those_of_the_design(products):
     assert sorted(products) == [
         "MIRIMAGE_imaging_photom.asdf",
         "MIRIMAGE_imaging_photom.fits",
+        "absflux.asdf",
+        "dependences.ecsv",
+        "dependences.png",
+        "fit.png",
+        "modes.ecsv",
+        "ratios.ecsv",
+        "repeatability.ecsv",
         "stars.ecsv",
         "visits.ecsv",
     ]
+    fit = read_absflux(products["absflux.asdf"])
+    assert list(fit.references) == ["std_MIRIMAGE_imaging_photom"]
+
+
+def test_modes_say_what_the_reference_holds(products):
+    modes = Table.read(products["modes.ecsv"])
+    rows = fits.getdata(products["MIRIMAGE_imaging_photom.fits"], "PHOTOM")
+    assert len(modes) == len(FACTORS)
+    for row in modes:
+        (written,) = rows[(rows["filter"] == row["filter"]) & (rows["subarray"] == "FULL")]
+        assert written["photmjsr"] == pytest.approx(row["factor"], rel=1e-6)
+        assert written["uncertainty"] == pytest.approx(row["factor_err"], rel=1e-6)
+        assert (row["n_stars"], row["n_visits"]) == (len(STARS), 24 + 2 * len(STARS))
+        # Jitter of the visits, 0.25 %, and noise of 0.1 % that is known of.
+        assert row["rms_formal"] == pytest.approx(1e-3, rel=0.01)
+        assert row["rms"] == pytest.approx(np.hypot(row["rms_formal"], row["rms_excess"]))
+        assert row["rms_excess"] == pytest.approx(2.5e-3, rel=0.4)
+
+
+def test_no_dependence_is_named_where_there_is_none(products):
+    table = Table.read(products["dependences.ecsv"])
+    assert "log10 flux [Jy]" in list(table["quantity"])
+    assert set(table["verdict"]) == {"none"}
 
 
 def test_rows_are_the_truth_and_its_change(products):
@@ -237,6 +268,22 @@ def test_parameters_have_the_names_and_defaults_of_the_numerics():
             # In a spec there is no None and no infinity: empty, and 0, say so.
             ours, theirs = defaults[name], parameter.default
             assert ours == theirs or (theirs in (None, np.inf) and not ours), name
+
+
+def test_the_published_recipe_stands_beside_the_joint_fit(tables, tmp_path):
+    photometry, models = tables
+    made = run(str(photometry), tmp_path, model_fluxes=str(models), method="gordon2025")
+    recipe = Table.read(made["recipe.ecsv"])
+    rows = fits.getdata(made["MIRIMAGE_imaging_photom.fits"], "PHOTOM")
+    for row in recipe:
+        (written,) = rows[(rows["filter"] == row["filter"]) & (rows["subarray"] == "SUB64")]
+        # By the recipe, one response of a subarray in all filters.
+        assert written["photmjsr"] * 0.966 == pytest.approx(row["recipe"], rel=1e-6)
+        assert abs(row["ln_recipe_over_joint_t0"]) < 0.02
+        assert row["recipe"] != row["joint"]
+    history = " ".join(fits.getheader(made["MIRIMAGE_imaging_photom.fits"])["HISTORY"])
+    assert "Method gordon2025" in history
+    assert read_absflux(made["absflux.asdf"]).settings.method == "gordon2025"
 
 
 @pytest.mark.skipif(not BENCH.is_dir(), reason="benchmark tables are absent")

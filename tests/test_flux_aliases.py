@@ -2,6 +2,7 @@
 
 import pytest
 
+from jwst_tvbadpix.errors import InputError
 from jwst_tvbadpix.fluxcal.aliases import find_calspec, find_star, list_standards
 from jwst_tvbadpix.fluxcal.filters import infer_mode, name_bandpass, name_kind, read_pivot
 from jwst_tvbadpix.fluxcal.modes import Mode
@@ -96,8 +97,6 @@ def test_names_of_stars_are_unique_and_find_themselves():
         # Without what tells them apart.
         ("F200W", {}, Mode("N/A", "N/A", "unknown", "F200W")),
         ("F405N", {}, Mode("N/A", "N/A", "unknown", "F405N")),
-        # A filter of another instrument than said.
-        ("F770W", {"instrument": "NIRCAM"}, Mode("N/A", "N/A", "unknown", "F770W")),
         (
             "N/A",
             {"instrument": "FGS", "detector": "GUIDER1", "kind": "imaging"},
@@ -107,6 +106,19 @@ def test_names_of_stars_are_unique_and_find_themselves():
 )
 def test_a_mode_is_inferred_where_the_filter_tells(filter_, known, mode):
     assert infer_mode(filter_, **known) == mode
+
+
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        ({"instrument": "NIRCAM"}, "expected F770W with MIRI"),
+        ({"instrument": "MIRRI"}, "expected an instrument out of"),
+        ({"kind": "banana"}, "expected a mode out of"),
+    ],
+)
+def test_a_mode_that_is_none_is_refused(known, why):
+    with pytest.raises(InputError, match=why):
+        infer_mode("F770W", **known)
 
 
 def test_the_external_flat_template_takes_the_kind_of_its_filter():

@@ -105,6 +105,8 @@ def spoil(kind):
     elif kind == "blank":
         image[:] = SKY + np.random.default_rng(3).normal(0, 1, image.shape)
         err[:] = 1.0
+    elif kind == "errors":
+        err[:] = 0
     elif kind == "nan":
         image[:] = np.nan
     return image, err, saturated
@@ -118,7 +120,8 @@ def spoil(kind):
         ("many", "10 bad pixels in the aperture, more than 9"),
         ("ring", "good pixels in the sky annulus"),
         ("blank", "no star"),
-        ("nan", "edge|star"),
+        ("nan", "no good pixel around the target"),
+        ("errors", "no good pixel|edge|bad pixel"),
     ],
 )
 def test_what_spoils_a_star_is_named(kind, why):

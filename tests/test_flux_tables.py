@@ -153,6 +153,11 @@ def test_a_missing_column_is_an_error_that_names_what_is_accepted():
         measure_table(table, MODELS)
 
 
+def test_a_table_without_rows_is_an_error():
+    with pytest.raises(InputError, match="expected rows"):
+        measure_table({key: value[:0] for key, value in make_table().items()}, MODELS)
+
+
 def test_text_in_a_column_of_numbers_is_an_error():
     with pytest.raises(InputError, match="expected numbers in the column rate"):
         measure_table(make_table(rate=["a", "b", "c", "d"]), MODELS)

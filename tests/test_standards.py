@@ -263,6 +263,20 @@ def test_a_spectrum_of_nobody_is_named(tmp_path):
         read_standards(write_spectrum(tmp_path / "a.fits"))
 
 
+def test_a_spectrum_of_no_such_mode_is_refused(tmp_path):
+    path = write_spectrum(tmp_path / "a.fits", header={"TARGNAME": "BD+60 1753"})
+    with pytest.raises(InputError, match="expected a mode out of"):
+        read_standards(path, said={"instrument": "MIRI", "mode": "banana"})
+
+
+def test_rows_of_no_wavelength_are_left_out(tmp_path):
+    path = write_spectrum(tmp_path / "a.fits", header={"TARGNAME": "BD+60 1753"})
+    table = Table.read(path, hdu=1)
+    table["wave"][5], table["wave"][9] = np.nan, table["wave"][8]
+    table.write(tmp_path / "b.fits")
+    check_spectra(read_standards(tmp_path / "b.fits").measurements, rtol=0.01)
+
+
 def test_a_spectrum_of_an_unknown_mode_is_measured(tmp_path):
     path = write_spectrum(tmp_path / "a.fits", header={"TARGNAME": "BD+60 1753"})
     assert read_standards(path).measurements.bands[0].mode.kind == "unknown"
@@ -414,6 +428,14 @@ def blank(model):
     model.data[y, x] = np.nan
 
 
+def darken(model):
+    model.meta.exposure.type = "MIR_DARKIMG"
+
+
+def refilter(model):
+    model.meta.instrument.filter = "F2550W"
+
+
 def rename(model):
     model.meta.target.catalog_name = "HD2811-BKG"
 
@@ -423,6 +445,8 @@ def rename(model):
     [
         (saturate, "saturated"),
         (blank, "bad pixel in the core"),
+        (darken, "EXP_TYPE MIR_DARKIMG is no image of the sky"),
+        (refilter, "no row of F2550W in the APCORR reference"),
         (rename, "the target is a background"),
     ],
 )

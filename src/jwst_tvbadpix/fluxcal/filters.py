@@ -2,10 +2,12 @@
 
 import re
 
+from ..errors import InputError
 from .modes import KINDS, Mode
 
-__all__ = ["infer_mode", "name_bandpass", "name_kind", "read_pivot"]
+__all__ = ["check_mode", "infer_mode", "name_bandpass", "name_kind", "read_pivot"]
 
+_INSTRUMENTS = ("MIRI", "NIRCAM", "NIRISS", "NIRSPEC", "FGS")
 _MIRI = "F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR"
 _MIRI_CORON = "F1065C F1140C F1550C F2300C FND"
 _NIRCAM = (
@@ -87,6 +89,26 @@ def name_kind(exp_type: str, filter_: str) -> str:
     return kind
 
 
+def check_mode(instrument: str, kind: str) -> str:
+    """Return the kind of a mode, in lower case; refuse instruments and kinds that are none.
+
+    Raises
+    ------
+    InputError
+        One of them is not '' and not one that is known.
+    """
+    kind = kind.strip().lower()
+    kind = "" if kind in ("n/a", "nan", "none") else kind
+    if kind and kind not in KINDS:
+        raise InputError(f"expected a mode out of {', '.join(KINDS)}, found {kind!r}; correct it")
+    if instrument and instrument.upper() not in _INSTRUMENTS:
+        raise InputError(
+            f"expected an instrument out of {', '.join(_INSTRUMENTS)}, found {instrument!r}; "
+            "correct it"
+        )
+    return kind
+
+
 def infer_mode(
     filter_: str,
     *,
@@ -108,14 +130,24 @@ def infer_mode(
     -------
     Mode
         Of kind 'unknown', with the filter alone, where instrument, detector or kind stay unknown.
+
+    Raises
+    ------
+    InputError
+        The instrument or kind is none, or the filter is of another instrument.
     """
     names = [value.strip().upper() for value in (filter_, instrument, detector, pupil)]
     filter_, instrument, detector, pupil = (
         "" if value in ("N/A", "NONE", "NAN") else value for value in names
     )
-    kind = kind.strip().lower()
+    kind = check_mode(instrument, kind)
     owner = _OWNERS.get(filter_)
-    if owner and instrument in ("", owner[0]):
+    if owner and instrument not in ("", owner[0]):
+        raise InputError(
+            f"expected {filter_} with {owner[0]}, which alone has it, found {instrument}; correct "
+            "the instrument or the filter"
+        )
+    if owner:
         instrument, detector, kind = owner[0], detector or owner[1], kind or owner[2]
     if kind in ("imaging", "coronagraphy", ""):
         detector = detector or _ONLY_DETECTOR.get(instrument, "")

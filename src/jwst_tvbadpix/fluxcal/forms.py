@@ -142,7 +142,11 @@ def _compare(
         # Levels and effects are those of the richest, nearly.
         parts = [first.values[:n_linear], problem.time.start, first.values[-n_effects:]]
         start = first.values if forms == rich else np.concatenate(parts)
-        solution = solve(problem, widths=first.widths, hold=True, start=start, tolerance=0.2)
+        try:
+            solution = solve(problem, widths=first.widths, hold=True, start=start, tolerance=0.2)
+        except EvidenceError:
+            # A power law has no value before t0 - tsoft.
+            continue
         count = len(problem.time.names)
         found.append((forms, count, solution.objective + count * np.log(len(rows.unit))))
     best = min(f[2] for f in found)

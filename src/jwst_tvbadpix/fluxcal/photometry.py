@@ -110,7 +110,8 @@ def measure_star(
     Parameters
     ----------
     rate, err : ndarray, shape (ny, nx)
-        Rates [DN/s] and their total 1-sigma error, that of the sky's photons included; NaN = bad.
+        Rates [DN/s] and their total 1-sigma error, that of the sky's photons included. A
+        rate or error that is no number, or an error of 0, is a bad pixel.
     aperture : Aperture
     position : tuple of float, optional
         Where the star is expected: 0-based (x, y). None: at the brightest place.
@@ -135,7 +136,8 @@ def measure_star(
     of resampled images are correlated, which this does not know.
     """
     rate, err = (np.asarray(plane, np.float64) for plane in (rate, err))
-    bad = ~(np.isfinite(rate) & np.isfinite(err))
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.isfinite(rate) & np.isfinite(err) & (err > 0))
     x, y = _find_star(np.where(bad, np.nan, rate), position)
     circle = CircularAperture((x, y), aperture.radius)
     ny, nx = rate.shape
@@ -179,8 +181,10 @@ def _find_star(rate: np.ndarray, position: tuple[float, float] | None) -> tuple[
         x0, x1 = max(0, column - _SEARCH), min(nx, column + _SEARCH + 1)
         y0, y1 = max(0, row - _SEARCH), min(ny, row + _SEARCH + 1)
     box = rate[y0:y1, x0:x1]
+    if not np.isfinite(box).any():
+        raise EvidenceError("no good pixel around the target")
     # A single hot pixel is no star: the sum of three by three pixels is compared.
-    filled = np.where(np.isfinite(box), box, np.nanmedian(box) if np.isfinite(box).any() else 0.0)
+    filled = np.where(np.isfinite(box), box, np.nanmedian(box))
     padded = np.pad(filled, 1, mode="edge")
     summed = sum(
         padded[j : j + box.shape[0], i : i + box.shape[1]] for j in range(3) for i in range(3)

@@ -254,16 +254,12 @@ class FluxFit:
             mode = unit.band.mode
             if mode.kind in SPECTRAL and mode.kind != "mrs":
                 continue
-            out.append(
-                Factor(
-                    mode,
-                    unit.reference,
-                    float(self.factor[k]),
-                    float(self.error[k]),
-                    self.throughputs[k],
-                    **({"wave": np.array([unit.band.wave])} if mode.kind == "mrs" else {}),
-                )
-            )
+            value, error = float(self.factor[k]), float(self.error[k])
+            factor = Factor(mode, unit.reference, value, error, self.throughputs[k])
+            if mode.kind == "mrs":
+                shape = {"relresponse": np.ones(1), "reluncertainty": np.array([error / value])}
+                factor = replace(factor, wave=np.array([unit.band.wave]), **shape)
+            out.append(factor)
             for name, value, error in self._scale_subarrays(k):
                 out.append(Factor(mode, name, value, error, self.throughputs[k]))
         return out

@@ -29,7 +29,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 # Unknowns up to which matrices are dense and traces exact.
-_DENSE = 1200
+_DENSE = 600
 _MOST_ITERATIONS = 60
 # Largest relative change of a width in the last iteration.
 _STEADY = 0.02

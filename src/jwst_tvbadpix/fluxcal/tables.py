@@ -205,6 +205,8 @@ def _rename(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
             f"expected the columns {accepted} in {name}, found {', '.join(columns)}; add them"
         )
     n = len(table["name"])
+    if not n:
+        raise InputError(f"expected rows in {name}, found none; give a table with some")
     for key, values in table.items():
         if key in _TEXT:
             table[key] = np.array([str(v).strip() for v in values.tolist()], dtype=str)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from ..errors import InputError
+from ..errors import EvidenceError, InputError
 from ..fluxcal.photometry import Aperture
 from .files import FileUsed, checksum, read_columns
 
@@ -120,7 +120,9 @@ def find_aperture(
     Raises
     ------
     InputError
-        There is no row of this filter and encircled energy, or a given value is missing.
+        There is no such encircled energy, or a given value is missing.
+    EvidenceError
+        There is no row of this filter; the message is short enough for a table.
     """
     if isinstance(table, Mapping):
         missing = [key for key in _GIVEN if key not in table]
@@ -139,10 +141,7 @@ def find_aperture(
         full = rows & (_match(table, "subarray", "FULL") | _match(table, "subarray", "GENERIC"))
         rows = own if own.any() else full
     if not rows.any():
-        raise InputError(
-            f"expected a row of filter {keywords['FILTER']} in the APCORR reference, found none; "
-            "give another reference, or the aperture"
-        )
+        raise EvidenceError(f"no row of {keywords['FILTER']} in the APCORR reference")
     found = np.asarray(table["eefraction"], np.float64)
     near = np.flatnonzero(rows & (np.abs(found - ee) <= _SAME_EE))
     if not len(near):

@@ -17,6 +17,7 @@ from ..headers import KEYWORDS
 from ..imaging import build_wcs
 from ..programmes.targets import read_name
 from ..refmodels.dq import dq_value
+from .apertures import find_aperture
 from .files import Item
 from .keywords import find_mid_mjd, find_target, get
 from .models import Models
@@ -205,8 +206,25 @@ def _compute_area(project: Any, x: float, y: float) -> float:
     return float(abs(east[0] * north[1] - east[1] * north[0]))
 
 
-def photometer(image: StarImage, aperture: Aperture) -> dict[str, Any]:
-    """Measure the star of an image: a row of the table that `measure_table` takes."""
+def photometer(image: StarImage, apertures: Any, ee: float) -> dict[str, Any]:
+    """Measure the star of an image.
+
+    Parameters
+    ----------
+    image : StarImage
+    apertures, ee
+        See `find_aperture`.
+
+    Returns
+    -------
+    dict
+        A row of the table that `measure_table` takes; what cannot be measured has a `reason`.
+
+    Raises
+    ------
+    InputError
+        The aperture is contradictory or of another encircled energy.
+    """
     cards = image.cards
     row: dict[str, Any] = {
         "name": cards["target"],
@@ -221,14 +239,20 @@ def photometer(image: StarImage, aperture: Aperture) -> dict[str, Any]:
         "mjd": image.mjd,
         "exposure": image.source,
         "exposure_s": image.exposure_s,
-        "apcorr": aperture.apcorr,
-        "eefraction": aperture.ee,
+        "apcorr": 1.0,
+        "eefraction": np.nan,
         "pixarea_sr": image.pixarea_sr,
         **dict.fromkeys(("rate", "rate_err", "peak", "background", "well_depth"), np.nan),
-        "reason": _name_background(cards),
+        "reason": _refuse(cards),
     }
     if row["reason"]:
         return row
+    try:
+        aperture = find_aperture(apertures, cards, ee)
+    except EvidenceError as error:
+        row["reason"] = str(error)
+        return row
+    row.update(apcorr=aperture.apcorr, eefraction=aperture.ee)
     sized = Aperture(
         aperture.ee,
         aperture.radius * image.scale,
@@ -253,12 +277,14 @@ def photometer(image: StarImage, aperture: Aperture) -> dict[str, Any]:
     return row
 
 
-def _name_background(cards: Mapping[str, str]) -> str:
-    """Say that an exposure is of a background; '' where it is not."""
+def _refuse(cards: Mapping[str, str]) -> str:
+    """Say why an exposure is no image of its star; '' where it is."""
     said = cards["background"]
     if said == "True" or (said != "False" and read_name(cards["target"]) == "background"):
         return "the target is a background"
-    return ""
+    if cards["kind"] in ("imaging", "coronagraphy") or cards["exp_type"] == "N/A":
+        return ""
+    return f"EXP_TYPE {cards['exp_type']} is no image of the sky"
 
 
 def measure_images(rows: Sequence[Mapping[str, Any]], models: Models) -> Measurements:

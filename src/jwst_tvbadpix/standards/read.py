@@ -17,7 +17,7 @@ from ..fluxcal.gather import join_measurements, require_used
 from ..fluxcal.measurements import Measurements
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
-from .apertures import find_aperture, read_apcorr
+from .apertures import read_apcorr
 from .files import Columns, FileUsed, Item, checksum, list_items, open_fits, read_columns
 from .images import measure_images, photometer, read_image
 from .keywords import get
@@ -161,7 +161,7 @@ class _Reader:
                 f"expected an APCORR reference of {instrument}, or radius, annulus and correction, "
                 f"to measure {item.name}, found none; give it as apcorr"
             )
-        self.rows.append(photometer(image, find_aperture(table, image.cards, self.ee)))
+        self.rows.append(photometer(image, table, self.ee))
 
     def finish(self) -> Standards:
         """Compare all that was read with the models."""

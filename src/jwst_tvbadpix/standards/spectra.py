@@ -8,7 +8,8 @@ import numpy as np
 
 from ..errors import DateError, InputError
 from ..fluxcal.aliases import Standard, find_calspec, find_star
-from ..fluxcal.modes import KINDS, Mode
+from ..fluxcal.filters import check_mode
+from ..fluxcal.modes import Mode
 from ..fluxcal.spectra import StarSpectrum, smooth_model
 from .files import Columns, Item
 from .models import Models
@@ -29,13 +30,12 @@ def name_mode(said: Mapping[str, Any], header: Mapping[str, Any]) -> Mode:
     def find(key: str) -> str:
         return str(said.get(key) or header.get(cards.get(key, key.upper())) or "").strip()
 
-    instrument, detector, kind = find("instrument").upper(), find("detector").upper(), find("mode")
+    instrument, detector = find("instrument").upper(), find("detector").upper()
+    kind = check_mode(instrument, find("mode"))
     if instrument == "MIRI" and kind == "lrs":
         detector = detector or "MIRIMAGE"
     if not (instrument and detector and kind):
         return _UNKNOWN
-    if kind not in KINDS:
-        raise InputError(f"expected a mode out of {', '.join(KINDS)}, found {kind!r}; correct it")
     filter_ = find("filter").upper() or ("P750L" if kind == "lrs" else "N/A")
     others = {key: find(key).upper() or "N/A" for key in ("pupil", "grating", "slit", "band")}
     if instrument == "NIRSPEC" and "N/A" in (filter_, others["grating"]):

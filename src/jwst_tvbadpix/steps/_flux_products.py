@@ -32,6 +32,7 @@ def build_references(
     *,
     standards: Standards,
     useafter: str,
+    method: str = "joint",
     templates: Sequence[Any] = (),
     wavelengths: Mapping[tuple[str, str], np.ndarray],
 ) -> tuple[list[Any], list[str]]:
@@ -49,6 +50,8 @@ def build_references(
         What was fitted, for the history and the pixel areas.
     useafter : str
         USEAFTER of all.
+    method : str
+        How the factors came about, for the history.
     templates : sequence of photom models
         References whose rows are kept where nothing was fitted.
     wavelengths : mapping of (DETECTOR, BAND) to ndarray
@@ -66,7 +69,7 @@ def build_references(
     InputError
         A template is of no mode that was fitted.
     """
-    header = _make_header(fit, standards, useafter)
+    header = _make_header(fit, standards, useafter, method)
     groups = group_factors(factors)
     for template in templates:
         if not any(serves(template, key) for key in groups):
@@ -116,7 +119,7 @@ def describe_run(
     -------
     AbsFluxNotes
     """
-    header = _make_header(fit, standards, useafter)
+    header = _make_header(fit, standards, useafter, str(settings["method"]))
     m = fit.measurements
     reasons, counts = np.unique(m.reason[~m.used], return_counts=True)
     left = [f"Left out: {n} measurements: {why}" for why, n in zip(reasons, counts, strict=True)]
@@ -195,17 +198,22 @@ def _convert(factor: Factor, area: Mapping[str, float]) -> Factor:
     return replace(factor, value=factor.value / pixel, uncertainty=factor.uncertainty / pixel)
 
 
-def _make_header(fit: FluxFit, standards: Standards, useafter: str) -> PhotomHeader:
+def _make_header(fit: FluxFit, standards: Standards, useafter: str, method: str) -> PhotomHeader:
     """Say what the references are made of."""
     m = fit.measurements
     mjd = m.mjd[m.used & np.isfinite(m.mjd)]
     stars = sorted(set(m.star[m.used].tolist()))
     forms = {" x ".join(parts) or "constant" for parts in fit.forms.values()}
+    how = [
+        f"Conversions are those of MJD {fit.t0_mjd:g}; throughput: {', '.join(sorted(forms))}.",
+        "Fit: " + ", ".join(f"{key}={value}" for key, value in fit.settings.items()) + ".",
+    ]
+    if method != fit.settings["method"]:
+        how = [f"Method {method}: the published recipe; each table has its own date of origin."]
     entries = [
         f"Observed over model of {len(stars)} standard stars ({', '.join(stars)}): "
         f"{int(m.used.sum())} measurements, {int((~m.used).sum())} left out.",
-        f"Conversions are those of MJD {fit.t0_mjd:g}; throughput: {', '.join(sorted(forms))}.",
-        "Fit: " + ", ".join(f"{key}={value}" for key, value in fit.settings.items()) + ".",
+        *how,
     ]
     for role in dict.fromkeys(file.role for file in standards.files):
         names = [file.name for file in standards.files if file.role == role]

@@ -77,7 +77,7 @@ class AbsFluxRatio(TvBadPixStep):
         share = option('smooth', 'common', 'free', default='smooth')  # Throughput over wavelength: a smooth curve | one for all | each mode its own
         t0_mjd = float(min=0.0, default=0.0)  # Epoch of the factors [MJD]; 0: the day of the first measurement
         subarray_err = float(min=0.0, default=0.02)  # Prior error of the response of a subarray that has no published one
-        class_err = float(min=0.0, default=0.01)  # Prior error that the models of a class of stars share
+        class_err = float(min=0.0, default=0.005)  # Prior error that the models of a class of stars share
         apcorr_err = float(min=0.0, default=0.0)  # Error of the aperture correction of each filter
         model_err = float(min=0.0, default=0.0)  # Error that all models share
         template_photom = force_list(default=list())  # Photom references whose rows, in their order, are kept where nothing is fitted
@@ -119,6 +119,7 @@ class AbsFluxRatio(TvBadPixStep):
             name,
             standards=standards,
             useafter=self.first_useafter,
+            method=self.method,
             templates=templates,
             wavelengths=read_wavelengths(
                 [self.make_input_path(path) for path in self.mrs_exposures]
