@@ -124,7 +124,7 @@ def sort_measurements(measurements: Measurements) -> Measurements:
     columns = {
         name: np.asarray(getattr(m, name))[order]
         for name in m.__dataclass_fields__
-        if name not in ("bands", "band")
+        if name not in ("bands", "band") and getattr(m, name) is not None
     }
     return replace(m, bands=bands, band=band[order].astype(np.int32), **columns)
 

@@ -152,9 +152,6 @@ def build_absflux_model(
     """
     check_useafter(about.useafter)
     require_pedigree(about.pedigree)
-    m = fit.measurements
-    instruments = sorted({unit.band.mode.instrument for unit in fit.units})
-    detectors = sorted({unit.band.mode.detector for unit in fit.units})
     tree: dict[str, Any] = {
         "schema_version": _SCHEMA_VERSION,
         "units": _tabulate_units(fit),
@@ -173,15 +170,7 @@ def build_absflux_model(
         "widths": {name: float(width) for name, width in fit.widths.items()},
         "budget": {source: _reals(share) for source, share in fit.budget.items()},
         "forms": _tabulate_forms(fit),
-        "fit": {
-            "t0_mjd": float(fit.t0_mjd),
-            "first_mjd": float(fit.first_mjd),
-            "last_mjd": float(fit.last_mjd),
-            "n_measurements": len(m.used),
-            "n_used": int(np.sum(m.used)),
-            "n_iterations": int(fit.n_iterations),
-            "converged": bool(fit.converged),
-        },
+        "fit": _summarise(fit),
         "settings": {
             key: as_scalar(key, value) for key, value in {**fit.settings, **about.settings}.items()
         },
@@ -195,7 +184,31 @@ def build_absflux_model(
     }
     if ratios is not None:
         tree["ratios"] = _describe_ratios(ratios)
-    tree["meta"] = {
+    tree["meta"] = _describe(fit, about)
+    model = AbsFluxModel(AsdfObject(tree))
+    said = f"Fit of {len(fit.units)} factors to {tree['fit']['n_used']} measurements."
+    for note in (said, *about.notes):
+        model.add_history_entry(note, SOFTWARE)
+    return model
+
+
+def _summarise(fit: FluxFit) -> dict[str, Any]:
+    used = fit.measurements.used
+    return {
+        "t0_mjd": float(fit.t0_mjd),
+        "first_mjd": float(fit.first_mjd),
+        "last_mjd": float(fit.last_mjd),
+        "n_measurements": len(used),
+        "n_used": int(np.sum(used)),
+        "n_iterations": int(fit.n_iterations),
+        "converged": bool(fit.converged),
+    }
+
+
+def _describe(fit: FluxFit, about: AbsFluxNotes) -> dict[str, Any]:
+    instruments = sorted({unit.band.mode.instrument for unit in fit.units})
+    detectors = sorted({unit.band.mode.detector for unit in fit.units})
+    return {
         "reftype": "ABSFLUX",
         "author": AUTHOR,
         "pedigree": about.pedigree,
@@ -206,11 +219,6 @@ def build_absflux_model(
             "detector": detectors[0] if len(detectors) == 1 else "MULTIPLE",
         },
     }
-    model = AbsFluxModel(AsdfObject(tree))
-    said = f"Fit of {len(fit.units)} factors to {int(np.sum(m.used))} measurements."
-    for note in (said, *about.notes):
-        model.add_history_entry(note, SOFTWARE)
-    return model
 
 
 def read_absflux(path: str | Path) -> AbsFluxModel:

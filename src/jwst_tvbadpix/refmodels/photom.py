@@ -439,8 +439,10 @@ def _merge(
         new = fresh.get(row.keys)
         if new is None and scaled and "subarray" in keys:
             whole = _to_full(row.keys)
-            if whole in fresh and whole in full:
-                new = _follow(fresh[whole], row.value / full[whole].value, row.keys[-1])
+            # Old files have GENERIC in the place of FULL.
+            before = full.get(whole) or (row if row.keys[-1] == _GENERIC else None)
+            if whole in fresh and before is not None:
+                new = _follow(fresh[whole], row.value / before.value, row.keys[-1])
         rows.append(new or row)
     present = {row.keys for row in rows}
     return rows + [row for key, row in fresh.items() if key not in present]

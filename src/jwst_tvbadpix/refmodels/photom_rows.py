@@ -42,6 +42,9 @@ FORMS: Mapping[str, Mapping[str, float]] = MappingProxyType(
 
 _VECTORS = ("wavelength", "relresponse", "reluncertainty")
 
+# Wavelengths below this are in m, not um, as the photom step takes them.
+_LONGEST_IN_METRES = 1e-4
+
 # nelem is a 16-bit integer.
 _MOST_ELEMENTS = 32767
 
@@ -459,6 +462,8 @@ def read_rows(model: Any, layout: Layout, keys: Sequence[str]) -> list[PhotomRow
         if layout.spectral:
             nelem = int(columns["nelem"][number])
             vectors = {name: columns[name][number][:nelem].astype(np.float64) for name in _VECTORS}
+            if 0 < vectors["wavelength"].max(initial=0.0) < _LONGEST_IN_METRES:
+                vectors["wavelength"] *= 1e6
         rows.append(
             PhotomRow(
                 keys=tuple(_read_key(columns[name][number]) for name in keys),

@@ -336,6 +336,8 @@ def _same_array(expected: np.ndarray, found: np.ndarray) -> bool:
     """Compare values, shape and kind of type; byte order and NaN make no difference."""
     if expected.shape != found.shape or expected.dtype != found.dtype.newbyteorder("="):
         return False
+    if expected.dtype.names:
+        return all(_same_array(expected[name], found[name]) for name in expected.dtype.names)
     return np.array_equal(expected, found, equal_nan=expected.dtype.kind in "fc")
 
 
