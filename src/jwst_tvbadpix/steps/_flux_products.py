@@ -16,6 +16,7 @@ from ..refmodels.absflux import AbsFluxNotes
 from ..refmodels.closure import check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
 from ..standards import Standards
+from ._flux_rows import choose_rows, split_epochs
 
 __all__ = ["build_references", "describe_run"]
 
@@ -33,6 +34,7 @@ def build_references(
     standards: Standards,
     useafter: str,
     method: str = "joint",
+    freeze_days: float = 365.0,
     templates: Sequence[Any] = (),
     wavelengths: Mapping[tuple[str, str], np.ndarray],
 ) -> tuple[list[Any], list[str]]:
@@ -52,6 +54,8 @@ def build_references(
         USEAFTER of all.
     method : str
         How the factors came about, for the history.
+    freeze_days : float
+        Time that a reference serves where photom ignores its time tables [day].
     templates : sequence of photom models
         References whose rows are kept where nothing was fitted.
     wavelengths : mapping of (DETECTOR, BAND) to ndarray
@@ -83,8 +87,12 @@ def build_references(
     problems: list[str] = []
     for key, mine in groups.items():
         suited = [template for template in templates if serves(template, key)]
+        rows = choose_rows(mine, fit.measurements)
         try:
-            models += _build(mine, header, name, suited, wavelengths)
+            for start, part in split_epochs(rows, fit, freeze_days):
+                own = replace(header, useafter=start) if start else header
+                stamp = "_" + start.replace("-", "").replace(":", "") if start else ""
+                models += _build(part, own, f"{name}_{{}}_photom{stamp}", suited, wavelengths)
         except ProductError as error:
             problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
             log.warning("%s", problems[-1])
@@ -166,7 +174,7 @@ def _build(
             closure.n_rows,
             closure.worst,
         )
-        model.meta.filename = f"{name}_{key}_photom.asdf"
+        model.meta.filename = f"{name.format(key)}.asdf"
         models.append(model)
     return models
 

@@ -82,6 +82,7 @@ class AbsFluxRatio(TvBadPixStep):
         model_err = float(min=0.0, default=0.0)  # Error that all models share
         template_photom = force_list(default=list())  # Photom references whose rows, in their order, are kept where nothing is fitted
         mrs_exposures = force_list(default=list())  # For MIRI MRS: exposures after assign_wcs, one for each detector and band, that tell the wavelength of each pixel
+        freeze_days = float(min=1.0, default=365.0)  # Days that a reference serves where photom ignores time tables (NIRSpec IFU)
         first_useafter = string(default='2021-12-25T00:00:00')  # USEAFTER of the references
         suffix = string(default='absflux')  # Ending of the file of the fit
     """  # noqa: E501  # one line per parameter is what --help shows
@@ -120,6 +121,7 @@ class AbsFluxRatio(TvBadPixStep):
             standards=standards,
             useafter=self.first_useafter,
             method=self.method,
+            freeze_days=self.freeze_days,
             templates=templates,
             wavelengths=read_wavelengths(
                 [self.make_input_path(path) for path in self.mrs_exposures]
