@@ -104,11 +104,12 @@ def _measure_slopes(fit: FluxFit) -> list[Dependence]:
     cross = np.asarray(solution.jacobian.T @ (x * precision[:, None]))
     own = np.einsum("ij,ij,i->j", x, x, precision)
     information = own - np.einsum("ij,ij->j", cross, inverse(cross))
-    slope = (x.T @ (gradient * solution.residual)) * share / information
+    # What units, stars and visits cannot be told from says nothing.
+    told = information > 1e-9 * own
+    slope = (x.T @ (gradient * solution.residual)) * share / np.where(told, information, np.inf)
     out = []
     for k, (group, title, count) in enumerate(labels):
-        # What units, stars and visits cannot be told from says nothing.
-        if information[k] <= 1e-9 * own[k]:
+        if not told[k]:
             continue
         error = float(1.0 / np.sqrt(information[k]))
         chance = float(2 * stats.norm.sf(abs(slope[k]) / error))

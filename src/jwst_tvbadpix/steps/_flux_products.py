@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 # Conversions of these are of surface brightness in photom references, of flux in fits.
 _PER_PIXEL = ("lrs",)
+# What new and old conversions of MRS may differ by, in either direction.
+_RATIOS = (0.2, 5.0)
 
 
 def build_references(
@@ -155,6 +157,7 @@ def _build(
     wavelengths: Mapping[tuple[str, str], np.ndarray],
 ) -> list[Any]:
     """Build one reference, and try its rows."""
+    _require_ratios(factors)
     area = dict(header.pixel_area_sr)
     for template in templates:
         known = template.meta.photometry.pixelarea_steradians
@@ -177,6 +180,17 @@ def _build(
         model.meta.filename = f"{name.format(key)}.asdf"
         models.append(model)
     return models
+
+
+def _require_ratios(factors: Sequence[Factor]) -> None:
+    """Refuse factors of MRS that are no ratios: its reference is a template times a ratio."""
+    values = [factor.value for factor in factors if factor.mode.kind == "mrs"]
+    if values and not _RATIOS[0] < np.median(values) < _RATIOS[1]:
+        raise ProductError(
+            f"expected ratios to the template of {factors[0].mode.label}, found factors of "
+            f"{np.median(values):.3g}; give _x1d spectra in flux units, the reference that made "
+            "them as photom and as template_photom, and exposures after assign_wcs as mrs_exposures"
+        )
 
 
 @contextmanager
