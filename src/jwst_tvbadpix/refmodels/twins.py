@@ -24,7 +24,7 @@ from .._tables import AsdfTable
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["rename_all", "write_asdf", "write_twins"]
+__all__ = ["as_array", "rename_all", "write_asdf", "write_twins"]
 
 log = logging.getLogger(__name__)
 
