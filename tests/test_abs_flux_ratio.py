@@ -12,12 +12,15 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from fluxtables import FACTORS, STARS, T0, throughput, write_photometry, write_spectra
+from jwst.datamodels import ModelLibrary
 from pipeline import idle_collector, make_bare_environment
 from stdatamodels.jwst import datamodels
 
+from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.errors import EvidenceError, InputError, TvBadPixError
 from jwst_tvbadpix.fluxcal import fit_factors
 from jwst_tvbadpix.refmodels.absflux import read_absflux
+from jwst_tvbadpix.simulate import simulate_standard_stars
 from jwst_tvbadpix.standards import read_standards
 from jwst_tvbadpix.steps import AbsFluxRatio
 
@@ -144,19 +147,62 @@ def test_every_measurement_is_in_the_table_of_visits(products, tables):
     assert np.std(good["residual"]) < 0.015
 
 
-def test_the_same_tables_in_another_order_make_the_same_bytes(tables, tmp_path, monkeypatch):
+def test_the_same_tables_in_any_order_make_the_same_bytes(tables, tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     photometry, models = tables
     table = Table.read(photometry)
-    (tmp_path / "other").mkdir()
-    shuffled = tmp_path / "other" / photometry.name
-    table[np.random.default_rng(1).permutation(len(table))].write(shuffled)
+    parts = []
+    for name in np.unique(table["filter"]):
+        parts.append(str(tmp_path / f"{name}.ecsv"))
+        table[table["filter"] == name].write(parts[-1])
     found = [
-        run(str(path), tmp_path / path.parent.name, model_fluxes=str(models), time_form="linear")
-        for path in (photometry, shuffled)
+        run(inputs, tmp_path / str(number), model_fluxes=str(models), time_form="linear")
+        for number, inputs in enumerate((parts, parts[::-1]))
     ]
-    first, second = (fits.getdata(part["MIRIMAGE_imaging_photom.fits"], "PHOTOM") for part in found)
-    np.testing.assert_array_equal(first, second)
+    assert found[0].keys() == found[1].keys()
+    differ = [
+        name for name, path in found[0].items() if path.read_bytes() != found[1][name].read_bytes()
+    ]
+    assert not differ
+
+
+def test_models_and_libraries_give_what_their_files_give(tmp_path):
+    stars = simulate_standard_stars(tmp_path, filters=("F770W",), n_visits=5, subarray="SUB64")
+    models = [datamodels.open(path) for path in stars.rates]
+    made = [
+        run(
+            inputs,
+            tmp_path / f"out{number}",
+            model_fluxes=str(stars.models),
+            apcorr=str(stars.apcorr),
+        )
+        for number, inputs in enumerate(
+            (str(stars.association), models, ModelLibrary(str(stars.association)))
+        )
+    ]
+    tables = [Table.read(part["visits.ecsv"]) for part in made]
+    for other in tables[1:]:
+        np.testing.assert_array_equal(other["factor"], tables[0]["factor"])
+    truth = stars.factors["F770W"]
+    left = [stars.losses["F770W"].evaluate(mjd) for mjd in tables[0]["mjd"]]
+    np.testing.assert_allclose(tables[0]["factor"] * left, truth, rtol=0.03)
+    for model in models:
+        model.close()
+
+
+def test_aperture_corrections_come_from_crds_where_asked_for(tmp_path):
+    stars = simulate_standard_stars(tmp_path, filters=("F770W",), n_visits=4, subarray="SUB64")
+    inputs, parameters = str(stars.association), {"model_fluxes": str(stars.models)}
+    with pytest.raises(InputError, match="no CRDS set-up"):
+        run(inputs, tmp_path / "none", apcorr="crds", **parameters)
+    context = build_context(tmp_path / "crds", {"apcorr": [stars.apcorr]})
+    with use_context(context):
+        made = run(inputs, tmp_path / "out", apcorr="crds", **parameters)
+    files = read_absflux(made["absflux.asdf"]).files
+    assert context.names[stars.apcorr] in list(files.name)
+    given = run(inputs, tmp_path / "given", apcorr=str(stars.apcorr), **parameters)
+    tables = [Table.read(part["visits.ecsv"])["factor"] for part in (made, given)]
+    np.testing.assert_array_equal(*tables)
 
 
 def test_template_keeps_rows_and_their_order(products, tables, tmp_path):
