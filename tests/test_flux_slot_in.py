@@ -228,3 +228,23 @@ def test_fluxes_of_spectra_are_right_before_and_after_the_loss(run, tmp_path):
         assert error < 0.015
         assert np.median(ratio) == pytest.approx(1, abs=3 * error)
     assert seen.losses["P750L"].evaluate(DATES[1]) < 0.9
+    # In flux units, with the file that made them, they say again what that file says.
+    with idle_collector():
+        AbsFluxRatio.call(
+            [str(path) for path in x1ds],
+            model_spectra=str(seen.models),
+            photom=[str(next(Path(run.context.env["CRDS_PATH"]).rglob(chosen)))],
+            time_form="none",
+            output_file="again",
+            output_dir=str(tmp_path / "again"),
+            save_results=True,
+        )
+    visits = Table.read(tmp_path / "again" / "again_visits.ecsv")
+    visits = visits[(visits["wave"] > 5.5) & (visits["wave"] < 11.0)]
+    row = read_row(run, "lrs", filter="P750L", subarray="FULL")
+    area = fits.getval(run.find("*_lrs_photom.fits"), "PIXAR_SR")
+    said = np.interp(visits["wave"], row["wavelength"], row["relresponse"])
+    now = visits["factor"] / (said * row["photmjsr"] * area)
+    left = np.array([seen.losses["P750L"].evaluate(mjd) for mjd in visits["mjd"]])
+    level = seen.losses["P750L"].evaluate(59740.0)
+    assert np.median(now * left) == pytest.approx(level, abs=0.02)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..fluxcal.aliases import find_calspec, find_star
+from ..fluxcal.aliases import find_calspec, find_star, spell
 from ..fluxcal.synthetic import Bandpass, Spectrum, compute_band_flux, compute_pivot
 from .files import FileUsed, checksum, read_columns
 
@@ -135,7 +135,7 @@ class Models:
     fluxes : mapping of str to mapping of str to float
         Given flux densities [Jy] by star and filter.
     spectra : mapping of str to Path
-        Spectra by star.
+        Spectra by star, as `spell` has it: one that is no known standard is found too.
     bandpasses : mapping of str to Path
         Bandpasses by filter.
     used : dict
@@ -150,9 +150,9 @@ class Models:
 
     def get_spectrum(self, star: str) -> Spectrum | None:
         """Read the model spectrum of a star; None without."""
-        if star not in self.spectra:
+        if spell(star) not in self.spectra:
             return None
-        path = self.spectra[star]
+        path = self.spectra[spell(star)]
         if path not in self._cache:
             self._cache[path] = read_spectrum(path)
             self._keep("model", path, star)
@@ -242,7 +242,7 @@ def find_models(
     found: dict[str, Path] = {}
     if spectra is not None:
         for path in sorted(_list(spectra, "model spectra"), key=_rank):
-            found[find_calspec(path.name).name] = path
+            found[spell(find_calspec(path.name).name)] = path
     passes: dict[str, Path] = {}
     if bandpasses is not None:
         for path in sorted(_list(bandpasses, "bandpasses")):
