@@ -80,7 +80,7 @@ def make_sample(
 
 def take(measurements, rows):
     """Keep some rows."""
-    names = [n for n in measurements.__dataclass_fields__ if n != "bands"]
+    names = [n for n in measurements.__dataclass_fields__ if n not in ("bands", "given")]
     return replace(measurements, **{n: getattr(measurements, n)[rows] for n in names})
 
 
