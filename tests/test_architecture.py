@@ -18,6 +18,7 @@ OURS = (
     "headers",
     "imaging",
     "sources",
+    "standards",
     "events",
     "check",
     "steps",

@@ -17,12 +17,14 @@ from crds.core import log
 from references import make_flat, make_history, make_mrs_photom, make_photom, write_masks
 from tasks import is_alive, wait_until
 
+from jwst_tvbadpix._tables import AsdfTable
 from jwst_tvbadpix.delivery import ALLOWED_WARNINGS, build_context, use_context
 from jwst_tvbadpix.delivery.allowed import find_allowed
 from jwst_tvbadpix.delivery.asdf_check import asdf_rules
 from jwst_tvbadpix.delivery.certify import certify_asdf, certify_fits, insert_on_trial
 from jwst_tvbadpix.delivery.workers import submit, workers
 from jwst_tvbadpix.refmodels import write_twins
+from jwst_tvbadpix.refmodels.twins import as_array
 
 CONTEXT = "jwst_0001.pmap"
 
@@ -70,6 +72,9 @@ def change(folder, tmp_path, name, edit):
     with asdf.open(folder / f"{name}.asdf", memmap=False, lazy_load=False) as file:
         tree = dict(file.tree)
     edit(tree)
+    for key, node in tree.items():
+        if getattr(getattr(node, "dtype", None), "names", None):
+            tree[key] = AsdfTable(as_array(node))
     path = tmp_path / "changed.asdf"
     asdf.AsdfFile(tree).write_to(path)
     return path

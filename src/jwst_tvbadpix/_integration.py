@@ -3,7 +3,7 @@
 from importlib.resources import files
 from typing import Any
 
-__all__ = ["SCHEMA_URI_PREFIX", "get_resource_mappings", "get_steps"]
+__all__ = ["SCHEMA_URI_PREFIX", "get_extensions", "get_resource_mappings", "get_steps"]
 
 SCHEMA_URI_PREFIX = "asdf://jwst-tvbadpix/schemas"
 
@@ -13,6 +13,7 @@ def get_steps() -> list[tuple[str, str, bool]]:
     return [
         ("jwst_tvbadpix.steps.TimeVariableBadPixel", "time_variable_bad_pixel", False),
         ("jwst_tvbadpix.steps.ExternalFlatBuilder", "external_flat_builder", False),
+        ("jwst_tvbadpix.steps.AbsFluxRatio", "abs_flux_ratio", False),
         ("jwst_tvbadpix.steps.ApplyTimeVariableMask", "apply_time_variable_mask", False),
         ("jwst_tvbadpix.steps.TvBadPixDetector1Pipeline", "tvbadpix_detector1", True),
     ]
@@ -28,3 +29,10 @@ def get_resource_mappings() -> list[Any]:
             folder, SCHEMA_URI_PREFIX, filename_pattern="*.schema.yaml", stem_filename=True
         )
     ]
+
+
+def get_extensions() -> list[Any]:
+    """List what reads our tables, for the ``asdf.extensions`` entry point."""
+    from ._tables import TableExtension
+
+    return [TableExtension()]

@@ -17,7 +17,7 @@ from .headers import ExposureRecord, make_record
 from .refmodels.dq import dq_value
 from .sources import Scan, Source, scan_exposures
 
-__all__ = ["AssignWCS", "ImageSet", "SkyImage", "SkyWCS", "list_sets", "open_images"]
+__all__ = ["AssignWCS", "ImageSet", "SkyImage", "SkyWCS", "build_wcs", "list_sets", "open_images"]
 
 log = logging.getLogger(__name__)
 
@@ -302,10 +302,10 @@ def _find_wcs(scan: Scan, record: ExposureRecord, assign: AssignWCS | None) -> S
             return _AssignedWCS(gwcs)
     if assign is not None:
         return _AssignedWCS(assign(record, scan.keywords))
-    return _KeywordWCS(_build_wcs(scan.keywords))
+    return _KeywordWCS(build_wcs(scan.keywords))
 
 
-def _build_wcs(keywords: Mapping[str, Any]) -> WCS:
+def build_wcs(keywords: Mapping[str, Any]) -> WCS:
     """Build the WCS of the keywords; raise where they make none."""
     cards = [f"{card}{axis}" for card in _WCS_CARDS for axis in (1, 2)] + list(_MATRIX_CARDS)
     missing = [card for card in cards if not _is_number(keywords[card])]

@@ -197,7 +197,7 @@ def check_certify(job: Job, outcomes: Outcomes, notes: list[str]) -> list[Check]
         for name, text in ((name, text) for name, o in own.items() for text in o.warnings):
             allowed = find_allowed(text, kinds[name])
             if allowed:
-                notes.append(f"{name}: {text} (allowed: {allowed.reason})")
+                notes.append(f"{name}: {text.splitlines()[0]} (allowed: {allowed.reason})")
             else:
                 warned.append(f"{name}: {text}")
         checks += [

@@ -43,6 +43,8 @@ class Measurements:
         Why it does not, '' where it does, (n,) str.
     source : ndarray
         File or exposure it comes from, (n,) str.
+    given : ndarray or None
+        Name of the star as the input has it, (n,) str; None where that is `star`.
     """
 
     bands: tuple[Band, ...]
@@ -62,3 +64,4 @@ class Measurements:
     used: np.ndarray
     reason: np.ndarray
     source: np.ndarray
+    given: np.ndarray | None = None

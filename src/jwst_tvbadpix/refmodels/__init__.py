@@ -1,6 +1,8 @@
 """JWST reference models of our products: build, save as twins, read back."""
 
+from .absflux import AbsFluxModel, AbsFluxNotes, build_absflux_model, read_absflux
 from .badpix import BaseMask, build_badpix_history, make_pedigree
+from .closure import CLOSURE, Closure, check_closure
 from .dq import dq_value, identity_dq_def
 from .flat import FlatSelection, build_flat_model
 from .history import (
@@ -11,6 +13,14 @@ from .history import (
     unpack_residuals,
 )
 from .mask import build_mask, build_neutral_mask, check_filter, check_useafter, read_mask_dq
+from .photom import (
+    PhotomHeader,
+    build_photom_models,
+    freeze_factors,
+    read_template,
+    write_photom,
+)
+from .photom_mrs import read_mrs_wavelengths
 from .series import (
     MaskSeries,
     build_mask_at,
@@ -23,11 +33,17 @@ from .starflat import StarFlatModel, build_star_flat_model, list_tables
 from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
+    "CLOSURE",
+    "AbsFluxModel",
+    "AbsFluxNotes",
     "BadPixHistoryModel",
     "BaseMask",
+    "Closure",
     "FlatSelection",
     "MaskSeries",
+    "PhotomHeader",
     "StarFlatModel",
+    "build_absflux_model",
     "build_badpix_history",
     "build_flat_model",
     "build_history",
@@ -35,21 +51,28 @@ __all__ = [
     "build_mask_at",
     "build_mask_series",
     "build_neutral_mask",
+    "build_photom_models",
     "build_star_flat_model",
+    "check_closure",
     "check_filter",
     "check_useafter",
     "compose_dq",
     "dq_value",
+    "freeze_factors",
     "history_columns",
     "identity_dq_def",
     "list_series",
     "list_tables",
     "list_useafter",
     "make_pedigree",
+    "read_absflux",
     "read_history",
     "read_mask_dq",
+    "read_mrs_wavelengths",
+    "read_template",
     "rename_all",
     "unpack_residuals",
     "write_asdf",
+    "write_photom",
     "write_twins",
 ]

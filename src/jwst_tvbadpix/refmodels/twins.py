@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 import asdf
 import numpy as np
 from asdf.schema import load_schema
+from asdf.tags.core import AsdfObject
 from astropy.io import fits
 from stdatamodels import schema as walker
 from stdatamodels.jwst.datamodels import JwstDataModel
 
+from .._tables import AsdfTable
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["rename_all", "write_asdf", "write_twins"]
+__all__ = ["as_array", "rename_all", "write_asdf", "write_twins"]
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +269,23 @@ def _save_asdf(model: JwstDataModel, path: Path) -> None:
     # It was validated; on_save would put the temporary name and the present time into it.
     object.__setattr__(model, "validate", lambda: None)
     object.__setattr__(model, "on_save", lambda path=None: None)
-    model.to_asdf(str(path), all_array_compression="zlib")
+    tables = {key: node for key, node in model._instance.items() if _is_table(node)}
+    if not tables:
+        model.to_asdf(str(path), all_array_compression="zlib")
+        return
+    # The stock writer makes plain arrays of tables, with which the photom step cannot work.
+    tree = {**model._instance, **{key: AsdfTable(as_array(node)) for key, node in tables.items()}}
+    asdf.AsdfFile(AsdfObject(tree)).write_to(path, all_array_compression="zlib")
+
+
+def _is_table(node: Any) -> bool:
+    return _is_array(node) and bool(node.dtype.names)
+
+
+def as_array(table: np.ndarray) -> np.ndarray:
+    """Take a table out of its FITS clothes: a structured array, bytes for text."""
+    plain = np.asarray(table).view(np.ndarray)
+    return plain.astype(np.dtype(plain.dtype.descr).newbyteorder("="))
 
 
 class _Home(NamedTuple):
@@ -318,6 +336,8 @@ def _same_array(expected: np.ndarray, found: np.ndarray) -> bool:
     """Compare values, shape and kind of type; byte order and NaN make no difference."""
     if expected.shape != found.shape or expected.dtype != found.dtype.newbyteorder("="):
         return False
+    if expected.dtype.names:
+        return all(_same_array(expected[name], found[name]) for name in expected.dtype.names)
     return np.array_equal(expected, found, equal_nan=expected.dtype.kind in "fc")
 
 

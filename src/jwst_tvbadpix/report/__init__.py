@@ -8,16 +8,28 @@ from .figures import (
     plot_summary,
     plot_timeline,
 )
+from .flux_figures import (
+    plot_dependence,
+    plot_dependences,
+    plot_fit,
+    plot_stars,
+    plot_throughput,
+)
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
     "plot_bad_pixel_map",
+    "plot_dependence",
+    "plot_dependences",
     "plot_field",
+    "plot_fit",
     "plot_growth",
     "plot_light_curve",
     "plot_proof",
     "plot_self_test",
     "plot_spectrum",
+    "plot_stars",
     "plot_summary",
+    "plot_throughput",
     "plot_timeline",
 ]

@@ -55,6 +55,14 @@ from .setups import (
     make_nircam_setup,
     make_nirspec_setup,
 )
+from .standard_stars import (
+    STANDARDS,
+    Loss,
+    Standard,
+    StandardStars,
+    simulate_lrs_standards,
+    simulate_standard_stars,
+)
 from .star_lrs import PIXEL_SR, StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
 
@@ -64,6 +72,7 @@ __all__ = [
     "KINDS",
     "MODES",
     "PIXEL_SR",
+    "STANDARDS",
     "Aperture",
     "CoronagraphWindows",
     "CosmicRays",
@@ -80,6 +89,7 @@ __all__ = [
     "ImagePersistence",
     "KnownStars",
     "Layer",
+    "Loss",
     "Mode",
     "Optics",
     "PersistenceStreak",
@@ -96,6 +106,8 @@ __all__ = [
     "SlitStrip",
     "SourceField",
     "SourceTrace",
+    "Standard",
+    "StandardStars",
     "StarCloud",
     "StarTrace",
     "Trace",
@@ -126,7 +138,9 @@ __all__ = [
     "render_rate",
     "render_rateints",
     "simulate_flat_programme",
+    "simulate_lrs_standards",
     "simulate_programme",
+    "simulate_standard_stars",
     "write_distortion",
     "write_flat_truth",
     "write_imaging_references",

@@ -29,7 +29,7 @@ from .star_lrs import (
     get_trace,
 )
 
-__all__ = ["BOX_HALF_WIDTH", "write_spectral_references"]
+__all__ = ["BOX_HALF_WIDTH", "build_transform", "write_spectral_references"]
 
 _DETECTOR = "MIRIMAGE"
 _EXP_TYPES = {"FULL": "MIR_LRS-FIXEDSLIT", "SLITLESSPRISM": "MIR_LRS-SLITLESS"}
@@ -100,7 +100,7 @@ def _write(model: JwstDataModel, folder: Path, reftype: str, suffix: str = ".fit
     return path
 
 
-def _build_transform() -> Model:
+def build_transform() -> Model:
     """Full-frame pixel (0-based) -> V2, V3 ["]: linear, exact at the slit, inverse included."""
     setup = make_lrs_setup("FULL")
     x, y = _find_reference_point(get_trace("FULL"))
@@ -126,7 +126,7 @@ def _find_reference_point(trace: Trace) -> tuple[float, float]:
 
 
 def _build_distortion() -> DistortionModel:
-    model = DistortionModel(model=_build_transform(), input_units="pixel", output_units="arcsec")
+    model = DistortionModel(model=build_transform(), input_units="pixel", output_units="arcsec")
     model.meta.input_units, model.meta.output_units = "pixel", "arcsec"
     model.meta.title = "MIRI imager, linear"
     model.meta.instrument.channel = model.meta.instrument.band = "N/A"
@@ -152,7 +152,7 @@ def _build_specwcs() -> MiriLRSSpecwcsModel:
     meta.x_ref, meta.y_ref = x + 1, y + 1
     x, y = _find_reference_point(get_trace("SLITLESSPRISM"))
     meta.x_ref_slitless, meta.y_ref_slitless = x + 1, y + 1
-    to_v2v3 = _build_transform()
+    to_v2v3 = build_transform()
     corners = ((-1, -2), (1, -2), (1, 2), (-1, 2))
     for k, (across, along) in enumerate(corners, start=1):
         v2, v3 = to_v2v3(meta.x_ref - 1 + across * _SLIT_HALF_WIDTH, meta.y_ref - 1 + along)

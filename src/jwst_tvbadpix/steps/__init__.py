@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 __all__ = [
+    "AbsFluxRatio",
     "ApplyTimeVariableMask",
     "ExternalFlatBuilder",
     "TimeVariableBadPixel",
@@ -12,6 +13,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AbsFluxRatio": ".abs_flux_ratio",
     "ApplyTimeVariableMask": ".apply_time_variable_mask",
     "ExternalFlatBuilder": ".external_flat_builder",
     "TimeVariableBadPixel": ".time_variable_bad_pixel",

@@ -27,14 +27,16 @@ from ..refmodels import (
     write_asdf,
     write_twins,
 )
+from ..refmodels.absflux import AbsFluxModel
 
-__all__ = ["TvBadPixStep", "find_reference", "has_crds", "show_progress"]
+__all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
 log = logging.getLogger(__name__)
 
 # Endings that are no part of a product's name: ours, and those of the files that we take.
 _SUFFIX = re.compile(
-    r"(_badpixhistory|_starflat|_(mask|flat)(_\d{8}T\d{6})?|_rate|_rateints|_cal|_uncal|_asn)$",
+    r"(_badpixhistory|_starflat|_absflux|_photom|_(mask|flat)(_\d{8}T\d{6})?"
+    r"|_rate|_rateints|_cal|_uncal|_i2d|_x1d|_asn)$",
     re.IGNORECASE,
 )
 
@@ -115,7 +117,7 @@ class TvBadPixStep(Step):
             return None
         folder = self._output_folder()
         path = self.stage(folder) / model.meta.filename
-        if isinstance(model, BadPixHistoryModel | StarFlatModel):
+        if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
             write_asdf(model, path)
         else:
             write_twins(model, path.with_suffix(""))
@@ -270,6 +272,30 @@ def find_reference(
         "meta.observation.time": time,
         **{f"meta.instrument.{name}": value for name, value in optics.items()},
     }
+    return ask_crds(reftype, parameters, record.filename)
+
+
+def ask_crds(reftype: str, parameters: dict[str, Any], name: str) -> Path:
+    """Ask CRDS for a reference by metadata.
+
+    Parameters
+    ----------
+    reftype : str
+    parameters : dict
+        What CRDS selects by, as ``get_crds_parameters`` of a data model has it.
+    name : str
+        Of the exposure, for the message.
+
+    Returns
+    -------
+    Path
+        The file in the CRDS cache.
+
+    Raises
+    ------
+    InputError
+        There is no CRDS set-up, or it has no such reference.
+    """
     problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
     if has_crds():
         try:
@@ -277,7 +303,7 @@ def find_reference(
         except (Exception, SystemExit) as error:  # crds exits where it finds no cache
             problem = error
     raise InputError(
-        f"expected a {reftype} reference of CRDS for {record.filename}, found: {problem}; set CRDS "
+        f"expected a {reftype} reference of CRDS for {name}, found: {problem}; set CRDS "
         "up, or give a file"
     )
 

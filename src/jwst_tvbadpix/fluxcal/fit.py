@@ -1,0 +1,301 @@
+"""Calibration factors of all modes, and how they change with time, from all stars at once."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+from scipy import sparse
+
+from ..errors import InputError
+from .covariance import Covariance, invert_normal
+from .effects import find_star_effects, make_effects
+from .forms import FormChoice, choose_forms
+from .measurements import Measurements
+from .model import Layout, make_layout, make_problem
+from .results import ClassOffset, FluxFit, SubarrayResponse
+from .rows import SPECTRAL, Rows, select_rows
+from .solver import (
+    NU_ROW,
+    Inverse,
+    Problem,
+    Solution,
+    Widths,
+    compute_precision,
+    count_information,
+    make_inverse,
+    make_normal,
+    make_penalty,
+    solve,
+)
+from .stars import StarResult, judge_stars
+from .timeforms import SHARES
+
+__all__ = ["fit_factors"]
+
+log = logging.getLogger(__name__)
+
+# Times that stars are left out anew.
+_MOST_REJECTIONS = 3
+
+
+def fit_factors(
+    measurements: Measurements,
+    *,
+    time_form: str = "auto",
+    share: str = "smooth",
+    t0_mjd: float | None = None,
+    subarray_err: float = 0.02,
+    class_err: float = 0.005,
+    apcorr_err: float = 0.0,
+    model_err: float = 0.0,
+) -> FluxFit:
+    """Fit the calibration factors of all modes, and f(t), to all stars and visits at once.
+
+    Parameters
+    ----------
+    measurements : Measurements
+        Rows with `used` False stay out.
+    time_form : str
+        'auto' (by an information criterion, for each detector), 'none', or some of 'linear',
+        'exponential' and 'powerlaw' joined by '+'.
+    share : str
+        'smooth', 'common' or 'free': see `make_time_model`.
+    t0_mjd : float, optional
+        Epoch of the factors [MJD]; by default the day of the first measurement.
+    subarray_err : float
+        1-sigma prior of the response of subarrays that have no published one.
+    class_err : float
+        1-sigma prior of the mean error of the models of a class of stars.
+    apcorr_err : float
+        1-sigma error of the aperture correction, independent in each image filter.
+    model_err : float
+        1-sigma error that all models share.
+
+    Returns
+    -------
+    FluxFit
+
+    Raises
+    ------
+    InputError
+        A setting is unknown, or a row is given twice.
+    EvidenceError
+        Nothing is left to fit, or a time term is asked for where there are too few epochs.
+
+    Notes
+    -----
+    ``-ln factor = -ln C + ln f(t) + ln s_subarray + gamma_class + d_star + beta_star ln(wave/wave0)
+    + v_visit + e``, where d, beta and e have Student's t, gammas sum to zero, and the widths of
+    all are found along. C is that of the mean of the classes.
+    """
+    if share not in SHARES:
+        raise InputError(f"expected share to be one of {', '.join(SHARES)}, found {share!r}")
+    dated = time_form != "none" and bool(np.isfinite(measurements.mjd).any())
+    rows = select_rows(measurements, t0_mjd=t0_mjd, dated=dated)
+    forms, choices = choose_forms(
+        rows, time_form=time_form, share=share, subarray_err=subarray_err, class_err=class_err
+    )
+    layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
+    problem = make_problem(rows, layout, make_effects(rows), forms, share=share)
+    problem, solution, stars = _solve_without_odd_stars(rows, problem)
+    settings: dict[str, float | str] = {
+        "method": "joint",
+        "time_form": time_form,
+        "share": share,
+        "t0_mjd": rows.t0_mjd,
+        "subarray_err": subarray_err,
+        "class_err": class_err,
+        "apcorr_err": apcorr_err,
+        "model_err": model_err,
+    }
+    fit = _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
+    log.info("%s", fit.describe_errors())
+    return fit
+
+
+def _solve_without_odd_stars(
+    rows: Rows, problem: Problem
+) -> tuple[Problem, Solution, tuple[StarResult, ...]]:
+    """Solve, with no say for the stars that depart from the others."""
+    solution = solve(problem)
+    odd: set[str] = set()
+    for _ in range(_MOST_REJECTIONS):
+        widths = count_information(problem, solution.widths)
+        inverse = make_inverse(make_normal(problem, widths, solution.jacobian))
+        stars = judge_stars(rows, problem, solution, widths, inverse)
+        found = {s.name for s in stars if s.verdict in ("offset", "slope")}
+        if found <= odd:
+            break
+        odd |= found
+        problem = replace(problem, ignored=find_star_effects(problem.effects, odd))
+        solution = solve(problem, widths=solution.widths, start=solution.values)
+    if odd:
+        # What is odd is rarely a plain slope: their filters are left free as well.
+        ignored = find_star_effects(problem.effects, odd, every=True)
+        problem = replace(problem, ignored=ignored)
+        solution = solve(problem, widths=solution.widths, start=solution.values)
+    return problem, solution, stars
+
+
+def _make_fit(
+    rows: Rows,
+    layout: Layout,
+    problem: Problem,
+    solution: Solution,
+    stars: tuple[StarResult, ...],
+    forms: dict[str, tuple[str, ...]],
+    choices: tuple[FormChoice, ...],
+    settings: dict[str, float | str],
+) -> FluxFit:
+    """Turn a solution into what is reported."""
+    n_units, n_linear = len(rows.units), layout.linear.shape[1]
+    n_parameters = n_linear + len(problem.time.names)
+    honest = count_information(problem, solution.widths)
+    normal = make_normal(problem, honest, solution.jacobian)
+    inverse = make_inverse(normal)
+    covariance = invert_normal(normal, n_units, n_parameters)
+    budget = _split_error(problem, honest, solution, inverse, n_units)
+    covariance = _add_systematics(covariance, rows, settings, budget)
+    parameters = solution.values[:n_parameters]
+    unit_error = np.sqrt(covariance.propagate(sparse.eye(n_units, n_parameters, format="csr")))
+    factor = np.exp(parameters[:n_units])
+    mjd = rows.take("mjd")
+    known = mjd[np.isfinite(mjd)]
+    residual, weight, noise = _spread(rows, problem, solution)
+    return FluxFit(
+        rows.measurements,
+        rows,
+        rows.units,
+        factor,
+        factor * unit_error,
+        tuple(problem.time.make_throughput(parameters[n_linear:], k) for k in range(n_units)),
+        rows.t0_mjd,
+        float(known.min()) if len(known) else np.nan,
+        float(known.max()) if len(known) else np.nan,
+        (*layout.names, *problem.time.names),
+        parameters,
+        covariance,
+        _report_subarrays(rows, layout, parameters, covariance),
+        _report_classes(rows, layout, parameters, covariance),
+        stars,
+        residual,
+        weight,
+        noise,
+        _name_widths(problem, solution.widths),
+        budget,
+        forms,
+        choices,
+        settings,
+        solution.n_iterations,
+        solution.converged,
+        layout,
+        problem,
+        solution,
+    )
+
+
+def _split_error(
+    problem: Problem, widths: Widths, solution: Solution, inverse: Inverse, n_units: int
+) -> dict[str, np.ndarray]:
+    """Split the error of ln C of each unit between what causes it."""
+    n_linear = problem.linear.shape[1]
+    precision = compute_precision(problem, widths)
+    formal = problem.sigma**2 / (problem.sigma**2 + widths.jitter[problem.jitter] ** 2)
+    matrix, _ = make_penalty(problem, widths)
+    labels = np.array(
+        ["subarrays and classes"] * n_linear
+        + ["throughput priors"] * problem.time.prior.shape[0]
+        + [problem.effects.families[k].name for k in problem.effects.family]
+    )
+    parts = {
+        name: np.zeros(n_units) for name in ("noise", "jitter", *sorted(set(map(str, labels))))
+    }
+    for begin in range(0, n_units, 256):
+        block = np.arange(begin, min(begin + 256, n_units))
+        unit = np.zeros((solution.jacobian.shape[1], len(block)))
+        unit[block, np.arange(len(block))] = 1.0
+        image = inverse(unit)
+        rows = (solution.jacobian @ image) ** 2 * precision[:, None]
+        parts["noise"][block] = formal @ rows
+        parts["jitter"][block] = (1.0 - formal) @ rows
+        priors = (matrix @ image) ** 2
+        for name in set(map(str, labels)):
+            parts[name][block] = priors[labels == name].sum(axis=0)
+    return {name: np.sqrt(value) for name, value in parts.items()}
+
+
+def _add_systematics(
+    covariance: Covariance,
+    rows: Rows,
+    settings: dict[str, float | str],
+    budget: dict[str, np.ndarray],
+) -> Covariance:
+    """Add the errors of aperture corrections and of the scale of all models."""
+    n = len(rows.units)
+    image = np.array([u.band.mode.kind not in SPECTRAL for u in rows.units])
+    budget["apcorr"] = np.where(image, float(settings["apcorr_err"]), 0.0)
+    budget["model"] = np.full(n, float(settings["model_err"]))
+    independent = covariance.independent.copy()
+    independent[:n] += budget["apcorr"] ** 2
+    column = np.zeros((len(independent), 1))
+    column[:n, 0] = budget["model"]
+    return Covariance(independent, np.hstack([covariance.factor, column]))
+
+
+def _spread(
+    rows: Rows, problem: Problem, solution: Solution
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Residuals, weights and noise of all rows given, NaN where unused."""
+    n = len(rows.measurements.band)
+    residual, weight, noise = (np.full(n, np.nan) for _ in range(3))
+    begin = problem.linear.shape[1] + len(problem.time.names)
+    effects = problem.effects.design @ solution.values[begin:]
+    residual[rows.index] = solution.residual + effects
+    weight[rows.index] = solution.widths.row_weight
+    noise[rows.index] = solution.residual
+    return residual, weight, noise
+
+
+def _report_subarrays(
+    rows: Rows, layout: Layout, parameters: np.ndarray, covariance: Covariance
+) -> tuple[SubarrayResponse, ...]:
+    subarray, star = rows.take("subarray").astype(str), rows.take("star").astype(str)
+    out = []
+    for column, (group, name) in layout.subarrays.items():
+        own = np.zeros((1, len(parameters)))
+        own[0, column] = 1.0
+        error = float(np.sqrt(covariance.propagate(own)[0]))
+        response = float(np.exp(parameters[column]))
+        prior = float(np.exp(layout.prior_mean[column]))
+        prior_error = prior * float(layout.prior_sigma[column])
+        mine = (subarray == name) & (rows.group == group)
+        n_stars = len(set(star[mine]))
+        out.append(
+            SubarrayResponse(group, name, response, response * error, prior, prior_error, n_stars)
+        )
+    return tuple(out)
+
+
+def _report_classes(
+    rows: Rows, layout: Layout, parameters: np.ndarray, covariance: Covariance
+) -> tuple[ClassOffset, ...]:
+    star_class, star = rows.take("star_class").astype(str), rows.take("star").astype(str)
+    out = []
+    for k, name in enumerate(layout.classes):
+        own = np.zeros((1, len(parameters)))
+        own[0, layout.class_columns] = layout.contrasts[k]
+        offset = float(layout.contrasts[k] @ parameters[layout.class_columns])
+        error = float(np.sqrt(covariance.propagate(own)[0]))
+        out.append(ClassOffset(name, offset, error, len(set(star[star_class == name]))))
+    return tuple(out)
+
+
+def _name_widths(problem: Problem, widths: Widths) -> dict[str, float]:
+    """Widths as standard deviations."""
+    out = {}
+    for f, width in zip(problem.effects.families, widths.family, strict=True):
+        out[f.name] = float(width * (np.sqrt(f.nu / (f.nu - 2)) if np.isfinite(f.nu) else 1.0))
+    scale = np.sqrt(NU_ROW / (NU_ROW - 2))
+    for name, width in zip(problem.jitter_names, widths.jitter, strict=True):
+        out[f"jitter {name}"] = float(width * scale)
+    return out
