@@ -17,9 +17,8 @@ from jwst_tvbadpix.proof.measure import (
     find_features,
     measure_noise,
     measure_quality,
-    measure_scale,
 )
-from jwst_tvbadpix.proof.run import _write_static_mask
+from jwst_tvbadpix.proof.prepare import write_mask
 from jwst_tvbadpix.proof.scene import (
     CHANGES,
     MODES,
@@ -27,7 +26,6 @@ from jwst_tvbadpix.proof.scene import (
     make_plan,
     select_on_trace,
 )
-from jwst_tvbadpix.refmodels import build_mask, dq_value, write_twins
 from jwst_tvbadpix.simulate import get_trace, make_defects, write_references
 from jwst_tvbadpix.simulate import write_spectral_references as write_spectral
 
@@ -77,16 +75,18 @@ def test_features_count_where_defects_are():
     assert count_added(near, near) == 0
 
 
-def test_scale_is_how_much_noisier_a_spectrum_is():
-    noisy = 1 + 0.02 * np.random.default_rng(9).standard_normal(N_BINS)
-    noisy[7] = np.nan
-    scale = measure_scale(noisy, draws=make_draws(0.01, 200), used=USED)
-    assert scale == pytest.approx(2, abs=4 * 2 / np.sqrt(N_BINS))
+def test_features_and_the_noise_rate_have_one_sigma():
+    """Noisier draws raise the threshold; draws with wild bins raise the rate that is taken off."""
     ratio = np.ones(N_BINS)
     ratio[100] = 1.05
-    settings = {"draws": make_draws(0.01), "defect_bins": np.array([100]), "used": USED}
-    assert measure_quality(ratio, **settings).n_features == 1
-    assert measure_quality(ratio, **settings, scale=2.0).n_features == 0
+    settings = {"defect_bins": np.array([100]), "used": USED}
+    assert measure_quality(ratio, draws=make_draws(0.01), **settings).n_features == 1
+    assert measure_quality(ratio, draws=make_draws(0.02), **settings).n_features == 0
+    wild = make_draws(0.01)
+    wild[::4, 100] = 1.05
+    quality = measure_quality(ratio, draws=wild, **settings)
+    assert quality.n_expected >= 0.25
+    assert quality.excess == 1 - quality.n_expected
 
 
 def test_bins_that_are_never_extracted_harm_no_others():
@@ -133,46 +133,37 @@ def test_a_pixel_belongs_to_the_first_population_that_has_it():
 
 @pytest.fixture(scope="module")
 def spectra(tmp_path_factory):
-    """The slitless star after the last change, with both masks, and noise draws."""
+    """The slitless star after the last change, with both masks, and noise draws with neither."""
     folder = tmp_path_factory.mktemp("proof")
     plan = make_plan(SEED)
     references = write_references(folder / "refs")
     references |= write_spectral(folder / "refs", pattern=plan.pattern)
-    masks = {"static": _write_static_mask(folder, plan), "dated": write_truth(folder, plan)}
-    contexts = {
-        name: build_context(
+    defects = plan.defects
+    bad = {
+        "static": defects.state(plan.first_mjd),
+        "dated": defects.state(plan.star_mjd[-1]),
+        "none": np.zeros(len(defects), bool),
+    }
+    contexts, names = {}, {}
+    for number, (mask, chosen) in enumerate(bad.items(), start=1):
+        path = write_mask(folder / mask, defects.select(chosen))
+        contexts[mask] = build_context(
             folder / "crds", {"mask": [path], **references}, name=f"jwst_000{number}.pmap"
         )
-        for number, (name, path) in enumerate(masks.items(), start=1)
-    }
+        names[mask] = contexts[mask].names[path]
+    none = {"none": contexts.pop("none")}
     idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stpipe.step.gc", idle)
-        patch.setattr(chain, "REPLACEMENTS", ("off", "fit_profile"))
+        settings = (folder / "spectra", plan, "slitless")
         spec = plan.make_spec("slitless", CHANGES)
-        found = chain.run_star(folder / "spectra", plan, "slitless", spec, plan.defects, contexts)
-        draws = chain.draw_noise(folder, plan, "slitless", range(6), contexts["static"])
+        found = chain.run_star(*settings, spec, defects, contexts, ("off", "fit_profile"))
+        spec = plan.make_spec("slitless", 0, number=10, n_draws=6)
+        draws = chain.run_star(*settings, spec, None, none, ("off",))
     assert not list((folder / "spectra").glob("running_*"))
-    assert len(list((folder / "spectra").iterdir())) == 4
-    names = {mask: contexts[mask].names[path] for mask, path in masks.items()}
+    assert len(list((folder / "spectra").iterdir())) == 5
+    assert [(one.draw, one.mask_name) for one in draws] == [(k, names["none"]) for k in range(6)]
     return plan, found, np.array([one.ratio for one in draws]), names
-
-
-def write_truth(folder, plan):
-    """Write the mask of the last date as it should be."""
-    defects = plan.defects
-    bad = defects.state(plan.star_mjd[-1])
-    dq = np.zeros((1024, 1032), np.uint32)
-    dq[defects.y[bad], defects.x[bad]] = dq_value("DO_NOT_USE")
-    mask = build_mask(
-        dq,
-        detector="MIRIMAGE",
-        useafter="2022-06-01T00:00:00",
-        description="Truth of a simulation",
-        history=["The pixels that are bad at the last date."],
-        pedigree="SIMULATION",
-    )
-    return write_twins(mask, folder / "dated_mask")[1]
 
 
 def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):

@@ -56,7 +56,7 @@ def plot_spectrum(
     for spectrum in result.spectra:
         one = spectrum.extracted
         found = (spectrum.mode, spectrum.epoch, one.replacement, one.extraction)
-        if found != (mode, epoch, replacement, extraction):
+        if found != (mode, epoch, replacement, extraction) or one.draw > 0:
             continue
         quality = spectrum.quality
         ax.plot(
@@ -112,7 +112,7 @@ def plot_field(result: Any) -> "Figure":
     from matplotlib.figure import Figure
 
     last = max(one.epoch for one in result.photometry)
-    shown = [one for one in result.photometry if one.epoch == last]
+    shown = [p for p in result.photometry if p.epoch == last and p.measured.mask in _COLOURS]
     figure = Figure(figsize=(8, 7), layout="constrained")
     panels = figure.subplots(len(_WAYS), 1)
     for way, panel in zip(_WAYS, panels, strict=True):
