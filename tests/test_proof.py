@@ -3,14 +3,16 @@
 import gc
 import os
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from stdatamodels.jwst.datamodels import CubeModel, ImageModel
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context
-from jwst_tvbadpix.proof import chain
+from jwst_tvbadpix.proof import chain, run
 from jwst_tvbadpix.proof.measure import (
     count_added,
     count_features,
@@ -192,6 +194,98 @@ def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
     # Without replacement the gaps are worse than what they hide.
     assert quality["dated", "off"].excess > static.excess
     assert quality["dated", "off"].largest > 0.15
+
+
+def test_each_integration_in_the_slit_becomes_a_rate_of_its_own(tmp_path):
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.random((3, 4, 5), np.float32) for name in ("data", "err")}
+    arrays |= {f"var_{name}": rng.random((3, 4, 5), np.float32) for name in ("poisson", "rnoise")}
+    cube = CubeModel(**arrays, dq=np.arange(60, dtype=np.uint32).reshape(3, 4, 5))
+    cube.meta.exposure.nints = 3
+    cube.meta.target.catalog_name = "PROOF-STAR"
+    path = tmp_path / "jw07831801001_rateints.fits"
+    cube.save(path)
+    assert chain._split_rate(path, "slitless") == [path]
+    found = chain._split_rate(path, "slit")
+    assert [one.name for one in found] == ["jw07831801001_rate.fits"] * 3
+    for k, one in enumerate(found):
+        with ImageModel(one) as rate:
+            for name in ("data", "err", "dq", "var_poisson", "var_rnoise"):
+                np.testing.assert_array_equal(getattr(rate, name), getattr(cube, name)[k])
+            assert rate.meta.exposure.nints == 1
+            assert rate.meta.target.catalog_name == "PROOF-STAR"
+    assert chain._split_rate(found[0], "slit") == [found[0]]
+
+
+def test_a_plan_makes_exposures_of_several_draws():
+    plan = make_plan(SEED)
+    assert plan.make_spec("slit", 1, n_draws=3).nints == 3
+    one, four = (plan.make_spec("slitless", 2, n_draws=n) for n in (1, 4))
+    assert four.nints == 4 * one.nints
+    assert (one.mjd, one.observation) == (four.mjd, four.observation)
+    values = np.arange(four.nints)[:, None] // one.nints
+    parts = plan.split_integrations("slitless", values)
+    assert [part.mean() for part in parts] == [0, 1, 2, 3]
+
+
+def make_spectrum(mode, epoch, mask, draw, *, spikes=0, name=None):
+    """A spectrum of 0.4 % noise on which so many defects leave spikes."""
+    wavelength = np.linspace(4, 13, N_BINS)
+    bins = np.linspace(60, 240, 10).astype(int)
+    rng = np.random.default_rng([len(mode), epoch + 1, draw])
+    ratio = 1 + 0.004 * rng.standard_normal(N_BINS)
+    ratio[bins[:spikes]] += 0.1
+    one = chain.Extracted(
+        mask, name or f"{mask}.fits", chain.RECOMMENDED, "box", draw, wavelength, ratio
+    )
+    used = (wavelength > 5) & (wavelength < 12)
+    quality = measure_quality(ratio, draws=make_draws(0.01), defect_bins=bins, used=used)
+    return run.Spectrum(mode, epoch, "2024-01-01", 10, wavelength[bins], one, quality)
+
+
+def find_failed(plan, left, **changes):
+    """Checks that do not hold when so many of ten spikes are left, by mode and draw."""
+    spectra = tuple(
+        make_spectrum(mode, epoch, mask, draw, spikes=spikes * (epoch >= 0), **changes)
+        for mode in MODES
+        for epoch in (-1, 0, 1)
+        for mask in ("static", "dated")
+        for draw, few in enumerate(left[mode])
+        for spikes in [few if mask == "dated" else 10]
+    )
+    totals = tuple(run._add_up(spectra))
+    expected = {mask: [f"{mask}.fits"] * 4 for mask in ("static", "dated")}
+    checks = tuple(run._check(plan, spectra, totals, expected))
+    return totals, checks, [check.name for check in checks if not check.holds]
+
+
+def test_counts_are_means_over_the_draws_of_a_date():
+    plan = make_plan(SEED)
+    totals, checks, failed = find_failed(plan, {"slitless": (0, 0), "slit": (0, 2)})
+    slitless, slit = totals
+    assert (slitless.n_draws, slit.n_draws) == (2, 2)
+    # Two dates of ten spikes; in the slit two are left in one draw of two.
+    offset = slitless.expected
+    assert slitless.static == pytest.approx(20 - offset)
+    assert slitless.dated == pytest.approx(0 - offset)
+    assert slit.dated == pytest.approx(2 - offset)
+    assert slit.added == slitless.added == 0
+    (removed,) = (check for check in checks if "removes" in check.name)
+    # Each of two dates: half the difference of two draws.
+    assert removed.found.endswith(f"+- {np.sqrt(2):.1f})")
+    assert not failed
+
+
+def test_each_requirement_on_spectra_can_fail():
+    plan = make_plan(SEED)
+    removal = "features of the static mask that the series removes"
+    assert find_failed(plan, {"slitless": (2, 2), "slit": (1, 2)})[2] == [removal]
+    assert (
+        "spectra whose" in find_failed(plan, {"slitless": (0, 0), "slit": (0, 0)}, name="x")[2][0]
+    )
+    few = replace(plan, change_mjd=())
+    names = find_failed(few, {"slitless": (0, 0), "slit": (0, 0)})[2]
+    assert names == [f"{mode}: defects of known dates on the trace" for mode in MODES]
 
 
 @pytest.mark.slow
