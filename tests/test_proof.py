@@ -160,17 +160,17 @@ def spectra(tmp_path_factory):
         settings = (folder / "spectra", plan, "slitless")
         spec = plan.make_spec("slitless", CHANGES)
         found = chain.run_star(*settings, spec, defects, contexts, ("off", "fit_profile"))
-        spec = plan.make_spec("slitless", 0, number=10, n_draws=6)
-        draws = chain.run_star(*settings, spec, None, none, ("off",))
+        spec = plan.make_spec("slitless", 0, number=10, n_draws=4)
+        draws = chain.run_star(*settings, spec, None, none, ("fit_profile",))
     assert not list((folder / "spectra").glob("running_*"))
     assert len(list((folder / "spectra").iterdir())) == 5
-    assert [(one.draw, one.mask_name) for one in draws] == [(k, names["none"]) for k in range(6)]
+    assert [(one.draw, one.mask_name) for one in draws] == [(k, names["none"]) for k in range(4)]
     return plan, found, np.array([one.ratio for one in draws]), names
 
 
 def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
     plan, found, draws, names = spectra
-    assert draws.shape[0] == 6
+    assert draws.shape[0] == 4
     defects = plan.defects
     here = select_on_trace("slitless", defects.y, defects.x)
     here &= defects.state(plan.star_mjd[-1]) | defects.state(plan.first_mjd)
@@ -226,6 +226,30 @@ def test_a_plan_makes_exposures_of_several_draws():
     values = np.arange(four.nints)[:, None] // one.nints
     parts = plan.split_integrations("slitless", values)
     assert [part.mean() for part in parts] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_twenty_noise_draws_go_through_the_stages_of_the_verdict(mode, tmp_path):
+    calls = []
+    pool = types.SimpleNamespace(submit=lambda *call: calls.append(call))
+    contexts = dict.fromkeys(("static", "dated", "perfect", "none"))
+    plan = make_plan(SEED)
+    epochs = [epoch for epoch, _ in run._submit_spectra(tmp_path, plan, mode, contexts, pool)]
+    one = plan.make_spec(mode, 0).nints
+    n_noise, observations = 0, set()
+    for epoch, call in zip(epochs, calls, strict=True):
+        *_, spec, defects, masks, replacements = call
+        assert chain.RECOMMENDED in replacements
+        # What is run with one setting only gives each of its draws.
+        assert len(replacements) == 1 or epoch >= 0
+        assert (defects is None) == (epoch is None or epoch < 0)
+        assert set(masks) == ({"none"} if epoch is None else {"static", "dated"})
+        n_noise += spec.nints // one if epoch is None else 0
+        observations.add(spec.observation)
+        assert epoch is None or spec.nints >= 2 * one
+    assert n_noise == 20
+    assert len(observations) == len(calls)
+    assert [epoch for epoch in epochs if epoch is not None] == [0, 1, 2, 3, -1]
 
 
 def make_spectrum(mode, epoch, mask, draw, *, spikes=0, name=None):

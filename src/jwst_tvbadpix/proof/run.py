@@ -227,8 +227,10 @@ def _submit_spectra(
     for k in range(_N_NOISE // each):
         spec = plan.make_spec(mode, 0, number=_NOISE_NUMBER + k, n_draws=each)
         unmasked = {"none": contexts["none"]}
-        # Without masked pixels there is none to replace.
-        yield None, pool.submit(run_star, folder, plan, mode, spec, None, unmasked, ("off",))
+        yield (
+            None,
+            pool.submit(run_star, folder, plan, mode, spec, None, unmasked, (RECOMMENDED,)),
+        )
     for epoch in range(CHANGES + 1):
         spec = plan.make_spec(mode, epoch, n_draws=_N_DRAWS[mode])
         yield (
