@@ -200,7 +200,12 @@ def _run_all(
     measured: dict[int, list[Measured]] = {}
     noise: dict[tuple[str, str], list[np.ndarray]] = {}
     for number, job in enumerate(as_completed(jobs), start=1):
+        job.result()
         mode, epoch = jobs[job]
+        what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
+        say(f"  {number} of {len(jobs)}: {mode}, {what}")
+    # In the order in which they were begun, whichever ended first.
+    for job, (mode, epoch) in jobs.items():
         if epoch is None:
             for one in job.result():
                 noise.setdefault((mode, one.extraction), []).append(one.ratio)
@@ -208,8 +213,6 @@ def _run_all(
             measured[epoch] = job.result()
         else:
             found[mode, epoch] = job.result()
-        what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
-        say(f"  {number} of {len(jobs)}: {mode}, {what}")
     ordered = {key: found[key] for key in sorted(found)}
     return ordered, {key: np.array(values) for key, values in noise.items()}, measured
 
