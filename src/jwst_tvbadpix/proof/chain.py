@@ -30,10 +30,10 @@ __all__ = [
     "scratch_folder",
 ]
 
-# Settings of pixel_replace: off is the default of the code, mingrad that of the step; and the one
-# that the verdict is about.
-REPLACEMENTS = ("off", "mingrad", "fit_profile")
+# Settings of pixel_replace by mode: off is the default of the code, mingrad that of the step, which
+# does worse in the slit only; and the one that the verdict is about.
 RECOMMENDED = "fit_profile"
+REPLACEMENTS = {"slitless": ("off", RECOMMENDED), "slit": ("off", "mingrad", RECOMMENDED)}
 # Arrays of a rate.
 _ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise")
 # Weights of resample_spec. The default, ivm, weighs a pixel whose ramp has a jump less than its
@@ -112,7 +112,7 @@ def run_star(
     contexts : dict of str to Context
         By name of the mask, which is the one that CRDS picks.
     replacements : sequence of str
-        Settings of pixel_replace, of ``REPLACEMENTS``.
+        Settings of pixel_replace, of those in ``REPLACEMENTS``.
 
     Returns
     -------

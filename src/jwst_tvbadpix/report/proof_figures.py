@@ -91,9 +91,10 @@ def plot_proof(result: Any, mode: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    settings = ("off", "mingrad", "fit_profile")
+    found = {s.extracted.replacement for s in result.spectra if s.mode == mode}
+    settings = [name for name in _TITLES if name in found]
     last = max(spectrum.epoch for spectrum in result.spectra)
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 2 * len(settings)), layout="constrained")
     panels = figure.subplots(len(settings), 1, sharex=True)
     for replacement, panel in zip(settings, panels, strict=True):
         plot_spectrum(result, mode, epoch=last, replacement=replacement, ax=panel)
