@@ -3,23 +3,24 @@
 import gc
 import os
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from stdatamodels.jwst.datamodels import CubeModel, ImageModel
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context
-from jwst_tvbadpix.proof import chain
+from jwst_tvbadpix.proof import chain, run
 from jwst_tvbadpix.proof.measure import (
     count_added,
     count_features,
     find_features,
     measure_noise,
     measure_quality,
-    measure_scale,
 )
-from jwst_tvbadpix.proof.run import _write_static_mask
+from jwst_tvbadpix.proof.prepare import write_mask
 from jwst_tvbadpix.proof.scene import (
     CHANGES,
     MODES,
@@ -27,7 +28,6 @@ from jwst_tvbadpix.proof.scene import (
     make_plan,
     select_on_trace,
 )
-from jwst_tvbadpix.refmodels import build_mask, dq_value, write_twins
 from jwst_tvbadpix.simulate import get_trace, make_defects, write_references
 from jwst_tvbadpix.simulate import write_spectral_references as write_spectral
 
@@ -77,16 +77,18 @@ def test_features_count_where_defects_are():
     assert count_added(near, near) == 0
 
 
-def test_scale_is_how_much_noisier_a_spectrum_is():
-    noisy = 1 + 0.02 * np.random.default_rng(9).standard_normal(N_BINS)
-    noisy[7] = np.nan
-    scale = measure_scale(noisy, draws=make_draws(0.01, 200), used=USED)
-    assert scale == pytest.approx(2, abs=4 * 2 / np.sqrt(N_BINS))
+def test_features_and_the_noise_rate_have_one_sigma():
+    """Noisier draws raise the threshold; draws with wild bins raise the rate that is taken off."""
     ratio = np.ones(N_BINS)
     ratio[100] = 1.05
-    settings = {"draws": make_draws(0.01), "defect_bins": np.array([100]), "used": USED}
-    assert measure_quality(ratio, **settings).n_features == 1
-    assert measure_quality(ratio, **settings, scale=2.0).n_features == 0
+    settings = {"defect_bins": np.array([100]), "used": USED}
+    assert measure_quality(ratio, draws=make_draws(0.01), **settings).n_features == 1
+    assert measure_quality(ratio, draws=make_draws(0.02), **settings).n_features == 0
+    wild = make_draws(0.01)
+    wild[::4, 100] = 1.05
+    quality = measure_quality(ratio, draws=wild, **settings)
+    assert quality.n_expected >= 0.25
+    assert quality.excess == 1 - quality.n_expected
 
 
 def test_bins_that_are_never_extracted_harm_no_others():
@@ -133,51 +135,42 @@ def test_a_pixel_belongs_to_the_first_population_that_has_it():
 
 @pytest.fixture(scope="module")
 def spectra(tmp_path_factory):
-    """The slitless star after the last change, with both masks, and noise draws."""
+    """The slitless star after the last change, with both masks, and noise draws with neither."""
     folder = tmp_path_factory.mktemp("proof")
     plan = make_plan(SEED)
     references = write_references(folder / "refs")
     references |= write_spectral(folder / "refs", pattern=plan.pattern)
-    masks = {"static": _write_static_mask(folder, plan), "dated": write_truth(folder, plan)}
-    contexts = {
-        name: build_context(
+    defects = plan.defects
+    bad = {
+        "static": defects.state(plan.first_mjd),
+        "dated": defects.state(plan.star_mjd[-1]),
+        "none": np.zeros(len(defects), bool),
+    }
+    contexts, names = {}, {}
+    for number, (mask, chosen) in enumerate(bad.items(), start=1):
+        path = write_mask(folder / mask, defects.select(chosen))
+        contexts[mask] = build_context(
             folder / "crds", {"mask": [path], **references}, name=f"jwst_000{number}.pmap"
         )
-        for number, (name, path) in enumerate(masks.items(), start=1)
-    }
+        names[mask] = contexts[mask].names[path]
+    none = {"none": contexts.pop("none")}
     idle = types.SimpleNamespace(**{**vars(gc), "collect": lambda *_: 0})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stpipe.step.gc", idle)
-        patch.setattr(chain, "REPLACEMENTS", ("off", "fit_profile"))
+        settings = (folder / "spectra", plan, "slitless")
         spec = plan.make_spec("slitless", CHANGES)
-        found = chain.run_star(folder / "spectra", plan, "slitless", spec, plan.defects, contexts)
-        draws = chain.draw_noise(folder, plan, "slitless", range(6), contexts["static"])
+        found = chain.run_star(*settings, spec, defects, contexts, ("off", "fit_profile"))
+        spec = plan.make_spec("slitless", 0, number=10, n_draws=4)
+        draws = chain.run_star(*settings, spec, None, none, ("fit_profile",))
     assert not list((folder / "spectra").glob("running_*"))
-    assert len(list((folder / "spectra").iterdir())) == 4
-    names = {mask: contexts[mask].names[path] for mask, path in masks.items()}
+    assert len(list((folder / "spectra").iterdir())) == 5
+    assert [(one.draw, one.mask_name) for one in draws] == [(k, names["none"]) for k in range(4)]
     return plan, found, np.array([one.ratio for one in draws]), names
-
-
-def write_truth(folder, plan):
-    """Write the mask of the last date as it should be."""
-    defects = plan.defects
-    bad = defects.state(plan.star_mjd[-1])
-    dq = np.zeros((1024, 1032), np.uint32)
-    dq[defects.y[bad], defects.x[bad]] = dq_value("DO_NOT_USE")
-    mask = build_mask(
-        dq,
-        detector="MIRIMAGE",
-        useafter="2022-06-01T00:00:00",
-        description="Truth of a simulation",
-        history=["The pixels that are bad at the last date."],
-        pedigree="SIMULATION",
-    )
-    return write_twins(mask, folder / "dated_mask")[1]
 
 
 def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
     plan, found, draws, names = spectra
-    assert draws.shape[0] == 6
+    assert draws.shape[0] == 4
     defects = plan.defects
     here = select_on_trace("slitless", defects.y, defects.x)
     here &= defects.state(plan.star_mjd[-1]) | defects.state(plan.first_mjd)
@@ -201,6 +194,122 @@ def test_dated_mask_with_pixel_replace_clears_the_spectrum(spectra):
     # Without replacement the gaps are worse than what they hide.
     assert quality["dated", "off"].excess > static.excess
     assert quality["dated", "off"].largest > 0.15
+
+
+def test_each_integration_in_the_slit_becomes_a_rate_of_its_own(tmp_path):
+    rng = np.random.default_rng(3)
+    arrays = {name: rng.random((3, 4, 5), np.float32) for name in ("data", "err")}
+    arrays |= {f"var_{name}": rng.random((3, 4, 5), np.float32) for name in ("poisson", "rnoise")}
+    cube = CubeModel(**arrays, dq=np.arange(60, dtype=np.uint32).reshape(3, 4, 5))
+    cube.meta.exposure.nints = 3
+    cube.meta.target.catalog_name = "PROOF-STAR"
+    path = tmp_path / "jw07831801001_rateints.fits"
+    cube.save(path)
+    assert chain._split_rate(path, "slitless") == [path]
+    found = chain._split_rate(path, "slit")
+    assert [one.name for one in found] == ["jw07831801001_rate.fits"] * 3
+    for k, one in enumerate(found):
+        with ImageModel(one) as rate:
+            for name in ("data", "err", "dq", "var_poisson", "var_rnoise"):
+                np.testing.assert_array_equal(getattr(rate, name), getattr(cube, name)[k])
+            assert rate.meta.exposure.nints == 1
+            assert rate.meta.target.catalog_name == "PROOF-STAR"
+    assert chain._split_rate(found[0], "slit") == [found[0]]
+
+
+def test_a_plan_makes_exposures_of_several_draws():
+    plan = make_plan(SEED)
+    assert plan.make_spec("slit", 1, n_draws=3).nints == 3
+    one, four = (plan.make_spec("slitless", 2, n_draws=n) for n in (1, 4))
+    assert four.nints == 4 * one.nints
+    assert (one.mjd, one.observation) == (four.mjd, four.observation)
+    values = np.arange(four.nints)[:, None] // one.nints
+    parts = plan.split_integrations("slitless", values)
+    assert [part.mean() for part in parts] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_twenty_noise_draws_go_through_the_stages_of_the_verdict(mode, tmp_path):
+    calls = []
+    pool = types.SimpleNamespace(submit=lambda *call: calls.append(call))
+    contexts = dict.fromkeys(("static", "dated", "perfect", "none"))
+    plan = make_plan(SEED)
+    epochs = [epoch for epoch, _ in run._submit_spectra(tmp_path, plan, mode, contexts, pool)]
+    one = plan.make_spec(mode, 0).nints
+    n_noise, observations = 0, set()
+    for epoch, call in zip(epochs, calls, strict=True):
+        *_, spec, defects, masks, replacements = call
+        assert chain.RECOMMENDED in replacements
+        # What is run with one setting only gives each of its draws.
+        assert len(replacements) == 1 or epoch >= 0
+        assert (defects is None) == (epoch is None or epoch < 0)
+        assert set(masks) == ({"none"} if epoch is None else {"static", "dated"})
+        n_noise += spec.nints // one if epoch is None else 0
+        observations.add(spec.observation)
+        assert epoch is None or spec.nints >= (2 * one if epoch >= 0 else one)
+    assert n_noise == 20
+    assert len(observations) == len(calls)
+    assert [epoch for epoch in epochs if epoch is not None] == [0, 1, 2, 3, -1]
+
+
+def make_spectrum(mode, epoch, mask, draw, *, spikes=0, name=None):
+    """A spectrum of 0.4 % noise on which so many defects leave spikes."""
+    wavelength = np.linspace(4, 13, N_BINS)
+    bins = np.linspace(60, 240, 10).astype(int)
+    rng = np.random.default_rng([len(mode), epoch + 1, draw])
+    ratio = 1 + 0.004 * rng.standard_normal(N_BINS)
+    ratio[bins[:spikes]] += 0.1
+    one = chain.Extracted(
+        mask, name or f"{mask}.fits", chain.RECOMMENDED, "box", draw, wavelength, ratio
+    )
+    used = (wavelength > 5) & (wavelength < 12)
+    quality = measure_quality(ratio, draws=make_draws(0.01), defect_bins=bins, used=used)
+    return run.Spectrum(mode, epoch, "2024-01-01", 10, wavelength[bins], one, quality)
+
+
+def find_failed(plan, left, **changes):
+    """Checks that do not hold when so many of ten spikes are left, by mode and draw."""
+    spectra = tuple(
+        make_spectrum(mode, epoch, mask, draw, spikes=spikes * (epoch >= 0), **changes)
+        for mode in MODES
+        for epoch in (-1, 0, 1)
+        for mask in ("static", "dated")
+        for draw, few in enumerate(left[mode] if epoch >= 0 else [0])
+        for spikes in [few if mask == "dated" else 10]
+    )
+    totals = tuple(run._add_up(spectra))
+    expected = {mask: [f"{mask}.fits"] * 4 for mask in ("static", "dated")}
+    checks = tuple(run._check(plan, spectra, totals, expected))
+    return totals, checks, [check.name for check in checks if not check.holds]
+
+
+def test_counts_are_means_over_the_draws_of_a_date():
+    plan = make_plan(SEED)
+    totals, checks, failed = find_failed(plan, {"slitless": (0, 0), "slit": (0, 2)})
+    slitless, slit = totals
+    assert (slitless.n_draws, slit.n_draws) == (2, 2)
+    # Two dates of ten spikes; in the slit two are left in one draw of two.
+    offset = slitless.expected
+    assert slitless.static == pytest.approx(20 - offset)
+    assert slitless.dated == pytest.approx(0 - offset)
+    assert slit.dated == pytest.approx(2 - offset)
+    assert slit.added == slitless.added == 0
+    (removed,) = (check for check in checks if "removes" in check.name)
+    # Each of two dates: half the difference of two draws.
+    assert removed.found.endswith(f"+- {np.sqrt(2):.1f})")
+    assert not failed
+
+
+def test_each_requirement_on_spectra_can_fail():
+    plan = make_plan(SEED)
+    removal = "features of the static mask that the series removes"
+    assert find_failed(plan, {"slitless": (2, 2), "slit": (1, 2)})[2] == [removal]
+    assert (
+        "spectra whose" in find_failed(plan, {"slitless": (0, 0), "slit": (0, 0)}, name="x")[2][0]
+    )
+    few = replace(plan, change_mjd=())
+    names = find_failed(few, {"slitless": (0, 0), "slit": (0, 0)})[2]
+    assert names == [f"{mode}: defects of known dates on the trace" for mode in MODES]
 
 
 @pytest.mark.slow

@@ -23,9 +23,9 @@ from jwst_tvbadpix.proof.field import (
     make_stars,
 )
 from jwst_tvbadpix.proof.photometry import Measured
+from jwst_tvbadpix.proof.prepare import write_mask
 from jwst_tvbadpix.proof.results import Total
 from jwst_tvbadpix.proof.scene import MODES, make_plan, select_on_trace
-from jwst_tvbadpix.refmodels import build_mask, dq_value, write_twins
 from jwst_tvbadpix.report import plot_field
 from jwst_tvbadpix.simulate import (
     IMAGING_PHOTMJSR,
@@ -210,7 +210,9 @@ def sum_psf(plan, found):
     return total
 
 
-GOOD = Total("imaging", "psf", "-", 100.0, 1.0, 0, 1.0, 0.5, 0.04, 0.03, 0.01)
+GOOD = Total(
+    "imaging", "psf", "-", 100.0, 1.0, 0, 1.0, 0.5, 0.04, 0.03, 0.01, n_draws=1, perfect=1.0
+)
 
 
 def failed(plan, found, total=GOOD, names=("m.fits", "m.fits")):
@@ -229,30 +231,17 @@ def test_each_requirement_can_fail(plan):
     # The level of these is 0.8, not 1.
     assert failed(plan, null) == ["level without any de"]
     assert "sets of exposures wh" in failed(plan, null, names=("m.fits", "other.fits"))
-    # Five of a hundred, and two standard deviations of such a count.
-    assert "stars off by the sta" not in failed(plan, null, replace(GOOD, dated=9.3))
-    assert "stars off by the sta" in failed(plan, null, replace(GOOD, dated=9.4))
-    assert "stars off by the sta" in failed(plan, null, replace(GOOD, static=0.0, dated=0.0))
+    # A perfect mask puts 90 right, of which 95 % are 85.5.
+    assert "of the stars that a " not in failed(plan, null, replace(GOOD, perfect=10, dated=14.4))
+    assert "of the stars that a " in failed(plan, null, replace(GOOD, perfect=10, dated=14.6))
+    assert "of the stars that a " not in failed(plan, null, replace(GOOD, perfect=0, dated=4.9))
+    assert "of the stars that a " in failed(plan, null, replace(GOOD, perfect=0, dated=5.1))
+    assert "of the stars that a " in failed(plan, null, replace(GOOD, static=0, dated=0, perfect=0))
     assert "stars that only the " in failed(plan, null, replace(GOOD, added=4))
     wild = make_noise(1)
     wild[:, ::7] *= 1.5
     worse = judge(plan, dated_null=wild, static=clean, dated=clean)
     assert {"stars off without an", "rms without any defe"} <= set(failed(plan, worse))
-
-
-def write_mask(path, bad, defects):
-    dq = np.zeros((1024, 1032), np.uint32)
-    dq[defects.y[bad], defects.x[bad]] = dq_value("DO_NOT_USE")
-    mask = build_mask(
-        dq,
-        detector="MIRIMAGE",
-        useafter="2021-12-25T00:00:00",
-        description="Bad pixels of a simulation",
-        history=["The pixels that are bad at a date."],
-        pedigree="SIMULATION",
-        filter_name=f"P750L|{FILTER}",
-    )
-    return write_twins(mask, path)[1]
 
 
 def test_dated_mask_clears_the_photometry_through_the_stages(tmp_path, plan, monkeypatch):
@@ -268,7 +257,7 @@ def test_dated_mask_clears_the_photometry_through_the_stages(tmp_path, plan, mon
     bad = {"static": defects.state(plan.first_mjd), "dated": defects.state(last)}
     contexts, names = {}, {}
     for number, (name, chosen) in enumerate(bad.items(), start=1):
-        mask = write_mask(tmp_path / name, chosen, defects)
+        mask = write_mask(tmp_path / name, defects.select(chosen))
         contexts[name] = build_context(
             tmp_path / "crds", {"mask": [mask], **references}, name=f"jwst_000{number}.pmap"
         )

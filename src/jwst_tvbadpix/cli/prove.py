@@ -41,17 +41,20 @@ def _run(options: argparse.Namespace) -> int:
         )
     print(
         "\nFeatures above 3 sigma within 2 bins of a defect (imaging: stars off by as much, with a "
-        "defect\nin the aperture), in excess of noise, and the largest one, summed over the dates; "
-        "static mask -> dated series:\n"
+        "defect\nin the aperture), in excess of noise, summed over the dates (mean over draws of "
+        "the noise), the\nlargest one and the rms; static mask -> dated series; and what is left "
+        "with a mask of just the\npixels that are bad:\n"
         f"  {'mode':9s} {'extraction':10s} {'pixel_replace':13s} {'features':>14s} {'removed':>8s} "
-        f"{'largest':>18s} {'rms':>16s}"
+        f"{'largest':>18s} {'rms':>16s} {'perfect mask':>13s}"
     )
     for t in result.totals:
+        perfect = "-" if t.perfect is None else f"-> {t.perfect:.1f}"
         print(
             f"  {t.mode:9s} {t.extraction:10s} {t.replacement:13s} "
             f"{t.static:5.1f} -> {t.dated:5.1f} {100 * t.removed:6.1f} % "
             f"{100 * t.largest_static:5.1f} -> {100 * t.largest_dated:5.1f} % "
-            f"{100 * t.rms_static:4.2f} -> {100 * t.rms_dated:4.2f} %"
+            f"{100 * t.rms_static:4.2f} -> {100 * t.rms_dated:4.2f} % "
+            f"{perfect:>13s}"
         )
     print(
         "\nMasking a pixel alone leaves a gap that box extraction turns into a deficit: run\n"

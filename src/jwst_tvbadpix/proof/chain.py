@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,25 @@ from astropy.io import fits
 
 from ..delivery import Context, use_context
 from ..processes import end_with_parent
-from ..simulate import Defects, ExposureSpec, write_ramp, write_rate, write_rateints
+from ..simulate import Defects, ExposureSpec, write_ramp
 from .scene import Plan, build_star_scene
 
 __all__ = [
+    "RECOMMENDED",
     "REPLACEMENTS",
     "Extracted",
-    "draw_noise",
     "prepare_worker",
     "run_detector1",
     "run_star",
     "scratch_folder",
 ]
 
-# Settings of pixel_replace: off is the default of the code, mingrad that of the step.
-REPLACEMENTS = ("off", "mingrad", "fit_profile")
+# Settings of pixel_replace by mode: off is the default of the code, mingrad that of the step, which
+# does worse in the slit only; and the one that the verdict is about.
+RECOMMENDED = "fit_profile"
+REPLACEMENTS = {"slitless": ("off", RECOMMENDED), "slit": ("off", "mingrad", RECOMMENDED)}
+# Arrays of a rate.
+_ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise")
 # Weights of resample_spec. The default, ivm, weighs a pixel whose ramp has a jump less than its
 # neighbour in the profile of the trace: each such pixel leaves a feature of up to 3 %, whatever
 # the mask.
@@ -45,13 +49,15 @@ class Extracted:
     Attributes
     ----------
     mask : str
-        'static' or 'dated'; 'none' for noise draws.
+        'static' or 'dated'; 'none' where no pixel is masked.
     mask_name : str
         The file that R_MASK names.
     replacement : str
         'off', or the algorithm of pixel_replace.
     extraction : str
         'box' or 'optimal'.
+    draw : int
+        Which draw of the noise.
     wavelength_um : ndarray of float, shape (n_bins,)
         Wavelength [um], ascending.
     ratio : ndarray of float, shape (n_bins,)
@@ -62,6 +68,7 @@ class Extracted:
     mask_name: str
     replacement: str
     extraction: str
+    draw: int
     wavelength_um: np.ndarray
     ratio: np.ndarray
 
@@ -87,6 +94,7 @@ def run_star(
     spec: ExposureSpec,
     defects: Defects | None,
     contexts: dict[str, Context],
+    replacements: Sequence[str],
 ) -> list[Extracted]:
     """Simulate an exposure of the star and extract it with each mask, in each way.
 
@@ -98,16 +106,19 @@ def run_star(
     mode : str
         'slitless' or 'slit'.
     spec : ExposureSpec
-        The exposure.
+        The exposure: one or several draws of the noise, by its number of integrations.
     defects : Defects or None
         Bad pixels.
     contexts : dict of str to Context
-        'static' and 'dated'; the mask is the one that CRDS picks.
+        By name of the mask, which is the one that CRDS picks.
+    replacements : sequence of str
+        Settings of pixel_replace, of those in ``REPLACEMENTS``.
 
     Returns
     -------
     list of Extracted
-        For each context with each setting of ``REPLACEMENTS``, by each extraction of the mode.
+        For each context with each setting, by each extraction of the mode, each draw; in the slit,
+        where each draw is a run of calwebb_spec2, only the first but with ``RECOMMENDED``.
     """
     scene, _ = build_star_scene(mode, plan)
     found = []
@@ -115,45 +126,17 @@ def run_star(
         ramp = write_ramp(scratch, spec, scene, defects)
         for mask, context in contexts.items():
             with use_context(context):
-                rate = run_detector1(ramp, spec)
-                for replacement in REPLACEMENTS:
-                    for extraction, path in _run_spec2(rate, replacement).items():
-                        name = f"{path.name[:13]}_{mode}_{mask}_{replacement}_{extraction}_x1d.fits"
-                        kept = Path(shutil.move(path, folder / name))
-                        found += _read(kept, plan, mode, mask, replacement, extraction)
-    return found
-
-
-def draw_noise(
-    folder: Path, plan: Plan, mode: str, numbers: range, context: Context
-) -> list[Extracted]:
-    """Extract exposures of the star without defects, as ramp fitting would deliver them.
-
-    Parameters
-    ----------
-    folder : Path
-        For temporary files.
-    plan : Plan
-    mode : str
-        'slitless' or 'slit'.
-    numbers : range
-        One draw each.
-    context : Context
-        One with a mask and the references of calwebb_spec2.
-
-    Returns
-    -------
-    list of Extracted
-        Each draw by each extraction of the mode.
-    """
-    scene, _ = build_star_scene(mode, plan)
-    found = []
-    for spec in plan.make_draws(mode, numbers):
-        with scratch_folder(folder) as scratch, use_context(context):
-            write = write_rate if spec.nints == 1 else write_rateints
-            rate = write(scratch, spec, scene)
-            for extraction, path in _run_spec2(rate, "off").items():
-                found += _read(path, plan, mode, "none", "off", extraction)
+                rates = _split_rate(run_detector1(ramp, spec), mode)
+                for replacement in replacements:
+                    files = rates if replacement == RECOMMENDED else rates[:1]
+                    for first, rate in enumerate(files):
+                        for extraction, path in _run_spec2(rate, mode, replacement).items():
+                            name = "_".join(
+                                (path.name[:13], mode, mask, replacement, extraction, str(first))
+                            )
+                            kept = Path(shutil.move(path, folder / f"{name}_x1d.fits"))
+                            settings = (mask, replacement, extraction)
+                            found += _read(kept, plan, mode, settings, first)
     return found
 
 
@@ -177,7 +160,28 @@ def run_detector1(ramp: Path, spec: ExposureSpec) -> Path:
     return ramp.with_name(ramp.name.replace("_uncal", f"_{suffix}"))
 
 
-def _run_spec2(rate: Path, replacement: str) -> dict[str, Path]:
+def _split_rate(rate: Path, mode: str) -> list[Path]:
+    """Give each integration in the slit a file of its own; those of time series stay together."""
+    if mode != "slit" or rate.name.endswith("_rate.fits"):
+        return [rate]
+    from stdatamodels.jwst import datamodels
+
+    paths = []
+    with datamodels.open(rate) as cube:
+        for k in range(cube.data.shape[0]):
+            arrays = {name: getattr(cube, name)[k] for name in _ARRAYS}
+            model = datamodels.ImageModel(**arrays)
+            model.update(cube)
+            model.meta.exposure.nints = 1
+            folder = rate.parent / str(k)
+            folder.mkdir(exist_ok=True)
+            paths.append(folder / rate.name.replace("_rateints", "_rate"))
+            model.save(paths[-1])
+            model.close()
+    return paths
+
+
+def _run_spec2(rate: Path, mode: str, replacement: str) -> dict[str, Path]:
     """Run the stock pipeline; in the slit also its last step again, for the optimal extraction."""
     from jwst.extract_1d.extract_1d_step import Extract1dStep
     from jwst.pipeline import Spec2Pipeline
@@ -192,7 +196,7 @@ def _run_spec2(rate: Path, replacement: str) -> dict[str, Path]:
         output_dir=str(rate.parent),
         configure_log=False,
     )
-    if rate.name.endswith("_rateints.fits"):
+    if mode == "slitless":
         # Of slitless spectra jwst 3.0 does not find the place: optimal extraction needs it.
         return {"box": rate.with_name(rate.name.replace("_rateints", "_x1dints"))}
     box = rate.with_name(rate.name.replace("_rate", "_x1d"))
@@ -205,14 +209,15 @@ def _run_spec2(rate: Path, replacement: str) -> dict[str, Path]:
 
 
 def _read(
-    path: Path, plan: Plan, mode: str, mask: str, replacement: str, extraction: str
+    path: Path, plan: Plan, mode: str, settings: tuple[str, str, str], first: int
 ) -> list[Extracted]:
-    """Read the spectra of a file; the integrations of an exposure are averaged."""
+    """Read the spectra of a file; the integrations of a draw are averaged."""
     with fits.open(path) as hdus:
         table = hdus["EXTRACT1D"].data
         wavelength = np.atleast_2d(np.array(table["WAVELENGTH"], float))[0]
         flux = np.atleast_2d(np.array(table["FLUX"], float))
         name = hdus[0].header.get("R_MASK", "N/A").removeprefix("crds://")
+    mask, replacement, extraction = settings
     order = np.argsort(wavelength)
     _, star = build_star_scene(mode, plan)
     ratio = np.where(flux == 0, np.nan, flux) / star.flux(wavelength)
@@ -220,6 +225,6 @@ def _read(
         warnings.simplefilter("ignore", RuntimeWarning)  # a bin that no integration has
         means = [np.nanmean(part, axis=0) for part in plan.split_integrations(mode, ratio)]
     return [
-        Extracted(mask, name, replacement, extraction, wavelength[order], mean[order])
-        for mean in means
+        Extracted(mask, name, replacement, extraction, draw, wavelength[order], mean[order])
+        for draw, mean in enumerate(means, start=first)
     ]

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.stats import mad_std
 from scipy.ndimage import binary_dilation, uniform_filter
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "find_features",
     "measure_noise",
     "measure_quality",
-    "measure_scale",
 ]
 
 # A feature is what differs from the truth by more than this [sigma of one spectrum].
@@ -110,29 +108,12 @@ def spread_bins(bins: np.ndarray, n_bins: int, reach: int = REACH) -> np.ndarray
     return binary_dilation(marked, iterations=reach) if marked.any() else marked
 
 
-def measure_scale(ratio: np.ndarray, *, draws: np.ndarray, used: np.ndarray) -> float:
-    """Measure the noise of a spectrum without defects relative to that of draws.
-
-    Parameters
-    ----------
-    ratio : ndarray of float, shape (n_bins,)
-        Extracted / true flux of an exposure that went through the whole chain.
-    draws : ndarray of float, shape (n_draws, n_bins)
-        The same of exposures that began as rates.
-    used : ndarray of bool, shape (n_bins,)
-        Bins that are judged.
-    """
-    deviation = (ratio / _smooth(np.mean(draws, axis=0)) - 1) / measure_noise(draws)
-    return float(mad_std(deviation[used], ignore_nan=True))
-
-
 def measure_quality(
     ratio: np.ndarray,
     *,
     draws: np.ndarray,
     defect_bins: np.ndarray,
     used: np.ndarray,
-    scale: float = 1.0,
 ) -> Quality:
     """Compare a spectrum with its truth.
 
@@ -141,13 +122,12 @@ def measure_quality(
     ratio : ndarray of float, shape (n_bins,)
         Extracted / true flux; NaN where nothing was extracted.
     draws : ndarray of float, shape (n_draws, n_bins)
-        The same of exposures without defects or masks.
+        The same of exposures without defects or masks, through the same stages. They give 1 sigma
+        of each bin, and by it, as for `ratio`, the features that noise alone makes.
     defect_bins : ndarray of int, shape (n_defects,)
         Bins in which defects lie.
     used : ndarray of bool, shape (n_bins,)
         Bins that are judged.
-    scale : float
-        Noise of the spectrum relative to that of the draws.
 
     Returns
     -------
@@ -157,7 +137,7 @@ def measure_quality(
     # What the extraction itself does, as an aperture correction would take it out.
     systematic = _smooth(np.mean(draws, axis=0))
     near = spread_bins(defect_bins, ratio.size) & used
-    sign = find_features(ratio / systematic, scale * sigma)
+    sign = find_features(ratio / systematic, sigma)
     in_draws = [find_features(draw / systematic, sigma) for draw in draws]
     deviation = np.where(np.isfinite(ratio), ratio / systematic - 1, -1.0)
     n_features = count_features(sign, near)

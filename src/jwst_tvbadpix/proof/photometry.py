@@ -47,7 +47,7 @@ class Measured:
     Attributes
     ----------
     mask : str
-        'static' or 'dated'.
+        'static', 'dated' or 'perfect'.
     mask_names : tuple of str
         The files that R_MASK of the exposures names.
     way : str

@@ -1,7 +1,7 @@
 """The proof: masks from blank sky, stars through the pipeline with and without, a verdict."""
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -10,45 +10,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 from astropy.time import Time
 
-from ..delivery import Context, build_context
-from ..detectors import get_detector
+from ..delivery import Context
 from ..errors import ProductError
-from ..refmodels import build_mask, dq_value, write_twins
-from ..simulate import (
-    get_trace,
-    simulate_programme,
-    write_imaging_references,
-    write_references,
-    write_spectral_references,
-)
-from .chain import REPLACEMENTS, Extracted, draw_noise, prepare_worker, run_star
-from .field import FILTER, IMAGING, add_field_defects, make_field_specs
+from ..simulate import get_trace
+from .chain import RECOMMENDED, REPLACEMENTS, Extracted, prepare_worker, run_star
+from .field import IMAGING, add_field_defects, make_field_specs
 from .field_quality import RECOMMENDED_WAY, Photometry, check_field, judge_field, sum_field
-from .measure import Quality, count_added, measure_quality, measure_scale
+from .measure import Quality, count_added, measure_quality
 from .photometry import Measured, run_field
+from .prepare import prepare
 from .results import Check, Total
-from .scene import CHANGES, MODES, N_BLANK, WAVELENGTHS_UM, Plan, make_plan, select_on_trace
+from .scene import CHANGES, MODES, WAVELENGTHS_UM, Plan, make_plan, select_on_trace
 
 __all__ = ["RECOMMENDED", "Check", "ProofResult", "Spectrum", "Total", "run_proof", "tabulate"]
 
-# Exposures without defects that tell how often noise alone makes a feature.
-_N_DRAWS = 20
+# Draws of the noise without defects, that tell how often it makes a feature by itself, and how many
+# of them an exposure holds: as many as memory does.
+_N_NOISE, _N_NOISE_EACH = 20, {"slitless": 10, "slit": 4}
+# Draws of the noise at each date of the star: they make the count of what is left firm. In the slit
+# each costs a run of calwebb_spec2.
+_N_DRAWS = {"slitless": 3, "slit": 2}
 # Share of the features of the static mask that the dated series must remove.
 _REMOVED = 0.95
 # Defects of known dates that must lie on each trace.
 _MIN_DEFECTS = 40
-# The setting of pixel_replace that the verdict is about.
-RECOMMENDED = "fit_profile"
-# Of the static mask: before the observatory's first exposure.
-_FIRST_USEAFTER = "2021-12-25T00:00:00"
-# Number of the exposure without defects among those of an epoch, of a trace and of the field.
-_NULL_NUMBER, _FIELD_NULL_NUMBER = 24, 9
-# FILTER keywords that the masks are for.
-_FILTERS = f"P750L|{FILTER}"
+# Numbers of exposures without defects among those of an epoch: with both masks, of a trace and of
+# the field; and the first of those for the noise.
+_NULL_NUMBER, _FIELD_NULL_NUMBER, _NOISE_NUMBER = 24, 9, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,20 +130,17 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
     plan = make_plan(seed)
     field = add_field_defects(plan)
     with _start_workers() as pool:
-        contexts, expected, n_masks = _prepare(folder, field, pool, say)
-        found, draws, measured = _run_all(folder, plan, field, contexts, pool, say)
-    scales = _measure_scales(found, draws)
-    spectra = tuple(
-        _judge(plan, key, one, draws, scales) for key, many in found.items() for one in many
-    )
+        prepared = prepare(folder, field, pool, say)
+        found, noise, measured = _run_all(folder, plan, field, prepared.contexts, pool, say)
+    spectra = tuple(_judge(plan, key, one, noise) for key, many in found.items() for one in many)
     photometry = judge_field(field, measured)
     totals = (*_add_up(spectra), *sum_field(photometry))
     field_total = next(t for t in totals if (t.mode, t.extraction) == (IMAGING, RECOMMENDED_WAY))
     checks = (
-        *_check(plan, spectra, totals, expected),
-        *check_field(field, photometry, field_total, expected),
+        *_check(plan, spectra, totals, prepared.expected),
+        *check_field(field, photometry, field_total, prepared.expected),
     )
-    result = ProofResult(folder, plan, n_masks, spectra, photometry, totals, checks)
+    result = ProofResult(folder, plan, prepared.n_masks, spectra, photometry, totals, checks)
     tabulate(result).write(folder / "proof_spectra.ecsv", overwrite=True)
     for mode in MODES:
         plot_proof(result, mode).savefig(folder / f"proof_{mode}.png", dpi=120)
@@ -177,97 +165,8 @@ def _start_workers() -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _prepare(
-    folder: Path, plan: Plan, pool: ProcessPoolExecutor, say: Callable[[str], None]
-) -> tuple[dict[str, Context], Mapping[str, list[str]], int]:
-    """Make the programme, both masks, and a context for each."""
-    say(f"Simulating {N_BLANK} blank-sky and failed exposures of four years, and references")
-    writing = pool.submit(
-        simulate_programme,
-        folder / "exposures",
-        n_exposures=N_BLANK,
-        seed=plan.seed,
-        defects=plan.defects,
-        start=plan.period[0],
-        end=plan.period[1],
-    )
-    references = write_references(folder / "references")
-    for part in (
-        write_spectral_references(folder / "references", pattern=plan.pattern),
-        write_imaging_references(folder / "references", filters=(FILTER,), pattern=plan.pattern),
-    ):
-        for kind, paths in part.items():
-            references[kind] = [*references.get(kind, []), *paths]
-    static = _write_static_mask(folder, plan)
-    static_context = pool.submit(
-        _build_context, folder / "crds", {"mask": [static], **references}, "jwst_0001.pmap"
-    )
-    programme = writing.result()
-    say("Building the dated masks from them (time_variable_bad_pixel)")
-    paths = pool.submit(_build_series, folder, programme.association, static).result()
-    say(f"Making two CRDS contexts: the static mask, and the series of {len(paths)}")
-    context = static_context.result()
-    dated_context = pool.submit(
-        _build_context, folder / "crds", {"mask": paths, **references}, "jwst_0002.pmap"
-    ).result()
-    useafter = {dated_context.names[path]: fits.getval(path, "USEAFTER") for path in paths}
-    static_name = {context.names[static]: _FIRST_USEAFTER}
-    expected = {
-        mask: [_pick(names, mjd) for mjd in plan.star_mjd]
-        for mask, names in (("static", static_name), ("dated", useafter))
-    }
-    return {"static": context, "dated": dated_context}, expected, len(paths)
-
-
-def _build_context(cache: Path, references: dict[str, list[Path]], name: str) -> Context:
-    """Build a context that can be sent to another process."""
-    context = build_context(cache, references, name=name)
-    return Context(dict(context.env), dict(context.names))
-
-
-def _pick(names: dict[str, str], mjd: float) -> str:
-    """Pick the mask of a date, as CRDS should."""
-    date = Time(mjd, format="mjd").isot[:19]
-    return max((since, name) for name, since in names.items() if since <= date)[1]
-
-
-def _write_static_mask(folder: Path, plan: Plan) -> Path:
-    """Write what is known at the first epoch: the defects that are bad then."""
-    facts, defects = get_detector("MIRIMAGE"), plan.defects
-    dq = np.zeros(facts.shape, np.uint32)
-    dq[facts.reference_pixels()] = dq_value("REFERENCE_PIXEL", "DO_NOT_USE")
-    bad = defects.state(plan.first_mjd)
-    low = defects.response < 1
-    for chosen, name in ((bad & ~low, "HOT"), (bad & low, "LOW_QE")):
-        dq[defects.y[chosen], defects.x[chosen]] = dq_value("DO_NOT_USE", name)
-    mask = build_mask(
-        dq,
-        detector="MIRIMAGE",
-        useafter=_FIRST_USEAFTER,
-        description="Bad pixels of the first epoch of a simulation",
-        history=["All pixels that are bad at the first exposure of the simulated programme."],
-        pedigree="SIMULATION",
-        filter_name=_FILTERS,
-    )
-    return write_twins(mask, folder / "static_mask")[1]
-
-
-def _build_series(folder: Path, association: Path, static: Path) -> list[Path]:
-    """Run the step; the FITS masks, in order of date."""
-    from ..steps import TimeVariableBadPixel
-
-    _, *masks = TimeVariableBadPixel.call(
-        str(association),
-        base_mask=str(static),
-        mask_filter=_FILTERS,
-        output_dir=str(folder / "masks"),
-        save_results=True,
-        configure_log=False,
-    )
-    return [(folder / "masks" / str(mask.meta.filename)).with_suffix(".fits") for mask in masks]
-
-
 _Key = tuple[str, int]
+_Noise = dict[tuple[str, str], np.ndarray]
 
 
 def _run_all(
@@ -277,90 +176,78 @@ def _run_all(
     contexts: dict[str, Context],
     pool: ProcessPoolExecutor,
     say: Callable[[str], None],
-) -> "tuple[dict[_Key, list[Extracted]], _Draws, dict[int, list[Measured]]]":
-    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch.
-
-    No spectrum reaches the subarray of the field: its defects are left out of those exposures, so
-    that their noise is the same with imaging and without.
-    """
-    spectra = folder / "spectra"
+) -> tuple[dict[_Key, list[Extracted]], _Noise, dict[int, list[Measured]]]:
+    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch."""
     jobs: dict[Future[Any], tuple[str, int | None]] = {}
     # The dearest first, so that both processes end together.
     for mode in reversed(MODES):
-        half = _N_DRAWS if mode == "slitless" else _N_DRAWS // 2
-        for first in range(0, _N_DRAWS, half):
-            numbers = range(first, first + half)
-            jobs[pool.submit(draw_noise, spectra, plan, mode, numbers, contexts["static"])] = (
-                mode,
-                None,
-            )
-        for epoch in (-1, *range(CHANGES + 1)):
-            null = epoch < 0
-            spec = plan.make_spec(mode, CHANGES if null else epoch, number=_NULL_NUMBER * null)
-            defects = None if null else plan.defects
-            jobs[pool.submit(run_star, spectra, plan, mode, spec, defects, contexts)] = (
-                mode,
-                epoch,
-            )
+        for epoch, job in _submit_spectra(folder / "spectra", plan, mode, contexts, pool):
+            jobs[job] = (mode, epoch)
     for epoch in (-1, *range(CHANGES + 1)):
         null = epoch < 0
         specs = make_field_specs(
             field, CHANGES if null else epoch, number=_FIELD_NULL_NUMBER * null
         )
         defects = None if null else field.defects
+        # Without defects a perfect mask is none.
+        used = ("static", "dated") if null else ("static", "dated", "perfect")
+        masks = {name: contexts[name] for name in used}
         images = folder / "images"
-        jobs[pool.submit(run_field, images, field, epoch, specs, defects, contexts)] = (
+        jobs[pool.submit(run_field, images, field, epoch, specs, defects, masks)] = (
             IMAGING,
             epoch,
         )
     say(f"Running {len(jobs)} jobs of calwebb_detector1 and what follows in two processes")
     found: dict[_Key, list[Extracted]] = {}
     measured: dict[int, list[Measured]] = {}
-    draws: dict[tuple[str, str], list[np.ndarray]] = {}
+    noise: dict[tuple[str, str], list[np.ndarray]] = {}
     for number, job in enumerate(as_completed(jobs), start=1):
+        job.result()
         mode, epoch = jobs[job]
+        what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
+        say(f"  {number} of {len(jobs)}: {mode}, {what}")
+    # In the order in which they were begun, whichever ended first.
+    for job, (mode, epoch) in jobs.items():
         if epoch is None:
             for one in job.result():
-                draws.setdefault((mode, one.extraction), []).append(one.ratio)
+                noise.setdefault((mode, one.extraction), []).append(one.ratio)
         elif mode == IMAGING:
             measured[epoch] = job.result()
         else:
             found[mode, epoch] = job.result()
-        what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
-        say(f"  {number} of {len(jobs)}: {mode}, {what}")
     ordered = {key: found[key] for key in sorted(found)}
-    return ordered, {key: np.array(values) for key, values in draws.items()}, measured
+    return ordered, {key: np.array(values) for key, values in noise.items()}, measured
 
 
-_Draws = dict[tuple[str, str], np.ndarray]
+def _submit_spectra(
+    folder: Path, plan: Plan, mode: str, contexts: dict[str, Context], pool: ProcessPoolExecutor
+) -> Iterator[tuple[int | None, Future[Any]]]:
+    """Submit the exposures of a mode: epoch, None for noise draws, and job.
 
-
-def _find_used(wavelength_um: np.ndarray) -> np.ndarray:
-    """Mark the bins that are judged."""
-    return (wavelength_um > WAVELENGTHS_UM[0]) & (wavelength_um < WAVELENGTHS_UM[1])
-
-
-def _measure_scales(
-    found: dict[_Key, list[Extracted]], draws: _Draws
-) -> dict[tuple[str, str], float]:
-    """Measure how much noisier ramps are than rates: by the exposures without defects."""
-    return {
-        (mode, one.extraction): measure_scale(
-            one.ratio, draws=draws[mode, one.extraction], used=_find_used(one.wavelength_um)
+    No spectrum reaches the subarray of the field: its defects are left out of these exposures, so
+    that their noise is the same with imaging and without.
+    """
+    masks = {name: contexts[name] for name in ("static", "dated")}
+    each = _N_NOISE_EACH[mode]
+    for k in range(_N_NOISE // each):
+        spec = plan.make_spec(mode, 0, number=_NOISE_NUMBER + k, n_draws=each)
+        unmasked = {"none": contexts["none"]}
+        yield (
+            None,
+            pool.submit(run_star, folder, plan, mode, spec, None, unmasked, (RECOMMENDED,)),
         )
-        for (mode, epoch), many in found.items()
-        for one in many
-        if epoch < 0 and (one.mask, one.replacement) == ("static", RECOMMENDED)
-    }
+    for epoch in range(CHANGES + 1):
+        spec = plan.make_spec(mode, epoch, n_draws=_N_DRAWS[mode])
+        settings = REPLACEMENTS[mode]
+        yield (
+            epoch,
+            pool.submit(run_star, folder, plan, mode, spec, plan.defects, masks, settings),
+        )
+    spec = plan.make_spec(mode, CHANGES, number=_NULL_NUMBER)
+    yield -1, pool.submit(run_star, folder, plan, mode, spec, None, masks, (RECOMMENDED,))
 
 
-def _judge(
-    plan: Plan,
-    key: _Key,
-    one: Extracted,
-    draws: _Draws,
-    scales: dict[tuple[str, str], float],
-) -> Spectrum:
+def _judge(plan: Plan, key: _Key, one: Extracted, noise: _Noise) -> Spectrum:
     """Compare one spectrum with the truth."""
     mode, epoch = key
     mjd = plan.star_mjd[epoch]  # -1: the date of the last
@@ -371,57 +258,81 @@ def _judge(
     defect_um = np.sort(get_trace(MODES[mode]).wavelength(defects.y[chosen]))
     quality = measure_quality(
         one.ratio,
-        draws=draws[mode, one.extraction],
+        draws=noise[mode, one.extraction],
         defect_bins=np.abs(wavelength[:, None] - defect_um).argmin(axis=0),
-        used=_find_used(wavelength),
-        scale=scales[mode, one.extraction],
+        used=(wavelength > WAVELENGTHS_UM[0]) & (wavelength < WAVELENGTHS_UM[1]),
     )
     date = str(Time(mjd, format="mjd").isot[:10])
     return Spectrum(mode, epoch, date, int(chosen.sum()), defect_um, one, quality)
+
+
+def _select(
+    spectra: tuple[Spectrum, ...], mode: str, mask: str, extraction: str, replacement: str
+) -> Iterator[Spectrum]:
+    """Select spectra of all dates and draws."""
+    for s in spectra:
+        one = s.extracted
+        wanted = (mode, mask, extraction, replacement)
+        if (s.mode, one.mask, one.extraction, one.replacement) == wanted:
+            yield s
 
 
 def _add_up(spectra: tuple[Spectrum, ...]) -> Iterator[Total]:
     """Sum over the dates with defects."""
     for mode in MODES:
         for extraction in ("box", "optimal"):
-            for replacement in REPLACEMENTS:
-                by_mask = {
-                    mask: [
+            for replacement in REPLACEMENTS[mode]:
+                static, dated = (
+                    [
                         s
-                        for s in spectra
-                        if s.mode == mode
-                        and s.epoch >= 0
-                        and (s.extracted.mask, s.extracted.extraction, s.extracted.replacement)
-                        == (mask, extraction, replacement)
+                        for s in _select(spectra, mode, mask, extraction, replacement)
+                        if s.epoch >= 0
                     ]
                     for mask in ("static", "dated")
-                }
-                if by_mask["static"]:
-                    yield _sum(mode, extraction, replacement, by_mask)
+                )
+                if static:
+                    yield _sum(mode, extraction, replacement, static, dated)
 
 
-def _sum(mode: str, extraction: str, replacement: str, by_mask: dict[str, list[Spectrum]]) -> Total:
-    static, dated = ([s.quality for s in by_mask[mask]] for mask in ("static", "dated"))
+def _sum(
+    mode: str,
+    extraction: str,
+    replacement: str,
+    with_static: list[Spectrum],
+    with_dated: list[Spectrum],
+) -> Total:
+    n_draws = len({s.extracted.draw for s in with_static})
+    static, dated = ([s.quality for s in part] for part in (with_static, with_dated))
     return Total(
         mode=mode,
         extraction=extraction,
         replacement=replacement,
-        static=sum(q.excess for q in static),
-        dated=sum(q.excess for q in dated),
-        added=sum(count_added(new, old) for new, old in zip(dated, static, strict=True)),
-        expected=sum(q.n_expected for q in dated),
+        static=sum(q.excess for q in static) / n_draws,
+        dated=sum(q.excess for q in dated) / n_draws,
+        added=sum(count_added(new, old) for new, old in zip(dated, static, strict=True)) / n_draws,
+        expected=sum(q.n_expected for q in dated) / n_draws,
         largest_static=max(q.largest for q in static),
         largest_dated=max(q.largest for q in dated),
         rms_static=float(np.sqrt(np.mean([q.rms**2 for q in static]))),
         rms_dated=float(np.sqrt(np.mean([q.rms**2 for q in dated]))),
+        n_draws=n_draws,
     )
+
+
+def _measure_error(spectra: list[Spectrum]) -> float:
+    """Measure the standard error of a count summed over dates, by its scatter between draws."""
+    counts: dict[_Key, list[int]] = {}
+    for s in spectra:
+        if s.epoch >= 0:
+            counts.setdefault((s.mode, s.epoch), []).append(s.quality.n_features)
+    return float(np.sqrt(sum(np.var(many, ddof=1) / len(many) for many in counts.values())))
 
 
 def _check(
     plan: Plan,
     spectra: tuple[Spectrum, ...],
     totals: tuple[Total, ...],
-    expected: Mapping[str, list[str]],
+    expected: Mapping[str, Sequence[str]],
 ) -> Iterator[Check]:
     """List what must hold."""
     defects = plan.defects
@@ -444,34 +355,34 @@ def _check(
     recommended = [t for t in totals if (t.extraction, t.replacement) == ("box", RECOMMENDED)]
     static, left = (sum(getattr(t, name) for t in recommended) for name in ("static", "dated"))
     removed = 1 - max(left, 0.0) / static if static > 0 else 0.0
+    error = _measure_error(
+        [s for mode in MODES for s in _select(spectra, mode, "dated", "box", RECOMMENDED)]
+    )
     yield Check(
         "features of the static mask that the series removes",
-        f"{100 * removed:.1f} % ({static:.1f} -> {left:.1f})",
+        f"{100 * removed:.1f} % ({static:.1f} -> {left:.1f} +- {error:.1f})",
         f">= {100 * _REMOVED:.0f} %",
         removed >= _REMOVED,
     )
     for total in recommended:
-        yield from _check_harm(total.mode, spectra, total)
+        yield Check(
+            f"{total.mode}: features added by the series",
+            f"{total.added:.1f}",
+            f"<= {total.allowed:.1f} (noise)",
+            total.added <= total.allowed,
+        )
+        yield from _check_null(total.mode, spectra)
 
 
-def _check_harm(mode: str, spectra: tuple[Spectrum, ...], total: Total) -> Iterator[Check]:
-    """List what the masks must not cost: features added, and a spectrum without defects."""
-    # What noise alone may do: its mean and two standard deviations.
-    allowed = total.expected + 2 * np.sqrt(total.expected)
-    yield Check(
-        f"{mode}: features added by the series",
-        str(total.added),
-        f"<= {allowed:.1f} (noise)",
-        total.added <= allowed,
-    )
+def _check_null(mode: str, spectra: tuple[Spectrum, ...]) -> Iterator[Check]:
+    """List what the masks must not cost where there is no defect."""
     static, dated = (
         s.quality
         for mask in ("static", "dated")
-        for s in spectra
-        if (s.mode, s.epoch) == (mode, -1)
-        and (s.extracted.mask, s.extracted.extraction, s.extracted.replacement)
-        == (mask, "box", RECOMMENDED)
+        for s in _select(spectra, mode, mask, "box", RECOMMENDED)
+        if s.epoch < 0
     )
+    # What noise alone may do.
     allowed = 2 * np.sqrt(dated.n_expected)
     yield Check(
         f"{mode}: features without any defect",
@@ -504,6 +415,7 @@ def tabulate(result: ProofResult) -> Table:
             "mask_name": s.extracted.mask_name,
             "pixel_replace": s.extracted.replacement,
             "extraction": s.extracted.extraction,
+            "draw": s.extracted.draw,
             "n_defects": s.n_defects,
             **_list_quality(s.quality),
         }
@@ -518,6 +430,7 @@ def tabulate(result: ProofResult) -> Table:
             "mask_name": ",".join(sorted(set(p.measured.mask_names))),
             "pixel_replace": "-",
             "extraction": p.measured.way,
+            "draw": 0,
             "n_defects": p.n_defects,
             **_list_quality(p.quality),
         }

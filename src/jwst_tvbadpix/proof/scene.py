@@ -87,31 +87,24 @@ class Plan:
         """Pixels of the detector."""
         return PixelPattern(seed=self.seed)
 
-    def make_spec(self, mode: str, epoch: int, *, number: int = 0, repeat: int = 1) -> ExposureSpec:
-        """Describe an exposure of the star in an epoch, of `repeat` times as many integrations."""
+    def make_spec(
+        self, mode: str, epoch: int, *, number: int = 0, n_draws: int = 1
+    ) -> ExposureSpec:
+        """Describe an exposure of the star in an epoch: so many draws, one after the other."""
         ngroups, nints = _DEPTHS[mode]
         observation = _FIRST_OBSERVATION[mode] + 25 * epoch + number
         return ExposureSpec(
             mjd=self.star_mjd[epoch],
             subarray=MODES[mode],
             ngroups=ngroups,
-            nints=nints * repeat,
+            nints=nints * n_draws,
             seed=self.seed * 1000 + observation,
             observation=observation,
             target="PROOF-STAR",
         )
 
-    def make_draws(self, mode: str, numbers: range) -> list[ExposureSpec]:
-        """Describe exposures for noise draws: where there are integrations, one with all of them.
-
-        Numbers begin at 1, as 0 is the exposure itself.
-        """
-        if _DEPTHS[mode][1] > 1:
-            return [self.make_spec(mode, 0, number=numbers[0] + 1, repeat=len(numbers))]
-        return [self.make_spec(mode, 0, number=number + 1) for number in numbers]
-
     def split_integrations(self, mode: str, values: np.ndarray) -> list[np.ndarray]:
-        """Split integrations (n, n_bins) into exposures of the usual number of them."""
+        """Split integrations (n, n_bins) into draws of the usual number of them."""
         return np.split(values, max(1, len(values) // _DEPTHS[mode][1]))
 
 

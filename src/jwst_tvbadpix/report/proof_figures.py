@@ -56,7 +56,7 @@ def plot_spectrum(
     for spectrum in result.spectra:
         one = spectrum.extracted
         found = (spectrum.mode, spectrum.epoch, one.replacement, one.extraction)
-        if found != (mode, epoch, replacement, extraction):
+        if found != (mode, epoch, replacement, extraction) or one.draw > 0:
             continue
         quality = spectrum.quality
         ax.plot(
@@ -91,9 +91,10 @@ def plot_proof(result: Any, mode: str) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    settings = ("off", "mingrad", "fit_profile")
+    found = {s.extracted.replacement for s in result.spectra if s.mode == mode}
+    settings = [name for name in _TITLES if name in found]
     last = max(spectrum.epoch for spectrum in result.spectra)
-    figure = Figure(figsize=(8, 7), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 2 * len(settings)), layout="constrained")
     panels = figure.subplots(len(settings), 1, sharex=True)
     for replacement, panel in zip(settings, panels, strict=True):
         plot_spectrum(result, mode, epoch=last, replacement=replacement, ax=panel)
@@ -112,7 +113,7 @@ def plot_field(result: Any) -> "Figure":
     from matplotlib.figure import Figure
 
     last = max(one.epoch for one in result.photometry)
-    shown = [one for one in result.photometry if one.epoch == last]
+    shown = [p for p in result.photometry if p.epoch == last and p.measured.mask in _COLOURS]
     figure = Figure(figsize=(8, 7), layout="constrained")
     panels = figure.subplots(len(_WAYS), 1)
     for way, panel in zip(_WAYS, panels, strict=True):
