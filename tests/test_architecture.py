@@ -15,6 +15,7 @@ HEAVY = ("stdatamodels", "jwst", "asdf", "matplotlib", "stpipe", "crds")
 OURS = (
     "refmodels",
     "exposures",
+    "files",
     "headers",
     "imaging",
     "sources",

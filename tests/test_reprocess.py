@@ -24,9 +24,10 @@ from tasks import act, is_alive, wait_until
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.errors import InputError, ProductError
+from jwst_tvbadpix.files import compute_sha256
 from jwst_tvbadpix.refmodels import build_mask, build_neutral_mask, write_twins
 from jwst_tvbadpix.reprocess import reprocess
-from jwst_tvbadpix.reprocess.ledger import STATE_FOLDER, hash_file, open_ledger
+from jwst_tvbadpix.reprocess.ledger import STATE_FOLDER, open_ledger
 from jwst_tvbadpix.reprocess.plan import read_exposures, read_masks, read_stages
 from jwst_tvbadpix.reprocess.workers import Workers
 from jwst_tvbadpix.simulate import (
@@ -299,7 +300,7 @@ def publish(ledger, made_from=MADE, **contents):
     work = ledger.make_work_folder("k")
     for name, text in contents.items():
         (work / name).write_text(text)
-    ledger.publish("k", made_from, work, {name: hash_file(work / name) for name in contents})
+    ledger.publish("k", made_from, work, {name: compute_sha256(work / name) for name in contents})
     ledger.drop(work)
 
 
@@ -364,6 +365,7 @@ def test_dying_between_two_files_is_made_good(tmp_path, monkeypatch):
 
 HOLD = """
 import sys, time
+from jwst_tvbadpix.files import compute_sha256
 from jwst_tvbadpix.reprocess.ledger import open_ledger
 with open_ledger(sys.argv[1]) as ledger:
     ledger.make_work_folder("half")

@@ -1,7 +1,6 @@
 """Where exposures come from: files, associations, models and libraries, all read lazily."""
 
 import hashlib
-import json
 import logging
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from .errors import InputError
+from .files import compute_sha256, read_association
 from .headers import KEYWORDS
 
 __all__ = ["Scan", "Source", "scan_exposures"]
@@ -198,7 +198,7 @@ def _expand(inputs: Any) -> Iterator[Any]:
     """Flatten associations, lists and libraries into paths and models."""
     if isinstance(inputs, (str, Path)):
         if Path(inputs).suffix.lower() == ".json":
-            yield from _read_association(Path(inputs))
+            yield from _list_exposures(Path(inputs))
         else:
             yield Path(inputs)
     elif hasattr(inputs, "borrow"):
@@ -215,27 +215,14 @@ def _expand(inputs: Any) -> Iterator[Any]:
         )
 
 
-def _read_association(path: Path) -> list[Path]:
+def _list_exposures(path: Path) -> list[Path]:
     """List the exposures of every product of an association, beside the file, each once."""
-    try:
-        members = []
-        for product in json.loads(path.read_text())["products"]:
-            if not product["name"]:
-                raise KeyError("name")
-            members += [
-                path.parent / member["expname"]
-                for member in product["members"]
-                if member["exptype"].lower() in _MEMBER_TYPES
-            ]
-    except OSError as error:
-        raise InputError(
-            f"expected a readable association, found {path}: {error.strerror}; check the path"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a JWST association with named products and members in {path}, found "
-            f"{error!r}; make it with asn_from_list"
-        ) from error
+    members = [
+        path.parent / member["expname"]
+        for product in read_association(path)
+        for member in product.members
+        if member["exptype"] in _MEMBER_TYPES
+    ]
     if not members:
         raise InputError(
             f"expected members of type {', '.join(_MEMBER_TYPES)} in {path}, found none; "
@@ -300,8 +287,7 @@ def _scan_fits(path: Path) -> Scan:
             integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
             plain = {"SCI", "DQ"} <= set(planes) and not compressed
             places = _find_planes(hdus) if plain else None
-        with path.open("rb") as stream:
-            checksum = hashlib.file_digest(stream, "sha256").hexdigest()
+        checksum = compute_sha256(path)
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
         raise InputError(
             f"expected a FITS rate product, found {path}: {error}; check the path and the download"

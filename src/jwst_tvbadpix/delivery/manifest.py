@@ -1,12 +1,12 @@
 """What a delivery consists of, what it replaces, and what is different."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ..files import compute_sha256
 from .found import Reference
 from .readback import Meant, read_bad
 
@@ -124,10 +124,10 @@ def describe_delivery(
             Entry(
                 file=reference.fits.name,
                 crds_name=names[reference.fits],
-                sha256=_checksum(reference.fits),
+                sha256=compute_sha256(reference.fits),
                 size=reference.fits.stat().st_size,
                 asdf=reference.asdf.name if reference.asdf else None,
-                asdf_sha256=_checksum(reference.asdf) if reference.asdf else None,
+                asdf_sha256=compute_sha256(reference.asdf) if reference.asdf else None,
                 instrument=reference.instrument,
                 kind=reference.kind,
                 detector=reference.detector,
@@ -140,11 +140,6 @@ def describe_delivery(
         )
         last = reference, bad
     return entries
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _compare(name: str, what: str, new: np.ndarray | None, old: np.ndarray | None) -> Change:

@@ -1,7 +1,6 @@
 """What a run has finished, kept so that a killed one can be resumed and nothing is done twice."""
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProductError
+from ..files import compute_sha256
 
-__all__ = ["STATE_FOLDER", "Ledger", "hash_file", "open_ledger"]
+__all__ = ["STATE_FOLDER", "Ledger", "open_ledger"]
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class Ledger:
             return None
         products: dict[str, str] = record["products"]
         try:
-            same = all(hash_file(self.folder / name) == sum_ for name, sum_ in products.items())
+            same = all(
+                compute_sha256(self.folder / name) == sum_ for name, sum_ in products.items()
+            )
         except OSError:
             return None
         return products if same else None
@@ -204,9 +206,3 @@ def _remove_work(state: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def hash_file(path: str | Path) -> str:
-    """Compute the sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

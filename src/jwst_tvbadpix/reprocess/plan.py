@@ -1,6 +1,5 @@
 """What is to run: stages, exposures and masks, checked before anything starts."""
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
+from ..files import read_association
 from ..parameters import ParameterFile, read_parameters
 
 __all__ = [
@@ -121,7 +121,8 @@ def read_exposures(path: Path, levels: Sequence[int]) -> dict[str, Exposure]:
     absent: list[Path] = []
     # The same file by a link is the same exposure; a link keeps its name, its target has any.
     seen: dict[Path, Path] = {}
-    for members in _read_products(path):
+    for product in read_association(path):
+        members = [(member["expname"], member["exptype"]) for member in product.members]
         paths = {
             member: _find_file(path.parent / member[0], member[1], levels) for member in members
         }
@@ -159,26 +160,6 @@ def read_exposures(path: Path, levels: Sequence[int]) -> dict[str, Exposure]:
             f"expected science or background members in {path}, found none; add exposures"
         )
     return exposures
-
-
-def _read_products(path: Path) -> Iterator[list[tuple[str, str]]]:
-    """Read the members of each product of an association: (expname, exptype)."""
-    try:
-        products = json.loads(path.read_text(encoding="utf-8"))["products"]
-        for product in products:
-            yield [
-                (str(member["expname"]), str(member["exptype"]).lower())
-                for member in product["members"]
-            ]
-    except OSError as error:
-        raise InputError(
-            f"expected a readable association, found {path}: {error.strerror}; check the path"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a JWST association with products and members in {path}, found {error!r}; "
-            "make it with asn_from_list or tvbadpix associate"
-        ) from error
 
 
 def _find_file(path: Path, kind: str, levels: Sequence[int]) -> Path:

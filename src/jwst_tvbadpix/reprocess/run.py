@@ -13,7 +13,8 @@ from typing import Any
 
 from ..delivery import Context, use_context
 from ..errors import InputError, TvBadPixError
-from .ledger import Ledger, hash_file, open_ledger
+from ..files import compute_sha256
+from .ledger import Ledger, open_ledger
 from .plan import (
     Exposure,
     Stage,
@@ -285,7 +286,7 @@ class _Run:
         for step, parameters in self._override(one, stage).items():
             overrides |= {f"{step}.{key}": value for key, value in parameters.items()}
         return {
-            "inputs": [[path.name, kind, hash_file(path)] for path, kind in members],
+            "inputs": [[path.name, kind, compute_sha256(path)] for path, kind in members],
             "parameters": stage.parameters.sha256,
             "overrides": {key: self._hash_once(Path(path)) for key, path in overrides.items()},
             "context": [self.context, self._hash_mappings(str(one.header["INSTRUME"]))],
@@ -295,7 +296,7 @@ class _Run:
 
     def _hash_once(self, path: Path) -> str:
         if str(path) not in self.checksums:
-            self.checksums[str(path)] = hash_file(path)
+            self.checksums[str(path)] = compute_sha256(path)
         return self.checksums[str(path)]
 
     def _hash_mappings(self, instrument: str) -> str:
@@ -311,7 +312,7 @@ class _Run:
                 )
             names = sorted({self.context, *imap.mapping_names()})
             paths = [config.locate_mapping(name, "jwst") for name in names]
-            together = "".join(hash_file(path) for path in paths)
+            together = "".join(compute_sha256(path) for path in paths)
             self.checksums[instrument] = hashlib.sha256(together.encode()).hexdigest()
         return self.checksums[instrument]
 

@@ -14,8 +14,8 @@ from typing import Any
 from astropy.io import fits
 
 from ..errors import InputError, ProductError
+from ..files import compute_sha256
 from ..parameters import read_parameters
-from .ledger import hash_file
 from .plan import open_whole
 
 __all__ = ["PRODUCTS", "Task", "run_stage"]
@@ -135,7 +135,7 @@ def _read_back(path: Path) -> str:
                 f"expected {path.name} to be readable after it was written, found: {error}; "
                 "run again"
             ) from error
-    return hash_file(path)
+    return compute_sha256(path)
 
 
 @contextmanager

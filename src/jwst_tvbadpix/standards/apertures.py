@@ -9,8 +9,9 @@ import numpy as np
 from astropy.table import Table
 
 from ..errors import EvidenceError, InputError
+from ..files import compute_sha256
 from ..fluxcal.photometry import Aperture
-from .files import FileUsed, checksum, read_columns
+from .files import FileUsed, read_columns
 
 __all__ = ["find_aperture", "read_apcorr"]
 
@@ -72,7 +73,7 @@ def read_apcorr(path: Path) -> tuple[Any, FileUsed]:
             f"expected the columns eefraction, radius, apcorr, skyin and skyout in {path}, found "
             f"{table.dtype.names}; give the APCORR reference of an imager"
         )
-    return table, FileUsed("apcorr", path.name, checksum(path), instrument)
+    return table, FileUsed("apcorr", path.name, compute_sha256(path), instrument)
 
 
 def _read_table(path: Path) -> tuple[Any, FileUsed]:
@@ -95,7 +96,7 @@ def _read_table(path: Path) -> tuple[Any, FileUsed]:
             "give a table for each"
         )
     table = Table(found).as_array()
-    return table, FileUsed("apcorr", path.name, checksum(path), str(said[0] or "").upper())
+    return table, FileUsed("apcorr", path.name, compute_sha256(path), str(said[0] or "").upper())
 
 
 def find_aperture(

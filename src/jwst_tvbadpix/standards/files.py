@@ -1,7 +1,5 @@
 """Inputs one by one: members of associations, tables and their units, checksums."""
 
-import hashlib
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +14,9 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 
 from ..errors import InputError
+from ..files import read_association
 
-__all__ = ["Columns", "FileUsed", "Item", "checksum", "list_items", "open_fits", "read_columns"]
+__all__ = ["Columns", "FileUsed", "Item", "list_items", "open_fits", "read_columns"]
 
 # Members that are measured; the pipeline has subtracted backgrounds already, or an annulus will.
 _MEASURED = ("science", "")
@@ -108,12 +107,6 @@ class Columns:
             ) from error
 
 
-def checksum(path: Path) -> str:
-    """Compute the SHA-256 of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def list_items(inputs: Any) -> Iterator[Item]:
     """Flatten associations, lists and libraries.
 
@@ -127,7 +120,7 @@ def list_items(inputs: Any) -> Iterator[Item]:
     elif isinstance(inputs, str | Path):
         path = Path(inputs)
         if path.suffix.lower() == ".json":
-            yield from _read_association(path)
+            yield from _list_members(path)
         elif not path.is_file():
             raise InputError(f"expected a file, found none at {path}; check the path")
         else:
@@ -149,25 +142,15 @@ def list_items(inputs: Any) -> Iterator[Item]:
         )
 
 
-def _read_association(path: Path) -> Iterator[Item]:
+def _list_members(path: Path) -> Iterator[Item]:
     """List the members of an association that are measured, each once."""
-    try:
-        members = [
-            member
-            for product in json.loads(path.read_text(encoding="utf-8"))["products"]
-            for member in product["members"]
-            if str(member.get("exptype", "")).lower() in _MEASURED
-        ]
-        paths = [path.parent / member["expname"] for member in members]
-    except OSError as error:
-        raise InputError(
-            f"expected a readable association, found {path}: {error.strerror}; check the path"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"expected a JWST association with products and members in {path}, found "
-            f"{error!r}; make it with asn_from_list"
-        ) from error
+    members = [
+        member
+        for product in read_association(path)
+        for member in product.members
+        if member["exptype"] in _MEASURED
+    ]
+    paths = [path.parent / member["expname"] for member in members]
     if not paths:
         raise InputError(
             f"expected science members in {path}, found none; add the exposures or tables"

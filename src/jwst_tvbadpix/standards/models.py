@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import compute_sha256
 from ..fluxcal.aliases import find_calspec, find_star, spell
 from ..fluxcal.synthetic import Bandpass, Spectrum, compute_band_flux, compute_pivot
-from .files import FileUsed, checksum, read_columns
+from .files import FileUsed, read_columns
 
 __all__ = ["Models", "find_models", "read_bandpass", "read_fluxes", "read_spectrum"]
 
@@ -207,7 +208,7 @@ class Models:
         return None if bandpass is None else compute_pivot(bandpass)
 
     def _keep(self, role: str, path: Path, about: str) -> None:
-        self.used[role, path.name] = FileUsed(role, path.name, checksum(path), about)
+        self.used[role, path.name] = FileUsed(role, path.name, compute_sha256(path), about)
 
 
 def find_models(
@@ -238,7 +239,9 @@ def find_models(
     table: Mapping[str, Mapping[str, float]] = {}
     if fluxes is not None:
         table = read_fluxes(_require(fluxes, Path.is_file, "a table of model fluxes"))
-        used["model", fluxes.name] = FileUsed("model", fluxes.name, checksum(fluxes), "fluxes")
+        used["model", fluxes.name] = FileUsed(
+            "model", fluxes.name, compute_sha256(fluxes), "fluxes"
+        )
     found: dict[str, Path] = {}
     if spectra is not None:
         for path in sorted(_list(spectra, "model spectra"), key=_rank):

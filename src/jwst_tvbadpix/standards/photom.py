@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import compute_sha256
 from ..fluxcal.modes import Mode
-from .files import FileUsed, checksum
+from .files import FileUsed
 
 __all__ = ["PhotomFiles", "list_photoms"]
 
@@ -89,7 +90,7 @@ class PhotomFiles:
             The reference is not there, is another one, or has no row of the mode.
         """
         path = self._find(r_photom, mode)
-        self.used[path.name] = FileUsed("photom", path.name, checksum(path), mode.label)
+        self.used[path.name] = FileUsed("photom", path.name, compute_sha256(path), mode.label)
         from stdatamodels.jwst import datamodels
 
         name = _CLASSES.get((mode.instrument, mode.kind))

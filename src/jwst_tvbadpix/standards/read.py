@@ -12,13 +12,14 @@ import numpy as np
 from astropy.io import fits
 
 from ..errors import InputError
+from ..files import compute_sha256
 from ..fluxcal.aliases import find_star
 from ..fluxcal.gather import join_measurements, require_used
 from ..fluxcal.measurements import Measurements
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
 from .apertures import read_apcorr
-from .files import Columns, FileUsed, Item, checksum, list_items, open_fits, read_columns
+from .files import Columns, FileUsed, Item, list_items, open_fits, read_columns
 from .images import measure_images, photometer, read_image
 from .keywords import get
 from .models import Models, find_models
@@ -245,7 +246,7 @@ def _as_path(path: Path | str | None) -> Path | None:
 
 def _identify(item: Item, known: Mapping[str, FileUsed]) -> FileUsed:
     """Take the checksum of an input; refuse one that is given twice."""
-    sha256 = checksum(item.what) if isinstance(item.what, Path) else _hash_model(item.what)
+    sha256 = compute_sha256(item.what) if isinstance(item.what, Path) else _hash_model(item.what)
     used = FileUsed("input", item.name, sha256)
     if used.sha256 in known:
         raise InputError(

@@ -1,6 +1,5 @@
 """The mask that is valid for an exposure: out of a history, a series of masks, or CRDS."""
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from stpipe import crds_client
 
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
+from ..files import compute_sha256
 from ..refmodels import build_mask_at, read_history
 from ..refmodels.irs2 import interleave_irs2, strip_irs2
 from ._base import has_crds
@@ -168,8 +168,7 @@ def _expand(path: str | Path) -> Path:
 
 
 def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return f"{path.name} (sha256 {hashlib.file_digest(file, 'sha256').hexdigest()})"
+    return f"{path.name} (sha256 {compute_sha256(path)})"
 
 
 def _find_history(given: str) -> Path:
