@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 from scipy import sparse
+from threadpoolctl import threadpool_limits
 
 from ..errors import InputError
 from .covariance import Covariance, invert_normal
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 _MOST_REJECTIONS = 3
 
 
+# The matrices are small: threads of the BLAS would wait for each other longer than they work.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def fit_factors(
     measurements: Measurements,
     *,
