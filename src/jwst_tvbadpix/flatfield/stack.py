@@ -510,7 +510,8 @@ def _require_usable(n_kept: int, n: int, excluded: Sequence[ExcludedFrame]) -> N
         first = excluded[0]
         raise EvidenceError(
             f"expected at least {_LEAST_POINTINGS} usable exposures, found {n_kept} of {n}; "
-            f"exposure {first.index}: {first.reason}; give more exposures"
+            f"exposure {first.index}: {first.reason}; give more exposures, "
+            "or of another field"
         )
 
 
