@@ -35,7 +35,7 @@ from jwst_tvbadpix.simulate import (
 )
 from jwst_tvbadpix.steps import ExternalFlatBuilder
 
-HELD = 5
+HELD = 4
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,11 @@ def test_image2_picks_the_flat_by_itself(where, request, tmp_path):
         flat = run.find(f"*_flat_*.{kind.replace('none', 'fits')}")
         context = build_context(tmp_path / kind / "crds", {**references, "flat": [flat]})
         folder = tmp_path / kind / "products"
-        steps = {"flat_field": {"skip": True}} if kind == "none" else {}
+        steps = {"none": {"flat_field": {"skip": True}}, "asdf": {"resample": {"skip": True}}}
         # The twin is asked for one exposure alone, to be quick.
         mine = rates[:1] if kind == "asdf" else rates
         for rate in mine:
-            run_image2(rate, folder, context, bkg_subtract={"skip": True}, **steps)
+            run_image2(rate, folder, context, bkg_subtract={"skip": True}, **steps.get(kind, {}))
         cals = found[kind] = sorted(folder.glob("*_cal.fits"))
         assert len(cals) == len(mine)
         for path in cals:
@@ -251,7 +251,7 @@ def test_image2_picks_the_flat_by_itself(where, request, tmp_path):
     logging.getLogger(__name__).info("%s, rms [%%]: %s -> %s", where, before, after)
     assert after["pixels"] < 0.65 * before["pixels"]
     assert after["cells"] < 0.9 * before["cells"]
-    assert after["stars"] < 0.8 * before["stars"]
+    assert after["stars"] < 0.9 * before["stars"]
     assert after["pairs"] > 15
 
 
@@ -281,7 +281,7 @@ def test_flat_divides_what_image2_calibrates(run, tmp_path):
 
 
 def test_cal_files_of_the_shipped_parameters_give_the_same_flat(run, distortion, tmp_path):
-    rates = run.programme.rates[::3]
+    rates = run.programme.rates[::4]
     context = build_context(tmp_path / "crds", write_stage2(tmp_path / "references"))
     cals = tmp_path / "cals"
     for rate in rates:
@@ -348,13 +348,17 @@ def test_flat_that_drifts_has_one_file_per_epoch(drifting, tmp_path):
 
 
 def test_one_flat_when_that_is_asked_for(drifting, tmp_path):
-    run = build(drifting, tmp_path, by_epoch="never")
+    rates = [str(path) for path in drifting.rates[::2]]
+    run = build(rates, tmp_path, by_epoch="never")
     assert len(list(run.folder.glob("*_flat_*.fits"))) == 1
+    with asdf.open(run.find("*_starflat.asdf")) as file:
+        assert file["drifts"]["verdicts"]["flat"] == "DRIFT"
 
 
 def test_epochs_need_stars(drifting, tmp_path):
+    rates = [str(path) for path in drifting.rates[::5]]
     with pytest.raises(EvidenceError, match="tell 2 epochs apart"):
-        build(drifting, tmp_path, by_epoch="always", star_flat="never")
+        build(rates, tmp_path, by_epoch="always", star_flat="never")
 
 
 def test_stable_flat_is_one_file(run):
@@ -368,12 +372,12 @@ def test_stable_flat_is_one_file(run):
 
 def test_two_commands_make_flats_of_a_simulated_field(tmp_path, capsys):
     field, flats = tmp_path / "field", tmp_path / "flats"
-    assert main(["simulate", str(field), "--mode", "flats", "--exposures", "6"]) == 0
+    assert main(["simulate", str(field), "--mode", "flats", "--exposures", "10"]) == 0
     lines = capsys.readouterr().out.splitlines()
     association = Path(lines[-1])
     assert association.parent == field
     truth, distortion = field / "truth_flat.fits", field / "simulated_mirimage_distortion.asdf"
-    assert lines[:2] == [f"6 rates; truth: {truth}", f"distortion: {distortion}"]
+    assert lines[:2] == [f"10 rates; truth: {truth}", f"distortion: {distortion}"]
     done = subprocess.run(
         [
             str(Path(sys.executable).with_name("strun")),

@@ -131,13 +131,14 @@ def test_an_elongated_core_is_stretched():
     assert kind["size"] == kind["skew"] == "stable"
 
 
-def test_silent_on_a_core_that_does_not_change():
+@pytest.mark.parametrize("n_seeds", [3, pytest.param(6, marks=pytest.mark.slow)])
+def test_silent_on_a_core_that_does_not_change(n_seeds):
     """With a gradient over the field and wider bright stars, the same in all exposures."""
     verdicts = [
         follow(seed, [(FWHM, FWHM)] * 4, gradient=0.1, brighter_wider=0.01).drifts.verdict
-        for seed in range(20, 26)
+        for seed in range(26 - n_seeds, 26)
     ]
-    assert verdicts.count("STABLE") >= 5
+    assert verdicts.count("STABLE") >= min(n_seeds, 5)
 
 
 def follow_stars(seed, *, later=0.0, scatter=0.02):
@@ -160,10 +161,11 @@ def follow_stars(seed, *, later=0.0, scatter=0.02):
     ]
 
 
-def test_visits_with_other_stars_are_no_drift():
-    found = [follow_stars(seed) for seed in range(40, 48)]
+@pytest.mark.parametrize("n_seeds", [4, pytest.param(8, marks=pytest.mark.slow)])
+def test_visits_with_other_stars_are_no_drift(n_seeds):
+    found = [follow_stars(seed) for seed in range(40, 40 + n_seeds)]
     # Without numbers every measurement counts as a star of its own, and visits seem to differ.
-    assert sum(blind.verdict == "DRIFT" for blind, _ in found) >= 4
+    assert sum(blind.verdict == "DRIFT" for blind, _ in found) >= n_seeds / 2
     assert all(drifts.verdict == "STABLE" for _, drifts in found)
     p_value = np.concatenate([drifts.between_visits.p_value for _, drifts in found])
     assert 0.35 < np.mean(p_value) < 0.7

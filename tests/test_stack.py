@@ -129,6 +129,18 @@ def test_exposures_without_sky_or_errors_are_named(field):
         stack(make_field(level=1e-4, seed=3))
 
 
+def test_exposures_without_their_sky_do_not_spoil_the_others(field, found):
+    rate = field.rate.copy()
+    rate[:6] -= np.median(rate[:6], axis=(1, 2), keepdims=True)
+    result = stack(replace(field, rate=rate))
+    assert [frame.index for frame in result.excluded] == list(range(6))
+    assert all("sky-subtracted" in frame.reason for frame in result.excluded)
+    assert np.nanmean((score(result.flat, field.flat) / result.err) ** 2) < 1.1
+    rate -= np.median(rate, axis=(1, 2), keepdims=True)
+    with pytest.raises(EvidenceError, match="found 0 of 20; exposure 0: its sky level"):
+        stack(replace(field, rate=rate))
+
+
 def test_errors_follow_the_scatter_not_what_is_given(field, found):
     result = stack(replace(field, err=2 * field.err))
     error = score(result.flat, field.flat)

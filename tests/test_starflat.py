@@ -156,6 +156,26 @@ def test_errors_are_those_of_the_noise_over_many_draws():
     assert np.mean(scatter) == pytest.approx(0.003, rel=0.2)
 
 
+def test_errors_hold_where_few_stars_are_seen_few_times():
+    """Errors of very different size over a floor, which few residuals tell badly."""
+    chi2 = []
+    for seed in range(100):
+        rng = np.random.default_rng([seed, 5])
+        observations, truth, _ = draw(
+            seed, rolls_deg=(0, 90), n_exposures=6, relative_err=1e-5, n_stars=110
+        )
+        columns = as_columns(observations)
+        relative = 10 ** rng.uniform(-3.3, -1.3, 110)[columns[1].astype(int)]
+        columns[4] *= 1 + np.hypot(relative, 0.004) * rng.normal(size=columns.shape[1])
+        columns[5] = relative * columns[4]
+        flat = solve_star_flat(as_observations(columns), FIELD, order=2, zero_point_scatter=0.003)
+        error = flat.coefficients - truth
+        chi2.append(error @ np.linalg.solve(flat.covariance, error) / len(truth))
+    # About 80 measurements. Noise told by these alone makes it 1.6, with 8 draws above 4.
+    assert 0.8 < np.mean(chi2) < 1.4
+    assert np.sum(np.array(chi2) > 4) < 5
+
+
 def test_the_order_is_found_and_is_told():
     for order in (1, 2, 3, 4):
         observations, truth, _ = draw(order, order=order, rms=0.03, n_exposures=20)

@@ -1,5 +1,7 @@
 """One exposure at a time: flat-fielded by what is known so far, and weighed."""
 
+import itertools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,7 +12,18 @@ import numpy as np
 from .sky import Background
 from .sources import Stars
 
-__all__ = ["Exposures", "Frame", "Look", "Run", "StackSettings", "read_frame", "weigh"]
+__all__ = [
+    "Exposures",
+    "Frame",
+    "Look",
+    "Run",
+    "StackSettings",
+    "describe_dark",
+    "make_counter",
+    "measure_level",
+    "read_frame",
+    "weigh",
+]
 
 # Star light is known to this fraction of itself (scatter about the profile with F560W).
 _LIGHT_ERROR = 0.1
@@ -21,6 +34,8 @@ _CLIP = (3.5, 5.5)
 SPARSE = 7
 # Bins of the count rate in which the variance is compared with it.
 _N_BINS = 24
+# Least sky level, in units of the noise of one pixel: images that are not sky-subtracted.
+_LEAST_SNR = 2.0
 
 
 class Exposures(Protocol):
@@ -217,3 +232,40 @@ def weigh(
     distance = np.abs(relative) * np.sqrt(weight)
     weight *= np.clip((_CLIP[1] - distance) / (_CLIP[1] - _CLIP[0]), 0, 1)
     return weight, relative, given
+
+
+def make_counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+    """Make the function that counts what was read."""
+    lock, done = threading.Lock(), itertools.count(1)
+
+    def tell() -> None:
+        with lock:
+            number = next(done)
+            if progress is not None:
+                progress(min(number, total), total)
+
+    return tell
+
+
+def measure_level(exposures: Exposures, index: int) -> float:
+    """Median rate of what is lit, from every seventh row and third column; NaN = nothing."""
+    rate = np.asarray(exposures.read(index, 0, exposures.shape[0])[0], np.float32)[::SPARSE, ::3]
+    rate = rate[np.isfinite(rate)]
+    if rate.size == 0:
+        return np.nan
+    lit = rate[rate > 0.3 * np.percentile(rate, 75)]
+    return float(bn.median(lit)) if lit.size else np.nan
+
+
+def describe_dark(look: Look) -> str:
+    """Say why an exposure shows no sky; empty where it does."""
+    if not np.isfinite(look.noise):
+        return "it has no pixels with rate, error and response"
+    if not np.isfinite(look.background.level):
+        return "no part of it shows sky: it is not lit, or sources are everywhere"
+    if not look.background.level > _LEAST_SNR * look.noise:
+        return (
+            f"its sky level ({look.background.level:.3g}) is not above {_LEAST_SNR:g} times the "
+            f"noise of a pixel ({look.noise:.3g}): it is sky-subtracted, or not lit"
+        )
+    return ""

@@ -1,8 +1,6 @@
 """Flat from the sky between the stars of many dithered exposures."""
 
-import itertools
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +10,19 @@ import numpy as np
 
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
-from .frames import SPARSE, Exposures, Frame, Look, Run, StackSettings, read_frame, weigh
+from .frames import (
+    SPARSE,
+    Exposures,
+    Frame,
+    Look,
+    Run,
+    StackSettings,
+    describe_dark,
+    make_counter,
+    measure_level,
+    read_frame,
+    weigh,
+)
 from .halves import HalfSums, split_halves
 from .jackknife import TileSums, make_errors, make_groups
 from .mosaic import Pointings, average_fluxes, build_catalogue, project_catalogue
@@ -45,10 +55,10 @@ _MOST_LIGHT, _DARK = 5.0, 1.0
 _N_PROFILE, _N_CUTOUTS, _PROFILE_ROUNDS = 15, 120, 2
 # Least share of an exposure, and of the lit detector, that must be sky.
 _LEAST_SKY, _LEAST_COVERED = 0.05, 0.5
+# Least share of the residuals' variance that is taken to be left by their mean.
+_LEAST_LEFT = 0.3
 # 80th percentile of the modulus of a normal deviate.
 _PERCENTILE_80 = 1.2816
-# Least sky level, in units of the noise of one pixel: images that are not sky-subtracted.
-_LEAST_SNR = 2.0
 # Pointings further apart than this [FWHM] are different; so many are needed.
 _DITHER_FWHM, _LEAST_POINTINGS = 1.5, 3
 
@@ -184,6 +194,13 @@ def stack_flat(
     passes = 3 + 2 * (pointings is not None)
     run, usable = _start(exposures, np.asarray(tiles), settings, progress, passes)
     looks, profile = _detect(run, usable)
+    dark = {look.index: reason for look in looks if (reason := describe_dark(look))}
+    if dark:
+        # Over levels of about 0 they spoil the median that all others are compared with.
+        shown = [k for k in usable if k not in dark]
+        _require_usable(len(shown), len(exposures), [ExcludedFrame(*item) for item in dark.items()])
+        run, usable = _start(exposures, np.asarray(tiles), settings, progress, passes, shown)
+        looks, profile = _detect(run, usable)
     n_pointings = _check_dithers(run, looks, pointings)
     looks, sums = _refine(run, looks, profile, True)
     run, looks = _improve(run, looks, sums)
@@ -193,7 +210,7 @@ def stack_flat(
         tiles if sets is None else sets,
         tolerance=settings.transient_tolerance,
     )
-    looks, excluded = _reject(run, looks, transients)
+    looks, excluded = _reject(run, looks, transients, dark)
     if pointings is not None:
         catalogue = build_catalogue(run, looks, profile, pointings)
         looks = project_catalogue(catalogue, looks, pointings, run, profile.reach)
@@ -241,13 +258,15 @@ def _start(
     settings: StackSettings,
     progress: Callable[[int, int], None] | None,
     passes: int,
+    shown: Sequence[int] | None = None,
 ) -> tuple[Run, tuple[int, ...]]:
-    """Take the median of all exposures, each over its level, and cut out what is lit."""
+    """Take the median of exposures that show sky, each over its level, and cut out what is lit."""
     n, (ny, nx) = len(exposures), exposures.shape
     _check_lengths(n, tiles, settings)
-    tell = _make_counter(n * passes, progress)
-    level = np.array(list(map_in_threads(lambda k: _measure_level(exposures, k), range(n))))
+    tell = make_counter(n * passes, progress)
+    level = np.array(list(map_in_threads(lambda k: measure_level(exposures, k), range(n))))
     usable = np.flatnonzero(level > 0)
+    usable = usable if shown is None else np.intersect1d(usable, shown)
     if usable.size < _LEAST_POINTINGS:
         raise EvidenceError(
             f"expected at least {_LEAST_POINTINGS} exposures with sky, found {usable.size} of {n} "
@@ -292,29 +311,6 @@ def _check_lengths(n: int, tiles: np.ndarray, settings: StackSettings) -> None:
         raise EvidenceError(f"expected a FWHM above 0 pixels, found {settings.fwhm}; correct it")
 
 
-def _make_counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
-    """Make the function that counts what was read."""
-    lock, done = threading.Lock(), itertools.count(1)
-
-    def tell() -> None:
-        with lock:
-            number = next(done)
-            if progress is not None:
-                progress(min(number, total), total)
-
-    return tell
-
-
-def _measure_level(exposures: Exposures, index: int) -> float:
-    """Median rate of what is lit, from every seventh row and third column; NaN = nothing."""
-    rate = np.asarray(exposures.read(index, 0, exposures.shape[0])[0], np.float32)[::SPARSE, ::3]
-    rate = rate[np.isfinite(rate)]
-    if rate.size == 0:
-        return np.nan
-    lit = rate[rate > 0.3 * np.percentile(rate, 75)]
-    return float(bn.median(lit)) if lit.size else np.nan
-
-
 def _detect(run: Run, usable: Sequence[int]) -> tuple[list[Look], Profile]:
     """Find stars in each exposure, and how their light spreads."""
     fwhm, order = run.settings.fwhm, run.settings.background_order
@@ -329,7 +325,7 @@ def _detect(run: Run, usable: Sequence[int]) -> tuple[list[Look], Profile]:
         stars = detect_stars(image, frame.good, frame.noise, fwhm)
         run.tell()
         cutouts = collect_cutouts(image, frame.good, stars, None, frame.noise, fwhm)
-        return Look(index, stars, background), cutouts
+        return Look(index, stars, background, noise=frame.noise), cutouts
 
     looks: list[Look] = []
     cutouts: list[tuple[np.ndarray, float]] = []
@@ -406,10 +402,9 @@ def _refine(
         sample = (slice(None, None, SPARSE), slice(None, None, 3))
         dark = used[sample] & (light[sample] < _DARK * frame.noise)
         pull = np.abs(relative[sample][dark]) / np.sqrt(given[sample][dark])
-        # Each residual holds a part of the mean that it is compared with. A median of |pull| would
-        # be too low at first: one exposure is the median itself.
+        # A median of |pull| would be too low at first: one exposure is the median itself.
         scatter = (float(np.percentile(pull, 80)) / _PERCENTILE_80) ** 2 if pull.size else np.nan
-        scale = look.scale * scatter / (1 - 1 / len(looks))
+        scale = look.scale * scatter
         run.tell()
         counted = np.where(weight > 0, given, 0) * (weight * weight / np.float32(look.scale))
         look = replace(look, scale=scale, masked=masked)
@@ -422,7 +417,9 @@ def _refine(
         if half_sums is not None:
             half_sums.add(look.index, parts[0], *rest)
         done.append(look)
-    return done, sums
+    # Each residual holds a part of the mean that it is compared with: one for each pixel in all.
+    left = 1 - np.count_nonzero(sums.count) / max(1, int(sums.count.sum()))
+    return [replace(look, scale=look.scale / max(left, _LEAST_LEFT)) for look in done], sums
 
 
 def _improve(run: Run, looks: list[Look], sums: TileSums) -> tuple[Run, list[Look]]:
@@ -478,31 +475,24 @@ def _check_dithers(run: Run, looks: Sequence[Look], pointings: Pointings | None)
 
 
 def _reject(
-    run: Run, looks: Sequence[Look], transients: Transients
+    run: Run, looks: Sequence[Look], transients: Transients, dark: dict[int, str]
 ) -> tuple[list[Look], tuple[ExcludedFrame, ...]]:
     """Leave out exposures in which the level fades, or that show no sky."""
     kept = []
     known = {look.index for look in looks}
     excluded = [
-        ExcludedFrame(k, "its level is not above 0, or nothing in it is finite")
+        ExcludedFrame(k, dark.get(k, "its level is not above 0, or nothing in it is finite"))
         for k in range(len(run.exposures))
         if k not in known
     ]
     for look in looks:
-        reason = ""
+        reason = describe_dark(look)
         if transients.rejected[look.index]:
             reason = (
                 f"its level is {transients.excess[look.index]:.1%} above where it settles within "
                 f"its set (at most {transients.tolerance:.1%}): an afterimage"
             )
-        elif not np.isfinite(look.noise):
-            reason = "it has no pixels with rate, error and response"
-        elif not look.background.level > _LEAST_SNR * look.noise:
-            reason = (
-                f"its sky level ({look.background.level:.3g}) is not above {_LEAST_SNR} of the "
-                f"noise of a pixel ({look.noise:.3g})"
-            )
-        elif look.masked > 1 - _LEAST_SKY:
+        elif not reason and look.masked > 1 - _LEAST_SKY:
             reason = f"sources hide {look.masked:.1%} of it"
         if reason:
             excluded.append(ExcludedFrame(look.index, reason))
@@ -510,13 +500,19 @@ def _reject(
         else:
             kept.append(look)
     excluded.sort(key=lambda frame: frame.index)
-    if len(kept) < _LEAST_POINTINGS:
+    _require_usable(len(kept), len(run.exposures), excluded)
+    return kept, tuple(excluded)
+
+
+def _require_usable(n_kept: int, n: int, excluded: Sequence[ExcludedFrame]) -> None:
+    """Refuse too few exposures; say what the first one left out lacks."""
+    if n_kept < _LEAST_POINTINGS:
         first = excluded[0]
         raise EvidenceError(
-            f"expected at least {_LEAST_POINTINGS} usable exposures, found {len(kept)} of "
-            f"{len(run.exposures)}; exposure {first.index}: {first.reason}; give more exposures"
+            f"expected at least {_LEAST_POINTINGS} usable exposures, found {n_kept} of {n}; "
+            f"exposure {first.index}: {first.reason}; give more exposures, "
+            "or of another field"
         )
-    return kept, tuple(excluded)
 
 
 def _check_coverage(run: Run, sums: TileSums) -> None:

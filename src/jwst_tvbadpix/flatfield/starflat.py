@@ -421,7 +421,7 @@ def _share_out(
     """Share of each residual's variance that the star's flux took, and what all parameters left.
 
     A bright star decides the zero point of its exposure: that its residual is then small says
-    nothing about the noise. What the modes took is shared out by weight.
+    nothing about the noise. What the modes took, one each, is shared out by weight.
     """
     total = data.sum_by_star(fit.weight)
     own = fit.weight / np.where(total > 0, total, 1.0)[data.star]
@@ -431,7 +431,7 @@ def _share_out(
         of_exposure = np.bincount(data.exposure, weight, data.n_exposures)
         of_exposure += design.compute_prior(fit.scatter)[: design.n_zero_points]
         taken += weight / of_exposure[data.exposure]
-    return own, np.maximum((1 - own) * (1 - taken), _LEAST_LEFT)
+    return own, np.maximum(1 - own - taken, _LEAST_LEFT)
 
 
 def _compute_target(data: PreparedObservations, fit: _Fit) -> np.ndarray:

@@ -19,6 +19,9 @@ _CLIPPED_VARIANCE = 1 - 2 * _CLIP * norm.pdf(_CLIP) / (1 - 2 * norm.sf(_CLIP))
 _LEAST_SCALE = 0.01
 # Where the variances given scatter by less than this share, no floor is told from their scale.
 _DISTINCT = 0.1
+# Floor that is expected [ln flux] (JWST's repeatability is 0.1-0.5 %), and how many bright
+# measurements this counts as: few residuals would often tell none, and leave all to bright stars.
+_USUAL_FLOOR, _USUAL_COUNT = 0.003, 10
 # Residuals that the noise is found from, at most.
 _ENOUGH = 100_000
 # Huber's corner [sigma]: 95 % efficient at 1.345, more above; it only leads to the weights below.
@@ -68,7 +71,8 @@ def fit_noise(residual: np.ndarray, relative_err: np.ndarray, left: np.ndarray) 
     -----
     Squared residuals, scaled to what they would be without fit, are regressed on the squares of
     the errors given and on 1, both not negative, with weights 1 / variance^2; residuals beyond
-    3 sigma are left out and the cut corrected for. From a robust scale, until it stands.
+    3 sigma are left out and the cut corrected for. From a robust scale, until it stands. A usual
+    floor is one more, weak equation.
     """
     squared = residual**2 / left
     given = relative_err**2
@@ -85,8 +89,10 @@ def fit_noise(residual: np.ndarray, relative_err: np.ndarray, left: np.ndarray) 
         used = squared < _CLIP**2 * variance
         root = 1 / variance[used]
         previous = solution
-        scaled = columns[used] * root[:, None]
-        solution = nnls(scaled, squared[used] * root)[0] / _CLIPPED_VARIANCE
+        usual = np.sqrt(_USUAL_COUNT) / max(_USUAL_FLOOR**2, solution[1] * floor[0])
+        scaled = np.vstack([columns[used] * root[:, None], [0.0, floor[0] * usual]])
+        right = np.append(squared[used] * root, _CLIPPED_VARIANCE * _USUAL_FLOOR**2 * usual)
+        solution = nnls(scaled, right)[0] / _CLIPPED_VARIANCE
         variance = np.maximum(columns @ solution, _LEAST_SCALE**2 * given)
         if np.allclose(solution, previous, rtol=1e-3, atol=1e-6):
             break

@@ -163,11 +163,12 @@ def _warn_of_area(built: BuiltFlat, images: ImageSet) -> list[str]:
     """Say where a star flat met the sky without the pixel area that distortion makes."""
     if built.star is None or images.distorted:
         return []
+    # From the distortion of MIRI in orbit.
+    size = " (it varies by up to 3.7 %)" if images.detector.instrument == "MIRI" else ""
     text = (
         "The WCS of the keywords has no distortion, so the area of the pixels is taken as constant "
-        "and lacks in the flat (3.7 % peak to valley over the MIRI imager, 2 to 3 % over its "
-        "subarrays); give distortion=crds or a distortion reference, or _cal files of "
-        "calwebb_image2 with --steps.flat_field.skip=True, or use star_flat=never"
+        f"and lacks in the flat{size}; give distortion=crds or a distortion reference, or _cal "
+        "files of calwebb_image2 with --steps.flat_field.skip=True, or use star_flat=never"
     )
     log.warning("%s: %s", images.label, text)
     return [text]

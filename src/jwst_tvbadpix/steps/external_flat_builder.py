@@ -35,7 +35,7 @@ class ExternalFlatBuilder(TvBadPixStep):
         star_flat = option('auto', 'never', 'always', default='auto')  # Low frequencies from stars: where they determine them | from the sky | or an error
         order = integer(min=0, max=20, default=0)  # Total degree of the star flat; 0: by cross-validation over stars
         zero_point_scatter = float(min=-1.0, max=1.0, default=-1.0)  # Scatter of the sensitivity between exposures [ln flux]; -1: found from the stars
-        by_epoch = option('auto', 'never', 'always', default='auto')  # A flat per epoch: where the star flat changes from visit to visit | one for all | always
+        by_epoch = option('auto', 'never', 'always', default='auto')  # A flat per epoch: where the star flat changes from visit to visit or single pixels change | one for all | always
         epoch_gap = float(min=0.01, default=10.0)  # Exposures further apart than this are of different epochs [day]
         hold_out = integer(min=0, default=0)  # Exposures of each set that are kept aside, and compared before and after its flat
         fwhm = float(min=0.0, default=0.0)  # FWHM of a star [pixel]; 0: that of the filter
