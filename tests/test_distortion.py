@@ -33,10 +33,10 @@ def point(east, north, roll_deg):
     return sky
 
 
-def observe(seed, *, common=0.0, change=0.0, stretch=0.0, roll_deg=0.0, outliers=0.0):
+def observe(seed, *, common=0.0, change=0.0, stretch=0.0, roll_deg=0.0, outliers=0.0, n=400):
     """Positions in six visits; from the fourth on one mode [arcsec] and the scale differ."""
     rng = np.random.default_rng(seed)
-    stars, flux = rng.uniform(-260, 260, (400, 2)), 10 ** rng.uniform(3, 4, 400)
+    stars, flux = rng.uniform(-260, 260, (n, 2)), 10 ** rng.uniform(3, 4, n)
     shape = np.zeros((2, BASIS.n_modes))
     shape[:, 2:] = rng.normal(0, common, (2, BASIS.n_modes - 2))
     skies, rows = [], []
@@ -101,6 +101,12 @@ def test_a_change_of_scale_is_linear_and_no_change_of_shape():
     assert shape.verdict == "STABLE"
     assert linear.drifting.tolist() == [True, False, False, False]
     assert linear.names == ("scale", "turn", "stretch", "skew")
+
+
+def test_exposures_of_few_stars_tell_nothing_of_linear_terms():
+    measured, _, linear = follow(5, n=90)
+    assert np.isnan(measured.linear).all()
+    assert linear.verdict == "NOT MEASURABLE"
 
 
 def test_linear_terms_of_exposures_are_right():

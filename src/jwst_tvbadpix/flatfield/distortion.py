@@ -30,6 +30,9 @@ _MODE_FACTOR, _LEAST_MODE_ARCSEC = 2.0, 0.001
 _FIRST_NOISE_ARCSEC = 0.01
 # Solutions with Huber's weights, then with weights that reject.
 _N_HUBER, _N_REJECTING = 3, 5
+# Stars in an exposure below which its linear terms count as not measured: a scatter found from
+# fewer is too uncertain to be judged by (of 26 null fields with some thirty stars 4 spoke).
+_LEAST_STARS = 30
 # Stars whose sums are held at once.
 _STARS_AT_ONCE = 2000
 # Half of the step that the WCS is differentiated over [pixel].
@@ -57,7 +60,8 @@ class Distortion:
         Of the epochs of each of these, x first.
     exposure_id : ndarray, shape (n_exposures,)
     linear : ndarray of float64, shape (n_exposures, 4)
-        Scale, turn [rad], stretch and skew of each exposure (see `LINEAR`), mean 0.
+        Scale, turn [rad], stretch and skew of each exposure (see `LINEAR`), mean 0; NaN where
+        fewer than 30 stars were measured.
     linear_covariance : ndarray of float64, shape (4, n_exposures, n_exposures)
     noise : NoiseModel
         Of a position in one direction: scale times the errors given, and a floor [arcsec].
@@ -439,6 +443,7 @@ def _collect(
     errors[:, common] = np.sqrt(np.diag(fit.covariance)[shifts[:, :n_common]])
     departure, departure_covariance = _take_epochs(fit, shifts[:, n_common:], len(epoch_id))
     linear, linear_covariance = _take_linear(fit, data.n_exposures)
+    linear[np.bincount(data.exposure, minlength=data.n_exposures) < _LEAST_STARS] = np.nan
     keep = np.flatnonzero(basis.degree <= order)
     log.info(
         "Distortion from %d measurements of %d stars: positions scatter by %.2f mas, %d outliers",
