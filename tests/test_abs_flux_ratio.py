@@ -288,6 +288,7 @@ def test_spectra_of_an_unknown_mode_make_tables_and_no_reference(tmp_path, caplo
         ({"timemid_mjd": 59800.0}, {"time_form": "linear"}, EvidenceError, "time"),
         ({"filter": "F999W"}, {}, TvBadPixError, "F999W"),
         ({}, {"time_form": "cubic"}, InputError, "cubic"),
+        ({}, {"t0_mjd": 2459720.5}, TvBadPixError, "in t0_mjd, found 2.45"),
         ({"aperture_sum_bkgsub_dn_s": -1.0}, {}, EvidenceError, "positive"),
     ],
 )
