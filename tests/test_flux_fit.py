@@ -458,3 +458,15 @@ def test_an_odd_star_is_no_loss_where_none_was_seen_again(n_stars):
     assert fit.forms == plain.forms == {"MIRI MIRIMAGE": ()}
     assert {s.name for s in fit.stars if s.verdict != "ok"} == {m.star[first][0]}
     assert (np.abs(np.log(fit.factor / plain.factor)) < fit.error / fit.factor).all()
+
+
+@pytest.mark.parametrize("n_monitor", [10, 100])
+def test_a_star_weighs_the_same_however_often_it_is_seen(n_monitor):
+    sample = make_sample(
+        4, n_stars=10, n_monitor=n_monitor, throughput=lambda _: {}, filters={"F770W": 7.7}
+    )
+    m = sample.measurements
+    moved = replace(m, factor=m.factor * np.exp(0.01 * (m.star == "star 0")))
+    fits = [fit_factors(one, time_form="none") for one in (m, moved)]
+    # About a tenth of it; by exposures it would be a third and 85 per cent.
+    assert np.log(fits[1].factor / fits[0].factor) == pytest.approx(0.001, rel=0.5)

@@ -30,6 +30,8 @@ _MEASURED = frozenset({"peak", "well_depth"})
 _LEAST_ROWS, _LEAST_VALUES = 6, 3
 # A quantity that varies less than this many times the measurements, relatively, is one value.
 _LEAST_SPREAD = 3.0
+# A subarray whose prior variance the data lessen by a smaller share is not measured.
+_LEAST_TAKEN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +166,11 @@ def _list_levels(fit: FluxFit) -> list[Dependence]:
     for s in fit.subarrays:
         value = float(np.log(s.response / s.prior))
         # The posterior is drawn to the prior: what it moved has the variance it took away.
-        taken = (s.prior_error / s.prior) ** 2 - (s.error / s.response) ** 2
-        error = float(np.sqrt(max(taken, 1e-12)))
+        before = (s.prior_error / s.prior) ** 2
+        taken = before - (s.error / s.response) ** 2
+        if taken <= _LEAST_TAKEN * before:
+            continue
+        error = float(np.sqrt(taken))
         n = int(np.sum((rows.group == s.group) & (subarray == s.subarray)))
         chance = float(2 * stats.norm.sf(abs(value) / error))
         out.append(Dependence(s.group, f"subarray {s.subarray}", value, error, n, chance, ""))
