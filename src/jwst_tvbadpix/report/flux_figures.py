@@ -162,6 +162,8 @@ def plot_dependences(fit: FluxFit, dependences: Sequence[Dependence]) -> "Figure
         plot_dependence(fit, found, ax)
     for ax in axes[len(chosen) :]:
         ax.remove()
+    if not chosen:
+        figure.suptitle("no quantity varies enough to compare with")
     return figure
 
 
