@@ -74,6 +74,13 @@ def test_the_products_are_those_of_the_design(products):
     assert list(fit.references) == ["std_MIRIMAGE_imaging_photom"]
 
 
+def test_every_column_of_the_tables_is_described(products):
+    tables = {name: Table.read(path) for name, path in products.items() if "ecsv" in name}
+    assert len(tables) == 6
+    for name, table in tables.items():
+        assert all(table[column].description for column in table.colnames), name
+
+
 def test_modes_say_what_the_reference_holds(products):
     modes = Table.read(products["modes.ecsv"])
     rows = fits.getdata(products["MIRIMAGE_imaging_photom.fits"], "PHOTOM")
@@ -288,6 +295,7 @@ def test_spectra_of_an_unknown_mode_make_tables_and_no_reference(tmp_path, caplo
         ({"timemid_mjd": 59800.0}, {"time_form": "linear"}, EvidenceError, "time"),
         ({"filter": "F999W"}, {}, TvBadPixError, "F999W"),
         ({}, {"time_form": "cubic"}, InputError, "cubic"),
+        ({}, {"t0_mjd": 2459720.5}, TvBadPixError, "in t0_mjd, found 2.45"),
         ({"aperture_sum_bkgsub_dn_s": -1.0}, {}, EvidenceError, "positive"),
     ],
 )
@@ -327,6 +335,7 @@ def test_the_published_recipe_stands_beside_the_joint_fit(tables, tmp_path):
         assert written["photmjsr"] * 0.966 == pytest.approx(row["recipe"], rel=1e-6)
         assert abs(row["ln_recipe_over_joint_t0"]) < 0.02
         assert row["recipe"] != row["joint"]
+    assert all(recipe[column].description for column in recipe.colnames)
     history = " ".join(fits.getheader(made["MIRIMAGE_imaging_photom.fits"])["HISTORY"])
     assert "Method gordon2025" in history
     assert read_absflux(made["absflux.asdf"]).settings.method == "gordon2025"

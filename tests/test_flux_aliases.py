@@ -121,6 +121,18 @@ def test_a_mode_that_is_none_is_refused(known, why):
         infer_mode("F770W", **known)
 
 
+@pytest.mark.parametrize(
+    ("known", "why"),
+    [
+        ({"detector": "NRCA1"}, "expected a detector of MIRI, found NRCA1"),
+        ({"kind": "lrs"}, "expected the mode imaging of F770W, found lrs"),
+    ],
+)
+def test_what_a_filter_cannot_go_with_is_refused(known, why):
+    with pytest.raises(InputError, match=why):
+        infer_mode("F770W", **known)
+
+
 def test_the_external_flat_template_takes_the_kind_of_its_filter():
     assert name_kind("MIR_FLATIMAGE-EXT", "F1550C") == "coronagraphy"
     assert name_kind("MIR_FLATIMAGE-EXT", "F770W") == "imaging"

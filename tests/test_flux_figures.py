@@ -6,7 +6,7 @@ from fluxtables import PIVOTS, STARS, write_photometry
 from matplotlib.figure import Figure
 
 from jwst_tvbadpix.fluxcal import fit_factors
-from jwst_tvbadpix.report import plot_fit, plot_stars, plot_throughput
+from jwst_tvbadpix.report import plot_dependences, plot_fit, plot_stars, plot_throughput
 from jwst_tvbadpix.standards import read_standards
 
 
@@ -38,3 +38,7 @@ def test_stars_are_marked_by_their_verdicts(fit):
 
 def test_both_are_on_one_page(fit):
     assert len(plot_fit(fit).axes) == 2
+
+
+def test_a_page_without_dependences_says_so(fit):
+    assert "no quantity varies" in plot_dependences(fit, []).get_suptitle()

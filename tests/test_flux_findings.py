@@ -106,6 +106,17 @@ def test_a_dependence_put_in_is_found(column, quantity, slope):
     assert found.error < slope / 3
 
 
+@pytest.mark.parametrize("spread", [0.003, 0.1])
+def test_the_peak_does_not_depend_on_the_residual_it_shares(spread):
+    """Stars alike, whose brightest pixel goes up and down with their rate, and by its phase."""
+    m = make_sample(9, n_stars=6, scatter=0.004).measurements
+    ratio = np.exp(-np.log(m.factor) + spread * np.random.default_rng(4).normal(size=len(m.star)))
+    m = replace(m, flux_jy=np.ones(len(m.star)), peak=1e4 * ratio, well_depth=0.3 * ratio)
+    found = measure_dependences(fit_factors(m, t0_mjd=T0, time_form=FORM))
+    assert any("peak" in d.quantity for d in found)
+    assert {d.verdict for d in found} == {"none"}
+
+
 def test_false_dependences_are_controlled():
     count = 0
     for seed in range(8):

@@ -446,3 +446,27 @@ def test_stated_intervals_hold_as_often_as_they_should():
         fit = fit_factors(sample.measurements, t0_mjd=T0, time_form=PRODUCT)
         pulls.append(compare(sample, fit)[0])
     assert 0.58 < np.mean(np.abs(pulls) < 1) < 0.80
+
+
+@pytest.mark.parametrize("n_stars", [3, 12])
+def test_an_odd_star_is_no_loss_where_none_was_seen_again(n_stars):
+    m = make_sample(0, n_stars=n_stars, n_monitor=1, throughput=lambda _: {}).measurements
+    m = take(m, np.char.endswith(m.visit, "-0"))
+    first = m.star == m.star[np.argmin(m.mjd)]
+    odd = replace(m, factor=m.factor * np.exp(-0.08 * first))
+    fit, plain = fit_factors(odd), fit_factors(m)
+    assert fit.forms == plain.forms == {"MIRI MIRIMAGE": ()}
+    assert {s.name for s in fit.stars if s.verdict != "ok"} == {m.star[first][0]}
+    assert (np.abs(np.log(fit.factor / plain.factor)) < fit.error / fit.factor).all()
+
+
+@pytest.mark.parametrize("n_monitor", [10, 100])
+def test_a_star_weighs_the_same_however_often_it_is_seen(n_monitor):
+    sample = make_sample(
+        4, n_stars=10, n_monitor=n_monitor, throughput=lambda _: {}, filters={"F770W": 7.7}
+    )
+    m = sample.measurements
+    moved = replace(m, factor=m.factor * np.exp(0.01 * (m.star == "star 0")))
+    fits = [fit_factors(one, time_form="none") for one in (m, moved)]
+    # About a tenth of it; by exposures it would be a third and 85 per cent.
+    assert np.log(fits[1].factor / fits[0].factor) == pytest.approx(0.001, rel=0.5)

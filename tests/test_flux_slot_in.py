@@ -80,10 +80,17 @@ def list_references(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("standards")
+    # Two stars, each seen again: the fewest exposures that tell a loss from stars that differ.
+    stars = STANDARDS[:2]
     images = simulate_standard_stars(
-        folder / "images", filters=tuple(FILTERS), losses=LOSSES, pattern=PATTERN, n_visits=10
+        folder / "images",
+        filters=tuple(FILTERS),
+        stars=stars,
+        losses=LOSSES,
+        pattern=PATTERN,
+        n_visits=6,
     )
-    spectra = simulate_lrs_standards(folder / "spectra", n_visits=6, pattern=PATTERN)
+    spectra = simulate_lrs_standards(folder / "spectra", stars=stars, n_visits=4, pattern=PATTERN)
     references = list_references(folder / "references")
     first = build_context(tmp_path_factory.mktemp("crds"), references)
     config = str(find_shipped("image2_standard_stars"))

@@ -17,7 +17,7 @@ from standard_files import (
 )
 from stdatamodels.jwst import datamodels
 
-from jwst_tvbadpix.errors import EvidenceError, InputError
+from jwst_tvbadpix.errors import EvidenceError, InputError, TvBadPixError
 from jwst_tvbadpix.fluxcal.synthetic import Spectrum, compute_band_flux
 from jwst_tvbadpix.standards import read_standards
 from jwst_tvbadpix.standards.models import read_bandpass, read_fluxes, read_spectrum
@@ -96,6 +96,61 @@ def test_rates_of_another_unit_are_refused(tmp_path):
     table.write(tmp_path / "other.ecsv")
     with pytest.raises(InputError, match="expected numbers in DN/s"):
         read_standards(tmp_path / "other.ecsv", model_fluxes=write_models(tmp_path / "models.ecsv"))
+
+
+def test_columns_without_a_unit_go_with_that_of_the_rate(tmp_path):
+    plain = Table.read(write_photometry(tmp_path / "photometry.ecsv"))
+    other = plain.copy()
+    for key in ("aperture_sum_bkgsub_dn_s", "aperture_sum_bkgsub_err"):
+        other[key] = 60 * plain[key]
+    other["aperture_sum_bkgsub_dn_s"].unit = "DN/min"
+    other.write(tmp_path / "minutes.ecsv")
+    models = write_models(tmp_path / "models.ecsv")
+    one, two = (
+        read_standards(tmp_path / name, model_fluxes=models).measurements
+        for name in ("photometry.ecsv", "minutes.ecsv")
+    )
+    np.testing.assert_allclose(two.factor, one.factor)
+    np.testing.assert_allclose(two.sigma, one.sigma)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"pixarea_sr": 0.0121}, "expected areas of pixels in sr"),
+        (
+            {"aperture_sum_bkgsub_dn_s": 10.0, "aperture_sum_bkgsub_err": 0.1},
+            "in other units than said",
+        ),
+        ({"telescope": "HST"}, r"observations of JWST in photometry\.ecsv, found HST"),
+        ({"timemid_mjd": 2459800.5}, r"dates as MJD within .* in photometry\.ecsv"),
+        ({"filter": ["F770W", "XYZ"], "name": "BD+60 1753"}, "pivot wavelength .* for XYZ"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, changes, why):
+    table = write_photometry(tmp_path / "photometry.ecsv", **changes)
+    with pytest.raises(TvBadPixError, match=why):
+        read_standards(table, model_fluxes=write_models(tmp_path / "models.ecsv"))
+
+
+@pytest.mark.parametrize(
+    ("column", "why"), [("name", "no name of the star"), ("filter", "no filter")]
+)
+def test_rows_without_a_star_or_a_filter_are_left_out(tmp_path, column, why):
+    table = Table(Table.read(write_photometry(tmp_path / "photometry.ecsv")), masked=True)
+    table[column].mask = [False, True]
+    table.write(tmp_path / "masked.ecsv")
+    found = read_standards(
+        tmp_path / "masked.ecsv", model_fluxes=write_models(tmp_path / "models.ecsv")
+    )
+    assert found.measurements.reason.tolist() == ["", why]
+
+
+def test_fluxes_that_are_text_are_refused(tmp_path):
+    path = tmp_path / "models.csv"
+    path.write_text("name,F770W\nBD+60 1753,11.4 mJy\n")
+    with pytest.raises(InputError, match=r"expected numbers in Jy in the column F770W"):
+        read_fluxes(path)
 
 
 def test_an_input_given_twice_is_refused(tmp_path):
@@ -265,6 +320,27 @@ def test_an_association_says_target_time_and_mode(tmp_path):
     assert set(m.given.tolist()) == {"P330E"}
     assert set(m.mjd.tolist()) == {59800.0, 60100.0}
     assert m.bands[0].mode.kind == "lrs"
+
+
+def test_errors_go_with_the_unit_of_the_data(tmp_path):
+    header = {"TARGNAME": "BD+60 1753"}
+    table = Table.read(write_spectrum(tmp_path / "a.fits", header=header), hdu=1)
+    table["data"], table["var"] = 60 * table["data"], 3600 * table["var"]
+    table["data"].unit = "DN/min"
+    table.meta.update(header)
+    table.write(tmp_path / "b.ecsv")
+    one, two = (read_standards(tmp_path / k).measurements for k in ("a.fits", "b.ecsv"))
+    np.testing.assert_allclose(two.sigma, one.sigma)
+    np.testing.assert_allclose(two.factor, one.factor)
+
+
+def test_models_in_another_unit_than_said_are_refused(tmp_path):
+    path = write_spectrum(tmp_path / "a.fits", header={"TARGNAME": "BD+60 1753"})
+    table = Table.read(path, hdu=1)
+    table["model"] *= 1e-6
+    table.write(tmp_path / "b.fits")
+    with pytest.raises(InputError, match="in other units than said"):
+        read_standards(tmp_path / "b.fits", said={"instrument": "MIRI", "mode": "lrs"})
 
 
 def test_a_spectrum_of_nobody_is_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from astropy.modeling import models as shapes
 from astropy.table import Table
 from gwcs import WCS, coordinate_frames
@@ -97,6 +98,29 @@ def test_mrs_is_relative_to_the_image_that_made_it(tmp_path):
     m = m.measurements
     np.testing.assert_allclose(m.factor, 1.05 / 0.8, rtol=1e-4)
     assert m.bands[0].mode.label == "MIRIFUSHORT mrs SHORT"
+
+
+def test_a_spectrum_of_the_lrs_needs_no_more_than_its_exp_type(tmp_path):
+    spectra = write_calspec(tmp_path / "c")
+    bare = make_like("MIRI", None, "MIR_LRS-FIXEDSLIT", filter=None)
+    bare.meta.instrument.name = None
+    m = read_standards(bare, model_spectra=spectra).measurements
+    assert {b.mode.label for b in m.bands} == {"MIRIMAGE lrs P750L"}
+
+
+@pytest.mark.parametrize(
+    ("cards", "why"),
+    [
+        ({"detector": None}, "expected INSTRUME and DETECTOR in .*_x1d.fits"),
+        ({"detector": "NRCA1"}, "expected a detector of NIRSPEC, found NRCA1"),
+        ({"grating": None}, "expected filter and grating of a NIRSpec spectrum"),
+    ],
+)
+def test_a_spectrum_whose_mode_is_not_known_is_refused(tmp_path, cards, why):
+    cards = {"detector": "NRS1", "filter": "F290LP", "grating": "G395M", **cards}
+    model = make_like("NIRSPEC", exp_type="NRS_FIXEDSLIT", **cards)
+    with pytest.raises(InputError, match=why):
+        read_standards(model, model_spectra=write_calspec(tmp_path / "c"))
 
 
 def test_a_spectrum_of_an_image_is_refused(tmp_path):
@@ -199,6 +223,26 @@ def test_an_exposure_of_the_external_flat_template_is_coronagraphy(tmp_path):
     models.write_text(f"name,F1550C\nBD60-1753,{FLUX_JY}\n")
     m = read_standards(model, model_fluxes=models, apcorr=GIVEN).measurements
     assert m.bands[0].mode.label == "MIRIMAGE coronagraphy F1550C"
+
+
+def test_images_without_exp_type_go_by_their_filter_and_those_without_filter_are_left_out(tmp_path):
+    models = tmp_path / "m.csv"
+    models.write_text(f"name,F770W\nBD+60 1753,{FLUX_JY}\n")
+    bare, blind = make_image(), make_image(filter=None)
+    bare.meta.exposure.type = None
+    blind.meta.exposure.mid_time = 60001.0
+    m = read_standards([bare, blind], model_fluxes=models, apcorr=GIVEN, ee=EE).measurements
+    assert sorted(m.reason.tolist()) == ["", "no filter"]
+    assert {m.bands[b].mode.label for b in m.band[m.used]} == {"MIRIMAGE imaging F770W"}
+
+
+def test_an_image_of_another_telescope_is_refused(tmp_path):
+    model = make_image()
+    model.meta.telescope = "JWST"
+    model.save(tmp_path / "star_rate.fits")
+    fits.setval(tmp_path / "star_rate.fits", "TELESCOP", value="HST")
+    with pytest.raises(InputError, match=r"JWST in star_rate\.fits, found HST"):
+        read_standards(tmp_path / "star_rate.fits", apcorr=GIVEN)
 
 
 def test_the_guider_and_filters_in_the_pupil_wheel(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -279,14 +280,21 @@ def _group_by_instrument(
     return grouped
 
 
-def _read_header(path: Path) -> dict[str, str]:
+def _read_header(path: Path) -> Mapping[str, str]:
     """Read the keywords of a reference as crds sees them."""
-    from crds import data_file
-
     if not path.is_file():
         raise InputError(f"expected a reference file, found nothing at {path}; check the path")
+    state = path.stat()
+    return _read_known(path, state.st_mtime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=1024)
+def _read_known(path: Path, *_state: int) -> Mapping[str, str]:
+    """Read the keywords of a file once, as long as it stays the same: crds takes long."""
+    from crds import data_file
+
     try:
-        return dict(data_file.get_header(str(path), observatory="jwst"))
+        return MappingProxyType(dict(data_file.get_header(str(path), observatory="jwst")))
     except Exception as error:
         raise InputError(
             f"expected a readable FITS or ASDF reference, found {path}: {error}; "

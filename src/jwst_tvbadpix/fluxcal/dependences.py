@@ -25,7 +25,13 @@ QUANTITIES = {
     "exposure_s": "log10 integration time [s]",
 }
 _LINEAR = frozenset({"well_depth"})
+# What goes up and down with the very measurement that is compared with it.
+_MEASURED = frozenset({"peak", "well_depth"})
 _LEAST_ROWS, _LEAST_VALUES = 6, 3
+# A quantity that varies less than this many times the measurements, relatively, is one value.
+_LEAST_SPREAD = 3.0
+# A subarray whose prior variance the data lessen by a smaller share is not measured.
+_LEAST_TAKEN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,9 @@ def measure_dependences(fit: FluxFit, *, false_share: float = 0.05) -> tuple[Dep
     -----
     Each quantity is added to the fit as one more parameter, with factors, throughput, subarrays,
     stars and visits free as before, so that the error holds what these may take. A quantity that
-    only tells stars apart, as flux does, is judged by the scatter of the stars.
+    only tells stars apart, as flux does, is judged by the scatter of the stars. The brightest pixel
+    and the depth of its well are those that the fitted flux would have: as measured they would
+    depend on the residual, not it on them.
     """
     found = [*_measure_slopes(fit), *_list_levels(fit)]
     named = _control([d.probability for d in found], false_share)
@@ -95,7 +103,7 @@ def _measure_slopes(fit: FluxFit) -> list[Dependence]:
     for group in sorted(set(map(str, rows.group))):
         for name, title in QUANTITIES.items():
             x, mine = _centre(fit, name, rows.group == group)
-            if mine.sum() >= _LEAST_ROWS and len(np.unique(x[mine])) >= _LEAST_VALUES:
+            if _varies(fit, name, x, mine):
                 columns.append(x)
                 labels.append((group, title, int(mine.sum())))
     if not columns:
@@ -121,6 +129,8 @@ def _centre(fit: FluxFit, name: str, mine: np.ndarray) -> tuple[np.ndarray, np.n
     """Quantity less its mean in each unit, 0 where unknown; and where it is known."""
     rows = fit.rows
     value = rows.take(name).astype(np.float64)
+    if name in _MEASURED:
+        value = value * _remove_residual(fit)
     known = mine & np.isfinite(value)
     if name not in _LINEAR:
         known &= value > 0
@@ -131,6 +141,24 @@ def _centre(fit: FluxFit, name: str, mine: np.ndarray) -> tuple[np.ndarray, np.n
     return np.where(known, value - mean[rows.unit], 0.0), known
 
 
+def _remove_residual(fit: FluxFit) -> np.ndarray:
+    """Find what turns the brightest pixel into that of the fitted flux; its sky stays."""
+    peak, sky = (fit.rows.take(name).astype(np.float64) for name in ("peak", "background"))
+    with np.errstate(all="ignore"):
+        share = np.clip(1.0 - sky / peak, 0.0, 1.0)
+    share = np.where(np.isfinite(share), share, 1.0)
+    return 1.0 + share * np.expm1(-fit.residual[fit.rows.index])
+
+
+def _varies(fit: FluxFit, name: str, x: np.ndarray, mine: np.ndarray) -> bool:
+    """Tell whether a quantity has values enough, and far enough apart, to compare with."""
+    if mine.sum() < _LEAST_ROWS or len(np.unique(x[mine])) < _LEAST_VALUES:
+        return False
+    level = np.mean(np.abs(fit.rows.take(name).astype(np.float64)[mine]))
+    relative = x[mine] / level if name in _LINEAR else x[mine] * np.log(10.0)
+    return bool(np.std(relative) >= _LEAST_SPREAD * np.std(fit.residual[fit.rows.index][mine]))
+
+
 def _list_levels(fit: FluxFit) -> list[Dependence]:
     """List subarrays against their priors, and classes against their mean."""
     rows, out = fit.rows, []
@@ -138,8 +166,11 @@ def _list_levels(fit: FluxFit) -> list[Dependence]:
     for s in fit.subarrays:
         value = float(np.log(s.response / s.prior))
         # The posterior is drawn to the prior: what it moved has the variance it took away.
-        taken = (s.prior_error / s.prior) ** 2 - (s.error / s.response) ** 2
-        error = float(np.sqrt(max(taken, 1e-12)))
+        before = (s.prior_error / s.prior) ** 2
+        taken = before - (s.error / s.response) ** 2
+        if taken <= _LEAST_TAKEN * before:
+            continue
+        error = float(np.sqrt(taken))
         n = int(np.sum((rows.group == s.group) & (subarray == s.subarray)))
         chance = float(2 * stats.norm.sf(abs(value) / error))
         out.append(Dependence(s.group, f"subarray {s.subarray}", value, error, n, chance, ""))

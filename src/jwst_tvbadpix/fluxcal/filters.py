@@ -37,6 +37,8 @@ _NIRCAM_PUPILS = {
 _FILTER = re.compile(r"F\d{3,4}[WMNCR0-9]*$")
 # Pivot wavelengths that the name does not tell [um] (JWST user documentation).
 _PIVOTS = {"FND": 13.0, "WLP4": 2.14, "GUIDER1": 2.5, "GUIDER2": 2.5}
+# How the names of their detectors begin.
+_DETECTORS = {"MIRI": "MIR", "NIRCAM": "NRC", "NIRISS": "NIS", "NIRSPEC": "NRS", "FGS": "GUIDER"}
 # Instruments of one detector (of images).
 _ONLY_DETECTOR = {"NIRISS": "NIS", "MIRI": "MIRIMAGE"}
 _KIND_BY_EXP_TYPE = {
@@ -89,13 +91,13 @@ def name_kind(exp_type: str, filter_: str) -> str:
     return kind
 
 
-def check_mode(instrument: str, kind: str) -> str:
-    """Return the kind of a mode, in lower case; refuse instruments and kinds that are none.
+def check_mode(instrument: str, kind: str, detector: str = "") -> str:
+    """Return the kind of a mode, in lower case; refuse instruments, kinds and detectors of none.
 
     Raises
     ------
     InputError
-        One of them is not '' and not one that is known.
+        One of them is not '' and not one that is known, or the detector is of another instrument.
     """
     kind = kind.strip().lower()
     kind = "" if kind in ("n/a", "nan", "none") else kind
@@ -105,6 +107,11 @@ def check_mode(instrument: str, kind: str) -> str:
         raise InputError(
             f"expected an instrument out of {', '.join(_INSTRUMENTS)}, found {instrument!r}; "
             "correct it"
+        )
+    start = _DETECTORS.get(instrument.upper(), "")
+    if detector and not detector.upper().startswith(start):
+        raise InputError(
+            f"expected a detector of {instrument}, found {detector}; correct one of them"
         )
     return kind
 
@@ -140,21 +147,32 @@ def infer_mode(
     filter_, instrument, detector, pupil = (
         "" if value in ("N/A", "NONE", "NAN") else value for value in names
     )
-    kind = check_mode(instrument, kind)
+    kind = check_mode(instrument, kind, detector)
     owner = _OWNERS.get(filter_)
     if owner and instrument not in ("", owner[0]):
         raise InputError(
             f"expected {filter_} with {owner[0]}, which alone has it, found {instrument}; correct "
             "the instrument or the filter"
         )
+    images = ("imaging", "coronagraphy")
+    if (
+        owner
+        and owner[0] == "MIRI"
+        and kind not in ("", "unknown")
+        and (kind in images) != (owner[2] in images)
+    ):
+        raise InputError(
+            f"expected the mode {owner[2]} of {filter_}, found {kind}; correct one of them"
+        )
     if owner:
         instrument, detector, kind = owner[0], detector or owner[1], kind or owner[2]
-    if kind in ("imaging", "coronagraphy", ""):
+        check_mode(instrument, kind, detector)
+    if kind in (*images, ""):
         detector = detector or _ONLY_DETECTOR.get(instrument, "")
         kind = kind or ("imaging" if filter_ and detector else "")
     if not (instrument and detector and kind in KINDS and kind != "unknown"):
         return Mode("N/A", "N/A", "unknown", filter_ or "N/A")
-    if kind in ("imaging", "coronagraphy"):
+    if kind in images:
         filter_, pupil = _complete(instrument, kind, filter_, pupil)
     return Mode(instrument, detector, kind, filter_ or "N/A", pupil or "N/A")
 

@@ -28,6 +28,9 @@ _CANDIDATES = (
 )
 # Epochs that each form needs beyond the first.
 _NEEDS = {"linear": 1, "exponential": 2, "powerlaw": 2}
+# Stars that were each seen once tell of a linear loss from this number on: an odd one among fewer
+# would pass for it. Of steeper forms they tell nothing, for the first or last star alone is one.
+_STARS_FOR_LOSS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,16 @@ def _compare(
     rows: Rows, detector: str, share: str, subarray_err: float, class_err: float
 ) -> list[FormChoice]:
     """Fit all candidates to one detector."""
-    epochs = count_epochs(rows.days)
+    star, epochs = rows.take("star").astype(str), count_epochs(rows.days)
+    # Looks at a star that had been seen before; an undated one is none.
+    seen = [count_epochs(rows.days[star == name]) for name in np.unique(star)]
+    looks = min(sum(max(n - 1, 0) for n in seen), max(epochs - 1, 0))
+    many = np.count_nonzero(seen) >= _STARS_FOR_LOSS and epochs > 1
     kinds = {u.band.mode.kind for u in rows.units}
     candidates = [
         c
         for c in _CANDIDATES
-        if sum(_NEEDS[f] for f in c) < max(epochs, 1)
+        if (sum(_NEEDS[f] for f in c) <= looks or (c == ("linear",) and many))
         and all(any(allow_form(k, f) for k in kinds) for f in c)
     ]
     if len(candidates) == 1:

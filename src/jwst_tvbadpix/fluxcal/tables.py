@@ -54,6 +54,8 @@ _NEEDED = ("name", "filter", "rate", "rate_err", "apcorr", "pixarea_sr")
 _APCORR_RANGE = (0.98, 1.2)
 # Corrections of one filter that differ by more are of two apertures (relative).
 APCORR_TOLERANCE = 0.02
+# Areas of the pixels of JWST's imagers, and of mosaics of them, lie well within these [sr].
+_AREA_RANGE = (1e-15, 1e-11)
 # A factor this far from PHOTMJSR is of other units, not of another star.
 _UNIT_FACTOR = 30.0
 
@@ -128,7 +130,8 @@ def measure_table(
     stars = [find_star(given) for given in table["name"].tolist()]
     star = np.array([s.name for s in stars], dtype=str)
     modes = _find_modes(table, instrument, detector, kind)
-    pivot = _find_pivots(table, pivots or {}, name).tolist()
+    reason = _refuse_rows(table)
+    pivot = _find_pivots(table, pivots or {}, reason == "").tolist()
     per_row = [Band(mode, wave) for mode, wave in zip(modes, pivot, strict=True)]
     bands = tuple(sorted(set(per_row)))
     place = {band: index for index, band in enumerate(bands)}
@@ -140,7 +143,6 @@ def measure_table(
     with np.errstate(all="ignore"):
         factor = 1e-6 * flux / (rate * table["apcorr"] * table["pixarea_sr"])
         sigma = err / rate
-    reason = np.array(_text(table, "reason", n), dtype=object)
     _exclude_rows(reason, table, flux, saturation)
     _exclude_apertures(reason, table, band)
     mjd, subarray = table["mjd"], _text(table, "subarray", n, "FULL")
@@ -213,8 +215,10 @@ def _rename(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
         else:
             table[key] = _to_numbers(values, key, name)
     table.setdefault("mjd", blank(n))
-    check_dates(table["mjd"], name)
     table.setdefault("exposure", np.full(n, "", dtype=str))
+    for exposure in (None,) if name else np.unique(table["exposure"]).tolist():
+        rows = slice(None) if exposure is None else table["exposure"] == exposure
+        check_dates(table["mjd"][rows], exposure or name)
     if "exposure_s" not in table:
         both = "tgroup_s" in table and "ngroups" in table
         table["exposure_s"] = table["tgroup_s"] * table["ngroups"] if both else blank(n)
@@ -271,19 +275,33 @@ def _find_modes(table: Mapping[str, Any], instrument: str, detector: str, kind: 
     return modes
 
 
-def _find_pivots(table: Mapping[str, Any], pivots: Mapping[str, float], name: str) -> np.ndarray:
-    """Find the pivot wavelength of each row [um]: given, else what the filter's name says."""
+def _refuse_rows(table: Mapping[str, Any]) -> np.ndarray:
+    """Say which rows are of nothing: as the table says, or without a star or a filter."""
+    reason = np.array(_text(table, "reason", len(table["name"])), dtype=object)
+    exclude(reason, table["name"] == "", "no name of the star")
+    exclude(reason, table["filter"] == "", "no filter")
+    return reason
+
+
+def _find_pivots(
+    table: Mapping[str, Any], pivots: Mapping[str, float], good: np.ndarray
+) -> np.ndarray:
+    """Find the pivot wavelength of each row [um]: given, else what the filter's name says.
+
+    It is 0 of rows that are out and have none.
+    """
     said = table.get("pivot_um", blank(len(table["name"])))
     known = {f: pivots.get(f) or read_pivot(f) for f in np.unique(table["filter"]).tolist()}
     named = np.array([known[f] or np.nan for f in table["filter"].tolist()], float)
     found = np.where(np.isfinite(said), said, named)
     lost = ~(np.isfinite(found) & (found > 0))
-    if lost.any():
+    if (lost & good).any():
         raise InputError(
-            f"expected a pivot wavelength for the filters of {name}, found none for "
-            f"{', '.join(np.unique(table['filter'][lost]).tolist())}; add a column pivot_um"
+            "expected a pivot wavelength of every filter, found none for "
+            f"{', '.join(np.unique(table['filter'][lost & good]).tolist())}; add a column "
+            "pivot_um, or give bandpasses"
         )
-    return found
+    return np.where(lost, 0.0, found)
 
 
 def _find_fluxes(
@@ -324,6 +342,12 @@ def _exclude_rows(
     exclude(reason, rate <= 0, "rate is not positive")
     exclude(reason, err <= 0, "error of the rate is not positive")
     exclude(reason, rate < MIN_SNR * err, f"rate below {MIN_SNR:g} sigma")
+    areas = table["pixarea_sr"]
+    area = np.median(areas[areas > 0]) if (areas > 0).any() else 0.0
+    if area and not _AREA_RANGE[0] < area < _AREA_RANGE[1]:
+        raise InputError(
+            f"expected areas of pixels in sr, 1e-13 or so, found {area:.3g}; give their unit"
+        )
     for key in ("apcorr", "pixarea_sr"):
         exclude(reason, ~(np.isfinite(table[key]) & (table[key] > 0)), f"{key} is not positive")
     names = np.array(

@@ -75,7 +75,7 @@ def plot_throughput(fit: FluxFit, ax: "Axes | None" = None) -> "Axes":
         ylabel=f"throughput relative to t0, moved by {_STEP:g}",
         title=f"{len(rows.index)} measurements, {len(chosen)} of {_count_modes(fit)} modes",
     )
-    ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
 
 
@@ -146,6 +146,7 @@ def plot_dependence(fit: FluxFit, found: Dependence, ax: "Axes | None" = None) -
         f"{found.verdict} (n = {found.n_rows})",
     )
     ax.title.set_fontsize(7)
+    ax.locator_params(axis="x", nbins=5)
     return ax
 
 
@@ -161,6 +162,8 @@ def plot_dependences(fit: FluxFit, dependences: Sequence[Dependence]) -> "Figure
         plot_dependence(fit, found, ax)
     for ax in axes[len(chosen) :]:
         ax.remove()
+    if not chosen:
+        figure.suptitle("no quantity varies enough to compare with")
     return figure
 
 

@@ -88,8 +88,21 @@ class Columns:
         known = {key.lower(): key for key in self.values}
         return next((known[name] for name in names if name in known), None)
 
-    def convert(self, key: str, unit: str) -> np.ndarray:
+    def convert(
+        self, key: str, unit: str, *, power: int = 1, like: str | None = None
+    ) -> np.ndarray:
         """Take a column of numbers in a unit, which is taken for granted where it has none.
+
+        Parameters
+        ----------
+        key : str
+            The column.
+        unit : str
+            What it is wanted in.
+        power : int
+            Of the unit, in the column and in what is wanted: 2 for a variance.
+        like : str, optional
+            Column whose unit it has, in this power, where it has none of its own.
 
         Raises
         ------
@@ -99,7 +112,11 @@ class Columns:
         said = self.units[key]
         try:
             values = np.asarray(self.values[key], np.float64)
-            return values * u.Unit(said).to(u.Unit(unit)) if said else values
+            if said.upper() == "MJD":
+                return values
+            if not said and like and self.units[like]:
+                return values * u.Unit(self.units[like]).to(u.Unit(unit)) ** power
+            return values * u.Unit(said).to(u.Unit(unit) ** power) if said else values
         except (ValueError, TypeError, u.UnitConversionError) as error:
             raise InputError(
                 f"expected numbers in {unit} in the column {key} of {self.name}, found the unit "

@@ -110,8 +110,14 @@ def read_image(model: Any, item: Item) -> StarImage:
         "background": get(model, "meta.observation.bkgdtarg"),
     }
     cards = {key: str(value if value is not None else "N/A") for key, value in cards.items()}
-    cards.update({key: str(v) for key, v in item.said.items() if key in ("instrument", "detector")})
-    cards["kind"] = str(item.said.get("mode") or name_kind(cards["exp_type"], cards["FILTER"]))
+    for key in ("instrument", "detector"):
+        if cards[key] == "N/A":
+            cards[key] = str(item.said.get(key) or "N/A")
+    cards["kind"] = name_kind(cards["exp_type"], cards["FILTER"])
+    if cards["kind"] == "unknown":
+        # Without EXP_TYPE the filter may tell.
+        none = "" if cards["exp_type"] == "N/A" else "unknown"
+        cards["kind"] = str(item.said.get("mode") or none)
     position, area = _locate(model, item.name)
     ratio = get(model, "meta.resample.pixel_scale_ratio")
     return StarImage(
@@ -282,6 +288,8 @@ def _refuse(cards: Mapping[str, str]) -> str:
     said = cards["background"]
     if said == "True" or (said != "False" and read_name(cards["target"]) == "background"):
         return "the target is a background"
+    if "N/A" == cards["FILTER"] == cards["PUPIL"] and cards["instrument"].upper() != "FGS":
+        return "no filter"
     if cards["kind"] in ("imaging", "coronagraphy") or cards["exp_type"] == "N/A":
         return ""
     return f"EXP_TYPE {cards['exp_type']} is no image of the sky"

@@ -20,6 +20,7 @@ __all__ = ["Models", "find_models", "read_bandpass", "read_fluxes", "read_spectr
 log = logging.getLogger(__name__)
 
 _SUFFIXES = (".fits", ".ecsv", ".csv", ".dat", ".txt")
+_FILTER = re.compile(r"F\d{3,4}(?:W2|[WMNC]R?)|FND")
 
 
 def read_fluxes(path: Path) -> dict[str, dict[str, float]]:
@@ -48,7 +49,11 @@ def read_fluxes(path: Path) -> dict[str, dict[str, float]]:
             f"expected a column name and one for each filter in {path}, found "
             f"{', '.join(table.values)}; add them"
         )
-    filters = [c for c in table.values if c != key and table.values[c].dtype.kind in "fiu"]
+    filters = [
+        c
+        for c in table.values
+        if c != key and (table.values[c].dtype.kind in "fiu" or _FILTER.fullmatch(c.upper()))
+    ]
     fluxes: dict[str, dict[str, float]] = {}
     columns = {f.upper(): table.convert(f, "Jy") for f in filters}
     for row, name in enumerate(str(value).strip() for value in table.values[key]):
@@ -249,9 +254,7 @@ def find_models(
     passes: dict[str, Path] = {}
     if bandpasses is not None:
         for path in sorted(_list(bandpasses, "bandpasses")):
-            name = re.search(
-                r"(?<![A-Z0-9])(F\d{3,4}(?:W2|[WMNC]R?)|FND)(?![A-Z0-9])", path.stem.upper()
-            )
+            name = re.search(rf"(?<![A-Z0-9])({_FILTER.pattern})(?![A-Z0-9])", path.stem.upper())
             passes[name[1] if name else path.stem.upper()] = path
     return Models(table, found, passes, used)
 

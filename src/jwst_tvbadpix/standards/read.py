@@ -16,6 +16,7 @@ from ..files import compute_sha256
 from ..fluxcal.aliases import find_star
 from ..fluxcal.gather import join_measurements, require_used
 from ..fluxcal.measurements import Measurements
+from ..fluxcal.modes import Mode
 from ..fluxcal.spectra import StarSpectrum, measure_spectra
 from ..fluxcal.tables import COLUMNS, measure_table
 from .apertures import read_apcorr
@@ -30,6 +31,23 @@ from .x1d import read_x1d
 __all__ = ["Standards", "read_standards"]
 
 log = logging.getLogger(__name__)
+
+# Units of the columns of photometry.
+_UNITS = {
+    "rate": "DN/s",
+    "rate_err": "DN/s",
+    "pixarea_sr": "sr",
+    "model_flux_jy": "Jy",
+    "mjd": "d",
+    "pivot_um": "um",
+    "exposure_s": "s",
+    "tgroup_s": "s",
+}
+# Factors beyond these are of other units than said: of images [MJy/sr / (DN/s)], of spectra
+# [MJy / (DN/s)]. In flight they are 0.05 to 30 (without neutral density), and 1e-13 to 1e-10.
+_FACTORS = {"images": (1e-3, 1e2), "spectra": (1e-16, 1e-8)}
+_IMAGES = ("imaging", "coronagraphy")
+_COPY = "duplicate of row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +153,11 @@ class _Reader:
         self.files[used.sha256] = used
 
     def _add_table(self, table: Columns, item: Item) -> None:
+        header = {key.lower(): value for key, value in table.header.items()}
+        key = table.find("telescop", "telescope")
+        said = [] if key is None else np.unique(table.values[key]).tolist()
+        for telescope in (header.get("telescop"), header.get("telescope"), *said):
+            _require_jwst(telescope, item.name)
         if table.find("wave", "wavelength"):
             self.spectra.append(read_table_spectrum(table, item, self.models, item.said))
         else:
@@ -151,6 +174,7 @@ class _Reader:
             self.areas.setdefault(detector, []).append(float(area_sr[row]))
 
     def _add_model(self, model: Any, item: Item) -> None:
+        _require_jwst(get(model, "meta.telescope"), item.name)
         if model.hasattr("spec"):
             self.spectra += read_x1d(model, item, self.models, self.photoms)
             return
@@ -177,6 +201,7 @@ class _Reader:
             raise InputError("expected observations of standard stars, found no input; give some")
         measurements = require_used(join_measurements(parts))
         _log(measurements)
+        _require_units(measurements)
         files = {
             *self.files.values(),
             *self.models.used.values(),
@@ -214,12 +239,43 @@ def _is_table(path: Path) -> bool:
         return False
     try:
         with open_fits(path) as hdus:
-            return "DATAMODL" not in hdus[0].header and "SCI" not in hdus
+            telescope = hdus[0].header.get("TELESCOP")
+            table = "DATAMODL" not in hdus[0].header and "SCI" not in hdus
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
         raise InputError(
             f"expected an image, a spectrum or a table, found {path}: {error}; check the path and "
             "the download"
         ) from error
+    _require_jwst(telescope, path.name)
+    return table
+
+
+def _require_jwst(telescope: Any, name: str) -> None:
+    """Refuse observations of another telescope; without a name it is JWST."""
+    if telescope and str(telescope).strip().upper() != "JWST":
+        raise InputError(
+            f"expected observations of JWST in {name}, found {telescope}; leave the file out"
+        )
+
+
+def _require_units(m: Measurements) -> None:
+    """Refuse modes whose factors are of other units than said; neutral density is left aside."""
+    dimmed = np.char.startswith(m.subarray.astype(str), "SUBND")
+    rows: dict[Mode, list[int]] = {}
+    for row in np.flatnonzero(m.used & ~dimmed).tolist():
+        rows.setdefault(m.bands[m.band[row]].mode, []).append(row)
+    for mode, mine in rows.items():
+        if mode.kind in ("mrs", "unknown") or mode.filter == "FND":
+            continue
+        what = "images" if mode.kind in _IMAGES else "spectra"
+        (low, high), found = _FACTORS[what], float(np.median(m.factor[mine]))
+        if not low <= found <= high:
+            unit = "MJy/sr / (DN/s)" if what == "images" else "MJy / (DN/s)"
+            raise InputError(
+                f"expected factors of {mode.label} between {low:g} and {high:g} {unit}, found "
+                f"{found:.3g}: rates, pixel areas or models are in other units than said; give "
+                "the units of their columns"
+            )
 
 
 @contextmanager
@@ -274,15 +330,11 @@ def _measure_photometry(
 ) -> Measurements:
     """Measure a table of photometry."""
     columns = dict(table.values)
-    for ours, unit in (
-        ("rate", "DN/s"),
-        ("rate_err", "DN/s"),
-        ("pixarea_sr", "sr"),
-        ("model_flux_jy", "Jy"),
-    ):
+    rate = table.find("rate", *COLUMNS["rate"])
+    for ours, unit in _UNITS.items():
         key = table.find(ours, *COLUMNS[ours])
         if key is not None:
-            columns[key] = table.convert(key, unit)
+            columns[key] = table.convert(key, unit, like=rate if ours == "rate_err" else None)
     filters = _find_filters(columns, table)
     stars = _find_names(columns, table)
     fluxes = {s: {f: models.get_flux(s, f) for f in filters} for s in stars}
@@ -320,5 +372,8 @@ def _log(measurements: Measurements) -> None:
         m.used.sum(),
     )
     reasons, counts = np.unique(m.reason[~m.used], return_counts=True)
-    for reason, count in zip(reasons.tolist(), counts.tolist(), strict=True):
+    copies = np.char.startswith(reasons.astype(str), _COPY)
+    if copies.any():
+        log.warning("%d measurements are left out: duplicates of others", counts[copies].sum())
+    for reason, count in zip(reasons[~copies].tolist(), counts[~copies].tolist(), strict=True):
         log.warning("%d measurements are left out: %s", count, reason)

@@ -14,7 +14,7 @@ from ..fluxcal.spectra import StarSpectrum, smooth_model
 from .files import Columns, Item
 from .models import Models
 
-__all__ = ["read_table_spectrum"]
+__all__ = ["read_table_spectrum", "require_elements", "sample_model"]
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,31 @@ def name_mode(said: Mapping[str, Any], header: Mapping[str, Any]) -> Mode:
         return str(said.get(key) or header.get(cards.get(key, key.upper())) or "").strip()
 
     instrument, detector = find("instrument").upper(), find("detector").upper()
-    kind = check_mode(instrument, find("mode"))
+    kind = check_mode(instrument, find("mode"), detector)
     if instrument == "MIRI" and kind == "lrs":
         detector = detector or "MIRIMAGE"
     if not (instrument and detector and kind):
         return _UNKNOWN
     filter_ = find("filter").upper() or ("P750L" if kind == "lrs" else "N/A")
     others = {key: find(key).upper() or "N/A" for key in ("pupil", "grating", "slit", "band")}
-    if instrument == "NIRSPEC" and "N/A" in (filter_, others["grating"]):
+    require_elements(instrument, filter_, others["grating"])
+    return Mode(instrument, detector, kind, filter_, **others, order=int(find("order") or 0))
+
+
+def require_elements(instrument: str, filter_: str, grating: str) -> None:
+    """Refuse a spectrum of NIRSpec without filter or grating ('N/A').
+
+    Raises
+    ------
+    InputError
+        One of them is absent: each pair has a conversion of its own.
+    """
+    if instrument == "NIRSPEC" and "N/A" in (filter_, grating):
         raise InputError(
             f"expected filter and grating of a NIRSpec spectrum, found {filter_} and "
-            f"{others['grating']}: each pair has a conversion of its own; say them in the "
+            f"{grating}: each pair has a conversion of its own; say them in the "
             "association's members, in the header or as parameters"
         )
-    return Mode(instrument, detector, kind, filter_, **others, order=int(find("order") or 0))
 
 
 def name_star(
@@ -104,7 +115,7 @@ def read_table_spectrum(
         )
     given, star = name_star(said, table.header, table.name)
     wave, rate = table.convert(wave_key, "um"), table.convert(data_key, "DN/s")
-    err = _read_error(table)
+    err = _read_error(table, data_key)
     wave, order = np.unique(wave[np.isfinite(wave)], return_index=True)
     order = np.flatnonzero(np.isfinite(table.convert(wave_key, "um")))[order]
     if len(order) < len(rate):
@@ -155,17 +166,21 @@ def sample_model(models: Models, star: str, given: str, wave: np.ndarray) -> tup
     return smooth_model(spectrum.wave, spectrum.flux_jy, wave), ""
 
 
-def _read_error(table: Columns) -> np.ndarray:
-    """Read the error of each pixel: from its variance, its inverse, or as it is."""
-    for names, convert in (
-        (("var", "variance"), np.sqrt),
-        (("data_ivar", "ivar"), lambda values: 1 / np.sqrt(values)),
-        (("err", "error", "data_err"), np.asarray),
+def _read_error(table: Columns, data_key: str) -> np.ndarray:
+    """Read the error of each pixel [DN/s]: from its variance, its inverse, or as it is.
+
+    Without a unit of its own it goes with that of the data.
+    """
+    for names, power in (
+        (("var", "variance"), 2),
+        (("data_ivar", "ivar"), -2),
+        (("err", "error", "data_err"), 1),
     ):
         key = table.find(*names)
         if key is not None:
+            values = table.convert(key, "DN/s", power=power, like=data_key)
             with np.errstate(all="ignore"):
-                error: np.ndarray = convert(np.asarray(table.values[key], np.float64))
+                error: np.ndarray = values ** (1 / power)
             return error
     raise InputError(
         f"expected a column var, data_ivar or err in {table.name}, found "

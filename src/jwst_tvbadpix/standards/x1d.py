@@ -8,7 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..fluxcal.aliases import find_star
-from ..fluxcal.filters import name_kind
+from ..fluxcal.filters import check_mode, name_kind
 from ..fluxcal.modes import Mode
 from ..fluxcal.spectra import StarSpectrum
 from ..programmes.targets import read_name
@@ -17,7 +17,7 @@ from .files import Item
 from .keywords import find_mid_mjd, find_target, get
 from .models import Models
 from .photom import PhotomFiles
-from .spectra import sample_model
+from .spectra import require_elements, sample_model
 
 __all__ = ["read_x1d"]
 
@@ -101,19 +101,31 @@ def _choose(model: Any) -> list[Any]:
 
 def _name_mode(model: Any, spec: Any, item: Item) -> Mode:
     """Name the mode of a spectrum."""
+    said = {"name": item.said.get("instrument"), **item.said}
     cards = {
-        key: str(get(model, f"meta.instrument.{key}") or "N/A")
+        key: str(get(model, f"meta.instrument.{key}") or said.get(key) or "N/A").upper()
         for key in ("name", "detector", "filter", "pupil", "grating", "band", "channel")
     }
     exp_type = str(get(model, "meta.exposure.type") or "")
-    kind = str(item.said.get("mode") or name_kind(exp_type, cards["filter"]))
-    if kind in ("unknown", "imaging", "coronagraphy"):
+    kind = name_kind(exp_type, cards["filter"])
+    kind = check_mode("", str(item.said.get("mode") or "")) if kind == "unknown" else kind
+    if kind in ("", "unknown", "imaging", "coronagraphy"):
         raise InputError(
             f"expected a spectroscopic EXP_TYPE in {item.name}, found {exp_type!r}; correct it"
         )
     detector = cards["detector"]
     if kind == "mrs" and not detector.startswith("MIRIFU"):
         detector = {"1": "MIRIFUSHORT", "2": "MIRIFUSHORT"}.get(cards["channel"][:1], "MIRIFULONG")
+    if kind == "lrs":
+        # There is one detector, and one disperser.
+        cards["name"], detector, cards["filter"] = "MIRI", "MIRIMAGE", "P750L"
+    if "N/A" in (cards["name"], detector):
+        raise InputError(
+            f"expected INSTRUME and DETECTOR in {item.name}, found {cards['name']} and {detector}; "
+            "say them in the association's members or as parameters"
+        )
+    check_mode(cards["name"], kind, detector)
+    require_elements(cards["name"], cards["filter"], cards["grating"])
     slit = str(get(spec, "name") or get(model, "meta.instrument.fixed_slit") or "N/A")
     return Mode(
         instrument=cards["name"],

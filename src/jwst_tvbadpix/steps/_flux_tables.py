@@ -17,6 +17,7 @@ from ..fluxcal import (
     Repeatability,
     StarResult,
 )
+from ._flux_columns import describe_columns
 
 __all__ = ["compare_recipe", "tabulate_all"]
 
@@ -44,7 +45,7 @@ def tabulate_all(
     dict of str to Table
         Ending of the file's name -> table.
     """
-    return {
+    tables = {
         "stars": _tabulate_stars(fit.stars),
         "modes": _tabulate_modes(fit, repeatability),
         "visits": _tabulate_visits(fit),
@@ -52,6 +53,7 @@ def tabulate_all(
         "dependences": _tabulate(Dependence, dependences),
         "ratios": _tabulate_ratios(ratios),
     }
+    return {kind: describe_columns(kind, table) for kind, table in tables.items()}
 
 
 def compare_recipe(fit: FluxFit, recipe: RecipeFit) -> Table:
@@ -88,7 +90,7 @@ def compare_recipe(fit: FluxFit, recipe: RecipeFit) -> Table:
     table = Table(rows=rows, names=names)
     for name in ("recipe", "recipe_err", "joint", "joint_err"):
         table[name].unit = _UNITS["brightness"]
-    return table
+    return describe_columns("recipe", table)
 
 
 def _tabulate(kind: type, results: Sequence[Any], columns: Sequence[str] = ()) -> Table:

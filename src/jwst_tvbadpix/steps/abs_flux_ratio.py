@@ -19,6 +19,7 @@ from ..fluxcal import (
     measure_dependences,
     measure_repeatability,
 )
+from ..fluxcal.gather import check_dates
 from ..refmodels import check_useafter
 from ..refmodels.absflux import build_absflux_model
 from ..refmodels.photom import read_template
@@ -106,6 +107,7 @@ class AbsFluxRatio(TvBadPixStep):
             Nothing can be measured or fitted; the message says what is lacking.
         """
         check_useafter(self.first_useafter)
+        check_dates(np.array([self.t0_mjd or np.nan]), "t0_mjd")
         templates = [read_template(self.make_input_path(path)) for path in self.template_photom]
         standards = self._read(inputs)
         name = self.make_product_name(inputs)
