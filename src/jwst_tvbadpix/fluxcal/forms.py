@@ -1,6 +1,7 @@
 """Which forms the throughput of each detector has: given, or by an information criterion."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from .effects import make_effects
 from .model import count_epochs, make_layout, make_problem, take_rows
 from .rows import Rows
 from .solver import Problem, solve
-from .timeforms import allow_form, parse_form
+from .timeforms import FORMS, allow_form, parse_form
 
 __all__ = ["FormChoice", "choose_forms"]
 
@@ -89,9 +90,16 @@ def choose_forms(
         choices += found
         log.info("%s: throughput %s", detector, " x ".join(forms[detector]) or "constant")
     if any("linear" in f for f in forms.values()):
-        # The telescope's loss is every detector's.
-        forms = {d: ("linear", *(x for x in f if x != "linear")) for d, f in forms.items()}
+        # The telescope's loss is every detector's that has a table for it.
+        forms = {d: _list_allowed(rows, d, {"linear", *f}) for d, f in forms.items()}
     return forms, tuple(choices)
+
+
+def _list_allowed(rows: Rows, detector: str, among: Collection[str]) -> tuple[str, ...]:
+    """List the forms for which photom has a table in some mode of a detector."""
+    units = np.unique(rows.unit[rows.detector == detector])
+    kinds = {rows.units[k].band.mode.kind for k in units}
+    return tuple(f for f in FORMS if f in among and any(allow_form(k, f) for k in kinds))
 
 
 def _give_forms(
@@ -100,7 +108,14 @@ def _give_forms(
     forms = {}
     for detector in detectors:
         epochs = count_epochs(rows.days[rows.detector == detector])
-        forms[detector] = asked if epochs > sum(_NEEDS[f] for f in asked) else ()
+        mine = _list_allowed(rows, detector, asked)
+        if asked and not mine:
+            # The MRS has tables of power laws alone.
+            mine = _list_allowed(rows, detector, FORMS)[:1]
+        forms[detector] = mine if epochs > sum(_NEEDS[f] for f in mine) else ()
+        if forms[detector] != asked:
+            found = " x ".join(forms[detector]) or "constant"
+            log.info("%s: throughput %s, not %s", detector, found, " x ".join(asked))
     if asked and not any(forms.values()):
         epochs = max(count_epochs(rows.days[rows.detector == d]) for d in detectors)
         raise EvidenceError(
@@ -108,7 +123,7 @@ def _give_forms(
             f"{'+'.join(asked)}, found {epochs}; ask for time_form 'none' or give more visits"
         )
     if "linear" in asked:
-        forms = {d: f or ("linear",) for d, f in forms.items()}
+        forms = {d: f or _list_allowed(rows, d, ("linear",)) for d, f in forms.items()}
     return forms
 
 

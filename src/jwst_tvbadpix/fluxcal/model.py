@@ -189,7 +189,16 @@ def _make_time(rows: Rows, forms: Mapping[str, tuple[str, ...]], share: str) -> 
         tuple(f for f in forms.get(d, ()) if allow_form(u.band.mode.kind, f))
         for u, d in zip(rows.units, detector, strict=True)
     ]
-    return make_time_model(detector, wave, each, share=share, t0_mjd=rows.t0_mjd, well_seen=seen)
+    known = rows.days[np.isfinite(rows.days)]
+    return make_time_model(
+        detector,
+        wave,
+        each,
+        share=share,
+        t0_mjd=rows.t0_mjd,
+        well_seen=seen,
+        first_day=float(known.min()) if len(known) else 0.0,
+    )
 
 
 def _find_jitters(rows: Rows) -> tuple[np.ndarray, tuple[str, ...]]:

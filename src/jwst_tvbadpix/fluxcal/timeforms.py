@@ -209,6 +209,7 @@ def make_time_model(
     share: str,
     t0_mjd: float,
     well_seen: np.ndarray,
+    first_day: float = 0.0,
 ) -> TimeModel:
     """Lay out the parameters of f(t).
 
@@ -227,6 +228,9 @@ def make_time_model(
     t0_mjd : float
     well_seen : ndarray
         Units seen at enough dates to carry a knot of the curve, (n_units,) bool.
+    first_day : float
+        First date since t0 [day]; where it is negative, tsoft is at least as long, because a power
+        law has no value before t0 - tsoft.
 
     Returns
     -------
@@ -252,7 +256,7 @@ def make_time_model(
             units = np.flatnonzero(has[form] & (groups == name))
             _add_curve(p, curve, name, units, wave, share, well_seen)
             _add_scale(p, scale, name, units, wave, share)
-    return _assemble(p, len(forms), t0_mjd, has)
+    return _assemble(p, len(forms), t0_mjd, has, max(0.0, -first_day))
 
 
 def _add_loss(p: _Parameters, units: np.ndarray, share: str) -> None:
@@ -322,7 +326,7 @@ def _add_scale(
 
 
 def _assemble(
-    p: _Parameters, n_units: int, t0_mjd: float, has: Mapping[str, np.ndarray]
+    p: _Parameters, n_units: int, t0_mjd: float, has: Mapping[str, np.ndarray], earlier: float
 ) -> TimeModel:
     n = len(p.names)
     maps = {}
@@ -330,11 +334,14 @@ def _assemble(
         rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
         maps[name] = sparse.csr_matrix((values, (rows, columns)), (n_units, n), dtype=float)
     mean, sigma = np.array([_PRIORS[k] for k in p.kinds]).reshape(-1, 2).T
+    bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
+    soft = np.array([k == "ln_tsoft" for k in p.kinds], bool)
+    mean[soft] = np.log(np.exp(mean[soft]) + earlier)
+    bounds[soft, 0] = np.log(np.exp(bounds[soft, 0]) + earlier)
     prior = sparse.lil_matrix((n + len(p.smooth), n))
     prior.setdiag(1.0 / sigma)
     for k, (knots, weights) in enumerate(p.smooth):
         prior[n + k, knots] = weights
-    bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
     # At no alpha tsoft has no derivative.
     first = {"alpha": -0.03}
     start = np.array([first.get(k, m) for k, m in zip(p.kinds, mean, strict=True)])
