@@ -377,7 +377,7 @@ def test_derivatives_of_the_throughput_are_exact(seed):
         numeric = (up - down) / 2e-6
         np.testing.assert_allclose(jacobian[:, [k]].toarray().ravel(), numeric, atol=1e-7)
     for u in range(3):
-        f = model.make_throughput(at, u)
+        f = model.make_throughputs(at)[u]
         mine = unit == u
         np.testing.assert_allclose(value[mine], np.log(f.evaluate(T0 + days[mine])), atol=1e-12)
 

@@ -168,7 +168,7 @@ def _make_fit(
         rows.units,
         factor,
         factor * unit_error,
-        tuple(problem.time.make_throughput(parameters[n_linear:], k) for k in range(n_units)),
+        problem.time.make_throughputs(parameters[n_linear:]),
         rows.t0_mjd,
         float(known.min()) if len(known) else np.nan,
         float(known.max()) if len(known) else np.nan,
@@ -210,18 +210,21 @@ def _split_error(
     parts = {
         name: np.zeros(n_units) for name in ("noise", "jitter", *sorted(set(map(str, labels))))
     }
+    noise = solution.jacobian.T @ sparse.diags(precision * formal) @ solution.jacobian
     for begin in range(0, n_units, 256):
         block = np.arange(begin, min(begin + 256, n_units))
         unit = np.zeros((solution.jacobian.shape[1], len(block)))
         unit[block, np.arange(len(block))] = 1.0
         image = inverse(unit)
-        rows = (solution.jacobian @ image) ** 2 * precision[:, None]
-        parts["noise"][block] = formal @ rows
-        parts["jitter"][block] = (1.0 - formal) @ rows
+        parts["noise"][block] = np.sum(image * (noise @ image), axis=0)
+        # What is left of the whole, which is the diagonal of the inverse.
+        left = image[block, np.arange(len(block))] - parts["noise"][block]
         priors = (matrix @ image) ** 2
         for name in set(map(str, labels)):
             parts[name][block] = priors[labels == name].sum(axis=0)
-    return {name: np.sqrt(value) for name, value in parts.items()}
+            left -= parts[name][block]
+        parts["jitter"][block] = left
+    return {name: np.sqrt(np.maximum(value, 0.0)) for name, value in parts.items()}
 
 
 def _add_systematics(

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import EvidenceError
 from .effects import make_effects
 from .model import count_epochs, make_layout, make_problem, take_rows
+from .profile import fit_throughput, profile_linear
 from .rows import Rows
 from .solver import Problem, solve
 from .timeforms import FORMS, allow_form, parse_form
@@ -29,6 +30,8 @@ _CANDIDATES = (
 )
 # Epochs that each form needs beyond the first.
 _NEEDS = {"linear": 1, "exponential": 2, "powerlaw": 2}
+# Sigma to which the fits that are compared are carried.
+_ROUGH = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,20 +152,16 @@ def _compare(
 
     fair = [c for c in candidates if len(c) < 3] or candidates
     rich = max(fair, key=lambda c: ("exponential" in c, "linear" in c, len(c)))
-    first = solve(make(rich))
+    first = solve(make(rich), tolerance=_ROUGH)
     n_linear, n_effects = layout.linear.shape[1], len(effects.family)
+    linear = profile_linear(make(rich), first.widths)
     found = []
     for forms in candidates:
         problem = make(forms)
-        # Levels and effects are those of the richest, nearly.
-        parts = [first.values[:n_linear], problem.time.start, first.values[-n_effects:]]
-        start = first.values if forms == rich else np.concatenate(parts)
-        try:
-            solution = solve(problem, widths=first.widths, hold=True, start=start, tolerance=0.2)
-        except EvidenceError:
-            # A power law has no value before t0 - tsoft.
-            continue
+        start = first.values[n_linear:-n_effects] if forms == rich else problem.time.start
+        objective = fit_throughput(problem, linear, start=start, tolerance=_ROUGH)
         count = len(problem.time.names)
-        found.append((forms, count, solution.objective + count * np.log(len(rows.unit))))
+        if np.isfinite(objective):
+            found.append((forms, count, objective + count * np.log(len(rows.unit))))
     best = min(f[2] for f in found)
     return [FormChoice(detector, f, n, float(b - best), bool(b == best)) for f, n, b in found]

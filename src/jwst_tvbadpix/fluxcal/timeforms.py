@@ -135,9 +135,16 @@ class TimeModel:
                 jacobian = jacobian + _scale_rows(maps[name], slope)
         return np.where(np.isnan(total), -np.inf, total), jacobian
 
-    def make_throughput(self, parameters: np.ndarray, unit: int) -> Throughput:
-        """Make the throughput of a unit, 1 at t0."""
-        value = {name: float((m[[unit]] @ parameters)[0]) for name, m in self.maps.items()}
+    def make_throughputs(self, parameters: np.ndarray) -> tuple[Throughput, ...]:
+        """Make the throughput of each unit, 1 at t0."""
+        values = {name: m @ parameters for name, m in self.maps.items()}
+        n = len(next(iter(self.has.values())))
+        return tuple(
+            self._make_throughput({name: float(v[k]) for name, v in values.items()}, k)
+            for k in range(n)
+        )
+
+    def _make_throughput(self, value: Mapping[str, float], unit: int) -> Throughput:
         has = {form: bool(h[unit]) for form, h in self.has.items()}
         settings: dict[str, float] = {}
         if has["linear"]:
