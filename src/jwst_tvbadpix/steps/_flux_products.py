@@ -18,7 +18,7 @@ from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors,
 from ..standards import Standards
 from ._flux_rows import choose_rows, settle_mrs, split_epochs
 
-__all__ = ["build_references", "describe_run"]
+__all__ = ["build_references", "describe_run", "quieten"]
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def _build(
     models = []
     built = build_photom_models(rows, header, templates=templates, wavelengths=wavelengths)
     for key, model in built.items():
-        with _quieten("jwst.photom", "stpipe.step"):
+        with quieten("jwst.photom", "stpipe.step"):
             closure = check_closure(model, rows, wavelength=wavelength)
         log.info(
             "%s: %d rows through the photom step, at most %.1e off",
@@ -209,8 +209,8 @@ def _require_ratios(factors: Sequence[Factor]) -> None:
 
 
 @contextmanager
-def _quieten(*names: str) -> Iterator[None]:
-    """Keep loggers to warnings: the photom step has ten lines for every row."""
+def quieten(*names: str) -> Iterator[None]:
+    """Keep loggers to warnings, where the same lines would come again and again."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
