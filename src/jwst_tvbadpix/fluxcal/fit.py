@@ -9,7 +9,7 @@ from scipy import sparse
 from ..errors import InputError
 from .covariance import Covariance, invert_normal
 from .effects import find_star_effects, make_effects
-from .forms import FormChoice, choose_forms
+from .forms import FormChoice, choose_forms, measure_spread
 from .measurements import Measurements
 from .model import Layout, make_layout, make_problem
 from .results import ClassOffset, FluxFit, SubarrayResponse
@@ -155,6 +155,7 @@ def _make_fit(
     inverse = make_inverse(normal)
     covariance = invert_normal(normal, n_units, n_parameters)
     budget = _split_error(problem, honest, solution, inverse, n_units)
+    budget["form"] = np.sqrt(measure_spread(choices, rows.units, np.zeros(1))[:, 0])
     covariance = _add_systematics(covariance, rows, settings, budget)
     parameters = solution.values[:n_parameters]
     unit_error = np.sqrt(covariance.propagate(sparse.eye(n_units, n_parameters, format="csr")))
@@ -233,13 +234,13 @@ def _add_systematics(
     settings: dict[str, float | str],
     budget: dict[str, np.ndarray],
 ) -> Covariance:
-    """Add the errors of aperture corrections and of the scale of all models."""
+    """Add the errors of the form of f(t), aperture corrections and the scale of all models."""
     n = len(rows.units)
     image = np.array([u.band.mode.kind not in SPECTRAL for u in rows.units])
     budget["apcorr"] = np.where(image, float(settings["apcorr_err"]), 0.0)
     budget["model"] = np.full(n, float(settings["model_err"]))
     independent = covariance.independent.copy()
-    independent[:n] += budget["apcorr"] ** 2
+    independent[:n] += budget["apcorr"] ** 2 + budget["form"] ** 2
     column = np.zeros((len(independent), 1))
     column[:n, 0] = budget["model"]
     return Covariance(independent, np.hstack([covariance.factor, column]))

@@ -17,10 +17,11 @@ SHARES = ("smooth", "common", "free")
 # Priors (mean, sigma): loss [1/yr], ln(amplitude), ln(tau/d), its slope with ln(wavelength), alpha,
 # ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data do
 # not say from running away, and hold where the amplitude is nil and tau means nothing.
+_TAU_DAYS = 200.0
 _PRIORS = {
     "loss_per_year": (0.0, 0.05),
     "ln_amplitude": (np.log(0.02), 2.0),
-    "ln_tau": (np.log(200.0), 0.7),
+    "ln_tau": (np.log(_TAU_DAYS), 0.7),
     "tau_slope": (0.0, 0.1),
     "alpha": (0.0, 0.5),
     "ln_tsoft": (np.log(100.0), 1.5),
@@ -345,6 +346,11 @@ def _assemble(
     soft = np.array([k == "ln_tsoft" for k in p.kinds], bool)
     mean[soft] = np.log(np.exp(mean[soft]) + earlier)
     bounds[soft, 0] = np.log(np.exp(bounds[soft, 0]) + earlier)
+    # What is left of an exponential that began before t0.
+    decay = np.array([k == "ln_amplitude" for k in p.kinds], bool)
+    sigma[decay] = np.hypot(sigma[decay], _PRIORS["ln_tau"][1] * earlier / _TAU_DAYS)
+    mean[decay] -= earlier / _TAU_DAYS
+    bounds[decay, 0] -= 2 * earlier / _TAU_DAYS
     prior = sparse.lil_matrix((n + len(p.smooth), n))
     prior.setdiag(1.0 / sigma)
     for k, (knots, weights) in enumerate(p.smooth):
