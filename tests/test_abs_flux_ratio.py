@@ -64,6 +64,7 @@ def test_the_products_are_those_of_the_design(products):
         "dependences.ecsv",
         "dependences.png",
         "fit.png",
+        "leave_out.ecsv",
         "modes.ecsv",
         "ratios.ecsv",
         "repeatability.ecsv",
@@ -100,6 +101,20 @@ def test_no_dependence_is_named_where_there_is_none(products):
     table = Table.read(products["dependences.ecsv"])
     assert "log10 flux [Jy]" in list(table["quantity"])
     assert set(table["verdict"]) == {"none"}
+
+
+def test_stars_classes_and_epochs_are_left_out_in_turn(products):
+    table = Table.read(products["leave_out.ecsv"])
+    stars = set(Table.read(products["stars.ecsv"])["name"])
+    assert set(table["name"][table["by"] == "star"]) == stars
+    assert set(table["by"]) == {"star", "class", "epoch"}
+    modes = set(Table.read(products["modes.ecsv"])["mode"])
+    assert set(table["mode"]) == modes
+    alone = table[table["by"] == "star"]
+    pull = alone["ln_residual"] / np.hypot(alone["predicted_err"], alone["ln_err"])
+    assert 0.5 < np.mean(np.abs(pull) < 1) < 0.95
+    assert (table["ln_err"] > 0).all()
+    assert (np.abs(table["ln_shift"]) > 0).all()
 
 
 def test_rows_are_the_truth_and_its_change(products):

@@ -15,6 +15,7 @@ from jwst_tvbadpix.fluxcal import solver as solver_module
 from jwst_tvbadpix.fluxcal.covariance import invert_normal
 from jwst_tvbadpix.fluxcal.effects import make_effects
 from jwst_tvbadpix.fluxcal.model import make_layout, make_problem
+from jwst_tvbadpix.fluxcal.profile import fit_throughput, profile_linear
 from jwst_tvbadpix.fluxcal.rows import select_rows
 from jwst_tvbadpix.fluxcal.solver import compute_precision, make_normal, solve
 from jwst_tvbadpix.fluxcal.timeforms import make_time_model
@@ -58,6 +59,51 @@ def test_extrapolation_is_said_to_be_so_and_less_certain(fit):
     assert list(curve.extrapolated) == [False, False, True, True]
     relative = curve.error / curve.factor
     assert (relative[:, 2] > relative[:, 1]).all()
+
+
+def test_forms_are_compared_at_the_optimum_of_the_whole_problem():
+    """Profiling all that is linear leaves the objective of the full solution."""
+    _, problem = make_small_problem()
+    whole = solve(problem)
+    held = solve(problem, widths=whole.widths, hold=True, start=whole.values, tolerance=1e-5)
+    linear = profile_linear(problem, whole.widths)
+    found = fit_throughput(problem, linear, start=problem.time.start, tolerance=1e-5)
+    values, best = found.values, found.best
+    assert found.objective == pytest.approx(held.objective, rel=1e-9)
+    n_linear = problem.linear.shape[1]
+    np.testing.assert_allclose(values, held.values[n_linear : n_linear + len(values)], atol=1e-5)
+    np.testing.assert_allclose(best[:n_linear], held.values[:n_linear], atol=1e-6)
+    inverse = np.linalg.inv(make_normal(problem, whole.widths, held.jacobian).toarray())
+    part = slice(n_linear, n_linear + len(values))
+    np.testing.assert_allclose(found.covariance, inverse[part, part], rtol=1e-3, atol=1e-10)
+    cross = found.response[:n_linear] @ found.covariance
+    np.testing.assert_allclose(cross, inverse[:n_linear, part], rtol=2e-3, atol=1e-9)
+
+
+def test_a_form_that_data_cannot_tell_counts_in_the_error_of_the_extrapolation():
+    """Few visits of one filter fit an exponential with a line as well as without one."""
+    pulls, before = [], []
+    for seed in range(8):
+        sample = make_sample(seed, n_stars=4, n_monitor=16, filters={"F2550W": 25.23}, years=3)
+        fit = fit_factors(sample.measurements, t0_mjd=T0)
+        pull, error = compare(sample, fit)
+        given = fit_factors(
+            sample.measurements, t0_mjd=T0, time_form="+".join(*fit.forms.values()) or "none"
+        )
+        curve = given.predict(T0 + DAYS)
+        pulls.append(pull[:, 2])
+        before.append(error[:, 2] / (curve.error / curve.factor)[:, 2])
+    assert np.abs(pulls).max() < 3.5
+    assert np.sqrt(np.mean(np.square(pulls))) < 0.7 * np.sqrt(np.mean(np.square(before)))
+
+
+@pytest.mark.parametrize("shift", [-300.0, 0.0, 500.3])
+def test_epoch_of_the_factors_changes_no_prediction(sample, fit, shift):
+    other = fit_factors(sample.measurements, t0_mjd=T0 + shift)
+    assert other.forms == fit.forms
+    now, then = other.predict(T0 + DAYS), fit.predict(T0 + DAYS)
+    assert np.abs(np.log(now.factor / then.factor) * then.factor / then.error).max() < 0.35
+    np.testing.assert_allclose(now.error / then.error, 1, atol=0.25)
 
 
 def test_prediction_at_t0_is_the_factor(fit):
@@ -118,7 +164,7 @@ def test_power_law_is_recovered():
 def test_no_loss_is_found_where_there_is_none():
     fit = fit_factors(make_sample(5, throughput=lambda _: {}).measurements)
     assert fit.forms == {"MIRI MIRIMAGE": ()}
-    assert min((c for c in fit.choices if not c.chosen), key=lambda c: c.bic).bic > 0
+    assert min((c for c in fit.choices if not c.chosen), key=lambda c: c.aic).aic > 0
 
 
 def test_an_outlying_star_is_named_and_moves_nothing(sample, fit):
@@ -377,7 +423,7 @@ def test_derivatives_of_the_throughput_are_exact(seed):
         numeric = (up - down) / 2e-6
         np.testing.assert_allclose(jacobian[:, [k]].toarray().ravel(), numeric, atol=1e-7)
     for u in range(3):
-        f = model.make_throughput(at, u)
+        f = model.make_throughputs(at)[u]
         mine = unit == u
         np.testing.assert_allclose(value[mine], np.log(f.evaluate(T0 + days[mine])), atol=1e-12)
 

@@ -80,5 +80,9 @@ def invert_normal(normal: sparse.csc_matrix, n_units: int, n_parameters: int) ->
 
 def _find_root(matrix: np.ndarray) -> np.ndarray:
     """Root of a symmetric matrix that rounding may have made slightly indefinite."""
-    values, vectors = linalg.eigh(0.5 * (matrix + matrix.T))
-    return vectors * np.sqrt(np.maximum(values, 0.0))
+    even = 0.5 * (matrix + matrix.T)
+    try:
+        return np.asarray(linalg.cholesky(even, lower=True))
+    except linalg.LinAlgError:
+        values, vectors = linalg.eigh(even)
+        return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0)))

@@ -104,13 +104,14 @@ def make_effects(rows: Rows) -> Effects:
         where: np.ndarray | None = None,
         value: np.ndarray | None = None,
     ) -> None:
-        members, column = np.unique(keys, return_inverse=True)
-        value = np.ones(len(keys)) if value is None else value
-        value = value if where is None else np.where(where, value, 0.0)
-        kept = np.unique(column[value != 0])
+        index = np.arange(len(keys)) if where is None else np.flatnonzero(where)
+        members, column = np.unique(keys[index], return_inverse=True)
+        values = np.ones(len(index)) if value is None else value[index]
+        kept = np.unique(column[values != 0])
         if not len(kept):
             return
-        block = sparse.csr_matrix((value, (np.arange(len(keys)), column)))[:, kept]
+        shape = (len(keys), len(members))
+        block = sparse.csr_matrix((values, (index, column)), shape)[:, kept]
         block.eliminate_zeros()
         blocks.append(block)
         scale = width * (np.sqrt((nu - 2) / nu) if np.isfinite(nu) else 1.0)

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from ..errors import InputError
 from .covariance import Covariance, invert_normal
 from .effects import find_star_effects, make_effects
-from .forms import FormChoice, choose_forms
+from .forms import FormChoice, choose_forms, measure_spread
 from .measurements import Measurements
 from .model import Layout, make_layout, make_problem
 from .results import ClassOffset, FluxFit, SubarrayResponse
@@ -158,6 +158,7 @@ def _make_fit(
     inverse = make_inverse(normal)
     covariance = invert_normal(normal, n_units, n_parameters)
     budget = _split_error(problem, honest, solution, inverse, n_units)
+    budget["form"] = np.sqrt(measure_spread(choices, rows.units, np.zeros(1))[:, 0])
     covariance = _add_systematics(covariance, rows, settings, budget)
     parameters = solution.values[:n_parameters]
     unit_error = np.sqrt(covariance.propagate(sparse.eye(n_units, n_parameters, format="csr")))
@@ -171,7 +172,7 @@ def _make_fit(
         rows.units,
         factor,
         factor * unit_error,
-        tuple(problem.time.make_throughput(parameters[n_linear:], k) for k in range(n_units)),
+        problem.time.make_throughputs(parameters[n_linear:]),
         rows.t0_mjd,
         float(known.min()) if len(known) else np.nan,
         float(known.max()) if len(known) else np.nan,
@@ -213,18 +214,21 @@ def _split_error(
     parts = {
         name: np.zeros(n_units) for name in ("noise", "jitter", *sorted(set(map(str, labels))))
     }
+    noise = solution.jacobian.T @ sparse.diags(precision * formal) @ solution.jacobian
     for begin in range(0, n_units, 256):
         block = np.arange(begin, min(begin + 256, n_units))
         unit = np.zeros((solution.jacobian.shape[1], len(block)))
         unit[block, np.arange(len(block))] = 1.0
         image = inverse(unit)
-        rows = (solution.jacobian @ image) ** 2 * precision[:, None]
-        parts["noise"][block] = formal @ rows
-        parts["jitter"][block] = (1.0 - formal) @ rows
+        parts["noise"][block] = np.sum(image * (noise @ image), axis=0)
+        # What is left of the whole, which is the diagonal of the inverse.
+        left = image[block, np.arange(len(block))] - parts["noise"][block]
         priors = (matrix @ image) ** 2
         for name in set(map(str, labels)):
             parts[name][block] = priors[labels == name].sum(axis=0)
-    return {name: np.sqrt(value) for name, value in parts.items()}
+            left -= parts[name][block]
+        parts["jitter"][block] = left
+    return {name: np.sqrt(np.maximum(value, 0.0)) for name, value in parts.items()}
 
 
 def _add_systematics(
@@ -233,13 +237,13 @@ def _add_systematics(
     settings: dict[str, float | str],
     budget: dict[str, np.ndarray],
 ) -> Covariance:
-    """Add the errors of aperture corrections and of the scale of all models."""
+    """Add the errors of the form of f(t), aperture corrections and the scale of all models."""
     n = len(rows.units)
     image = np.array([u.band.mode.kind not in SPECTRAL for u in rows.units])
     budget["apcorr"] = np.where(image, float(settings["apcorr_err"]), 0.0)
     budget["model"] = np.full(n, float(settings["model_err"]))
     independent = covariance.independent.copy()
-    independent[:n] += budget["apcorr"] ** 2
+    independent[:n] += budget["apcorr"] ** 2 + budget["form"] ** 2
     column = np.zeros((len(independent), 1))
     column[:n, 0] = budget["model"]
     return Covariance(independent, np.hstack([covariance.factor, column]))

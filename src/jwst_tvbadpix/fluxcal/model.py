@@ -182,14 +182,25 @@ def _make_time(rows: Rows, forms: Mapping[str, tuple[str, ...]], share: str) -> 
     detector = [str(d) for d in rows.detector[first]]
     wave = rows.time_wave[first]
     # Units of one wavelength, as the bins of a spectrum, stand for one another.
-    keys = np.unique(np.column_stack([rows.time_wave, np.floor(rows.days / _EPOCH_DAYS)]), axis=0)
-    values, counts = np.unique(keys[np.isfinite(keys[:, 1]), 0], return_counts=True)
+    dated = np.isfinite(rows.days)
+    # Pairs of wavelength and epoch, which are quicker to sort as complex numbers.
+    pairs = np.unique(rows.time_wave[dated] + 1j * np.floor(rows.days[dated] / _EPOCH_DAYS))
+    values, counts = np.unique(pairs.real, return_counts=True)
     seen = np.isin(wave, values[counts >= _WELL_SEEN])
     each = [
         tuple(f for f in forms.get(d, ()) if allow_form(u.band.mode.kind, f))
         for u, d in zip(rows.units, detector, strict=True)
     ]
-    return make_time_model(detector, wave, each, share=share, t0_mjd=rows.t0_mjd, well_seen=seen)
+    known = rows.days[np.isfinite(rows.days)]
+    return make_time_model(
+        detector,
+        wave,
+        each,
+        share=share,
+        t0_mjd=rows.t0_mjd,
+        well_seen=seen,
+        first_day=float(known.min()) if len(known) else 0.0,
+    )
 
 
 def _find_jitters(rows: Rows) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from .covariance import Covariance
 from .factors import Factor
-from .forms import FormChoice
+from .forms import FormChoice, measure_spread
 from .measurements import Measurements
 from .model import Layout
 from .modes import Band
@@ -216,6 +216,8 @@ class FluxFit:
     def predict(self, mjd: np.ndarray | float) -> CalibrationCurve:
         """Compute the factor of each unit at any date, with its error.
 
+        The error has that of the form of the throughput in it, where it was chosen and not given.
+
         Parameters
         ----------
         mjd : ndarray or float
@@ -228,7 +230,10 @@ class FluxFit:
         times = np.atleast_1d(np.asarray(mjd, np.float64))
         ln_c, jacobian = self.describe(times)
         n = len(self.units)
-        error = np.sqrt(self.parameter_covariance.propagate(jacobian)).reshape(n, len(times))
+        variance = self.parameter_covariance.propagate(jacobian).reshape(n, len(times))
+        # That of the forms at t0 is in the covariance already.
+        spread = measure_spread(self.choices, self.units, np.append(0.0, times - self.t0_mjd))
+        error = np.sqrt(np.maximum(variance + spread[:, 1:] - spread[:, :1], 0.0))
         factor = np.exp(ln_c).reshape(n, len(times))
         outside = ~((times >= self.first_mjd) & (times <= self.last_mjd))
         if not any(self.forms.values()):

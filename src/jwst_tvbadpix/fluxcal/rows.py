@@ -214,7 +214,11 @@ def _exclude(m: Measurements, dated: bool) -> Measurements:
 
 def _refuse_duplicates(m: Measurements) -> None:
     seen: dict[tuple, int] = {}
-    for k in np.flatnonzero(m.used):
+    index = np.flatnonzero(m.used)
+    # Few rows have the same numbers; only those are looked at one by one.
+    table = np.column_stack([m.band, np.nan_to_num(m.mjd), m.factor, m.sigma])[index]
+    _, which, counts = np.unique(table, axis=0, return_inverse=True, return_counts=True)
+    for k in index[counts[which.ravel()] > 1]:
         numbers = (m.mjd[k], m.factor[k], m.sigma[k])
         key = (m.band[k], m.star[k], m.visit[k], m.subarray[k], *map(repr, map(float, numbers)))
         if key in seen:

@@ -247,14 +247,15 @@ def _measure_variability(
     of_visit = np.array([f.name.startswith("visit") for f in problem.effects.families])[family]
     kept = np.where(of_visit, effects, 0.0)
     left = solution.residual[mine] + (problem.effects.design[np.flatnonzero(mine)] @ kept)
-    variance = problem.sigma**2 + solution.widths.jitter[problem.jitter] ** 2
+    variance = problem.sigma[mine] ** 2 + solution.widths.jitter[problem.jitter[mine]] ** 2
+    cell = rows.cell[mine]
     for k, f in enumerate(problem.effects.families):
         if f.name.startswith("visit in "):
             # Rows of a piece move together.
-            piece = rows.cell == f.name.removeprefix("visit in ")
-            count = np.sum(piece & mine) / max(n, 1)
+            piece = cell == f.name.removeprefix("visit in ")
+            count = piece.sum() / max(n, 1)
             variance = variance + piece * count * solution.widths.family[k] ** 2
-    weight = 1.0 / variance[mine]
+    weight = 1.0 / variance
     total = np.bincount(which, weight)
     mean = np.bincount(which, weight * left) / total
     group = str(rows.group[mine][0])

@@ -17,10 +17,11 @@ SHARES = ("smooth", "common", "free")
 # Priors (mean, sigma): loss [1/yr], ln(amplitude), ln(tau/d), its slope with ln(wavelength), alpha,
 # ln(tsoft/d). Wide beside the losses seen (0.2 %/yr to 50 % in a year): they keep what the data do
 # not say from running away, and hold where the amplitude is nil and tau means nothing.
+_TAU_DAYS = 200.0
 _PRIORS = {
     "loss_per_year": (0.0, 0.05),
     "ln_amplitude": (np.log(0.02), 2.0),
-    "ln_tau": (np.log(200.0), 0.7),
+    "ln_tau": (np.log(_TAU_DAYS), 0.7),
     "tau_slope": (0.0, 0.1),
     "alpha": (0.0, 0.5),
     "ln_tsoft": (np.log(100.0), 1.5),
@@ -135,9 +136,16 @@ class TimeModel:
                 jacobian = jacobian + _scale_rows(maps[name], slope)
         return np.where(np.isnan(total), -np.inf, total), jacobian
 
-    def make_throughput(self, parameters: np.ndarray, unit: int) -> Throughput:
-        """Make the throughput of a unit, 1 at t0."""
-        value = {name: float((m[[unit]] @ parameters)[0]) for name, m in self.maps.items()}
+    def make_throughputs(self, parameters: np.ndarray) -> tuple[Throughput, ...]:
+        """Make the throughput of each unit, 1 at t0."""
+        values = {name: m @ parameters for name, m in self.maps.items()}
+        n = len(next(iter(self.has.values())))
+        return tuple(
+            self._make_throughput({name: float(v[k]) for name, v in values.items()}, k)
+            for k in range(n)
+        )
+
+    def _make_throughput(self, value: Mapping[str, float], unit: int) -> Throughput:
         has = {form: bool(h[unit]) for form, h in self.has.items()}
         settings: dict[str, float] = {}
         if has["linear"]:
@@ -209,6 +217,7 @@ def make_time_model(
     share: str,
     t0_mjd: float,
     well_seen: np.ndarray,
+    first_day: float = 0.0,
 ) -> TimeModel:
     """Lay out the parameters of f(t).
 
@@ -227,6 +236,9 @@ def make_time_model(
     t0_mjd : float
     well_seen : ndarray
         Units seen at enough dates to carry a knot of the curve, (n_units,) bool.
+    first_day : float
+        First date since t0 [day]; where it is negative, tsoft is at least as long, because a power
+        law has no value before t0 - tsoft.
 
     Returns
     -------
@@ -252,7 +264,7 @@ def make_time_model(
             units = np.flatnonzero(has[form] & (groups == name))
             _add_curve(p, curve, name, units, wave, share, well_seen)
             _add_scale(p, scale, name, units, wave, share)
-    return _assemble(p, len(forms), t0_mjd, has)
+    return _assemble(p, len(forms), t0_mjd, has, max(0.0, -first_day))
 
 
 def _add_loss(p: _Parameters, units: np.ndarray, share: str) -> None:
@@ -322,7 +334,7 @@ def _add_scale(
 
 
 def _assemble(
-    p: _Parameters, n_units: int, t0_mjd: float, has: Mapping[str, np.ndarray]
+    p: _Parameters, n_units: int, t0_mjd: float, has: Mapping[str, np.ndarray], earlier: float
 ) -> TimeModel:
     n = len(p.names)
     maps = {}
@@ -330,11 +342,19 @@ def _assemble(
         rows, columns, values = zip(*entries, strict=True) if entries else ((), (), ())
         maps[name] = sparse.csr_matrix((values, (rows, columns)), (n_units, n), dtype=float)
     mean, sigma = np.array([_PRIORS[k] for k in p.kinds]).reshape(-1, 2).T
+    bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
+    soft = np.array([k == "ln_tsoft" for k in p.kinds], bool)
+    mean[soft] = np.log(np.exp(mean[soft]) + earlier)
+    bounds[soft, 0] = np.log(np.exp(bounds[soft, 0]) + earlier)
+    # What is left of an exponential that began before t0.
+    decay = np.array([k == "ln_amplitude" for k in p.kinds], bool)
+    sigma[decay] = np.hypot(sigma[decay], _PRIORS["ln_tau"][1] * earlier / _TAU_DAYS)
+    mean[decay] -= earlier / _TAU_DAYS
+    bounds[decay, 0] -= 2 * earlier / _TAU_DAYS
     prior = sparse.lil_matrix((n + len(p.smooth), n))
     prior.setdiag(1.0 / sigma)
     for k, (knots, weights) in enumerate(p.smooth):
         prior[n + k, knots] = weights
-    bounds = np.array([_BOUNDS[k] for k in p.kinds]).reshape(-1, 2)
     # At no alpha tsoft has no derivative.
     first = {"alpha": -0.03}
     start = np.array([first.get(k, m) for k, m in zip(p.kinds, mean, strict=True)])

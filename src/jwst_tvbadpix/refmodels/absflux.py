@@ -324,7 +324,7 @@ def _tabulate_forms(fit: FluxFit) -> dict[str, Any]:
         "detector": [choice.detector for choice in choices],
         "forms": ["+".join(choice.forms) or "none" for choice in choices],
         "n_parameters": np.array([choice.n_parameters for choice in choices], np.int32),
-        "bic": _reals([choice.bic for choice in choices]),
+        "aic": _reals([choice.aic for choice in choices]),
         "chosen": np.array([choice.chosen for choice in choices], bool),
     }
 

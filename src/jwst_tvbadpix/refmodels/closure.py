@@ -12,7 +12,7 @@ from ..fluxcal import Factor
 from .photom_mrs import evaluate_mrs
 from .photom_rows import LAYOUTS, MISSION_MJD, Layout, PhotomRow, evaluate_times, read_rows
 
-__all__ = ["CLOSURE", "Closure", "check_closure"]
+__all__ = ["CLOSURE", "Closure", "check_closure", "make_mrs_wcs"]
 
 # Largest relative departure: what float32 columns leave of an exact product.
 CLOSURE = 1e-6
@@ -348,7 +348,7 @@ def _try_mrs(
             "expected the wavelength of each pixel for the closure of MIRI MRS, found none; give "
             "what the reference was built with"
         )
-    meta, wcs = model.meta.instrument, _make_wcs(wavelength)
+    meta, wcs = model.meta.instrument, make_mrs_wcs(wavelength)
     good = (model.data > 0) & np.isfinite(model.data) & np.isfinite(wavelength)
     for day in mjd:
         exposure = datamodels.IFUImageModel(**_UNCHECKED, **_make_arrays(model.data.shape))
@@ -364,7 +364,7 @@ def _try_mrs(
                 yield name, day, expected[:, columns][inside], done.data[:, columns][inside]
 
 
-def _make_wcs(wavelength: np.ndarray) -> Any:
+def make_mrs_wcs(wavelength: np.ndarray) -> Any:
     """Make a WCS that gives the wavelengths, and no position."""
     from astropy import coordinates
     from astropy import units as u

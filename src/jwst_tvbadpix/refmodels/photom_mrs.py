@@ -10,10 +10,10 @@ from ..errors import ProductError
 from ..fluxcal import Factor, Throughput
 from .photom_rows import rebase, require_throughput
 
-__all__ = ["build_mrs_photom", "evaluate_mrs", "read_mrs_wavelengths"]
+__all__ = ["MRS_MIDDLE", "build_mrs_photom", "evaluate_mrs", "read_mrs_wavelengths"]
 
 # First column of the right-hand channel (jwst.photom.time_dependence), and which is where.
-_MIDDLE = 512
+MRS_MIDDLE = 512
 _CHANNELS = {"MIRIFUSHORT": ("ch1", "ch2"), "MIRIFULONG": ("ch4", "ch3")}
 # Wavelengths that all channels lie between [um].
 _SPAN = (4.0, 30.0)
@@ -99,7 +99,8 @@ def build_mrs_photom(
         )
     nodes = _sort_nodes(factors, label)
     model = MirMrsPhotomModel(
-        data=data.copy(),
+        # A copy in this machine's byte order: FITS arrays have their own.
+        data=np.array(data, np.float32),
         err=np.array(template.err, np.float32),
         dq=np.array(template.dq, np.uint32),
         pixsiz=np.array(template.pixsiz, np.float32),
@@ -107,10 +108,10 @@ def build_mrs_photom(
     )
     used = 0
     ratios = np.ones(data.shape)
-    parts = zip(_CHANNELS[factors[0].mode.detector.upper()], (0, _MIDDLE), strict=True)
+    parts = zip(_CHANNELS[factors[0].mode.detector.upper()], (0, MRS_MIDDLE), strict=True)
     tables = _start_tables(model, template)
     for channel, start in parts:
-        columns = slice(start, _MIDDLE if start == 0 else None)
+        columns = slice(start, MRS_MIDDLE if start == 0 else None)
         wave = wavelength[:, columns]
         span = (float(np.nanmin(wave)), float(np.nanmax(wave)))
         mine = [node for node in nodes if span[0] <= node[0] <= span[1]]
@@ -135,7 +136,8 @@ def build_mrs_photom(
         scaled = before * np.median(ratios[good])
         # Rounded to what a FITS card holds.
         model.meta.photometry.conversion_megajanskys = float(f"{scaled:.12g}")
-    model.meta.instrument.channel = template.meta.instrument.channel
+    if template.meta.instrument.hasattr("channel"):
+        model.meta.instrument.channel = template.meta.instrument.channel
     return model
 
 
@@ -199,7 +201,7 @@ def _start_tables(model: Any, template: Any) -> dict[str, np.ndarray]:
     for channel in ("ch1", "ch2", "ch3", "ch4"):
         name = f"timecoeff_powerlaw_{channel}"
         if template.hasattr(name) and len(getattr(template, name)):
-            tables[channel] = np.array(getattr(template, name))
+            tables[channel] = np.array(getattr(template, name), model.get_dtype(name))
         else:
             still = [(edge, 1.0, 0.0, 0.0, Throughput(0.0)) for edge in _SPAN]
             tables[channel] = _fill_table(model, channel, [(n[0], n[4]) for n in still])
@@ -250,8 +252,8 @@ def evaluate_mrs(
     mine = [f for f in factors if (f.mode.kind, f.mode.detector, f.mode.band) == wanted]
     nodes = _sort_nodes(mine, mine[0].mode.label) if mine else []
     f = np.ones(wavelength.shape)
-    for channel, start in zip(_CHANNELS[str(meta.detector)], (0, _MIDDLE), strict=True):
-        columns = slice(start, _MIDDLE if start == 0 else None)
+    for channel, start in zip(_CHANNELS[str(meta.detector)], (0, MRS_MIDDLE), strict=True):
+        columns = slice(start, MRS_MIDDLE if start == 0 else None)
         wave = wavelength[:, columns]
         span = (np.nanmin(wave), np.nanmax(wave))
         lines = [(n[0], float(n[3].evaluate(mjd))) for n in nodes if span[0] <= n[0] <= span[1]]

@@ -23,8 +23,13 @@ _CLASSES = {
     ("NIRSPEC", "ifu"): "NrsMosPhotomModel",
     ("NIRISS", "soss"): "NisSossPhotomModel",
 }
-# Channels of the MRS on each detector.
+# Channels of the MRS on each detector, and a wavelength between the two in each band [um]: those of
+# neighbouring bands overlap.
 _CHANNELS = {"MIRIFUSHORT": (1, 2), "MIRIFULONG": (3, 4)}
+_BETWEEN = {
+    "MIRIFUSHORT": {"SHORT": 6.6, "MEDIUM": 7.65, "LONG": 8.8},
+    "MIRIFULONG": {"SHORT": 15.6, "MEDIUM": 18.1, "LONG": 21.1},
+}
 
 
 def list_photoms(given: Path | Sequence[Path] | None) -> list[Path]:
@@ -180,18 +185,34 @@ def _evaluate_row(
 
 
 def _evaluate_mrs(model: Any, mode: Mode, wave: np.ndarray, mjd: float) -> np.ndarray:
-    """Evaluate the throughput of the MRS as photom does; 1 outside of its bins and without them."""
+    """Evaluate the throughput of the MRS as photom does; 1 without time tables."""
     from jwst.photom.time_dependence import powerlaw_correction
+    from scipy.interpolate import RegularGridInterpolator
 
-    change = np.full(len(wave), np.nan)
-    for channel in _CHANNELS.get(mode.detector, ()):
+    change = np.ones(len(wave))
+    between = _BETWEEN.get(mode.detector, {}).get(mode.band.upper(), np.nan)
+    if np.isnan(between):
+        raise InputError(
+            f"expected MIRIFUSHORT or MIRIFULONG and one band for the MRS, found {mode.detector} "
+            f"{mode.band}; give spectra of one band each"
+        )
+    for channel, mine in zip(
+        _CHANNELS[mode.detector], (wave < between, wave >= between), strict=True
+    ):
         name = f"timecoeff_powerlaw_ch{channel}"
-        if not model.hasattr(name) or not len(getattr(model, name)):
+        if not mine.any() or not model.hasattr(name) or not len(getattr(model, name)):
             continue
         table = getattr(model, name)
-        columns = [table[key] for key in ("t0", "year1value", "tsoft", "alpha")]
+        columns = [np.array(table[key], float) for key in ("t0", "year1value", "tsoft", "alpha")]
         kept = powerlaw_correction(mjd, *columns, bounded=True)
-        bins = np.asarray(table["binwave"], float)
-        inside = (wave >= bins.min()) & (wave <= bins.max())
-        change[inside] = np.interp(wave[inside], bins, kept)
-    return np.where(np.isfinite(change), change, 1.0)
+        bins = np.array(table["binwave"], float)
+        # As photom: carried on beyond the first and the last bin.
+        change[mine] = RegularGridInterpolator([bins], kept, bounds_error=False, fill_value=None)(
+            wave[mine]
+        )
+    if not (np.isfinite(change) & (change > 0)).all():
+        raise InputError(
+            f"expected a positive time correction of {mode.label} at MJD {mjd}, found "
+            f"{np.min(change)}; give EXPMID, and the file that R_PHOTOM names"
+        )
+    return change

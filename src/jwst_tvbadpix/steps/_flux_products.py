@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, ProductError
-from ..fluxcal import Factor, FluxFit
+from ..fluxcal import Factor, FluxFit, Mode
 from ..refmodels import make_pedigree
 from ..refmodels.absflux import AbsFluxNotes
 from ..refmodels.closure import check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
 from ..standards import Standards
-from ._flux_rows import choose_rows, split_epochs
+from ._flux_rows import choose_rows, settle_mrs, split_epochs
 
-__all__ = ["build_references", "describe_run"]
+__all__ = ["build_references", "describe_run", "quieten"]
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +91,9 @@ def build_references(
         suited = [template for template in templates if serves(template, key)]
         rows = choose_rows(mine, fit.measurements)
         try:
+            if mine[0].mode.kind == "mrs":
+                _require_made_by(suited, standards, mine[0].mode)
+                rows = settle_mrs(rows, fit, wavelengths.get(key[2:]))
             for start, part in split_epochs(rows, fit, freeze_days):
                 own = replace(header, useafter=start) if start else header
                 stamp = "_" + start.replace("-", "").replace(":", "") if start else ""
@@ -169,7 +172,7 @@ def _build(
     models = []
     built = build_photom_models(rows, header, templates=templates, wavelengths=wavelengths)
     for key, model in built.items():
-        with _quieten("jwst.photom", "stpipe.step"):
+        with quieten("jwst.photom", "stpipe.step"):
             closure = check_closure(model, rows, wavelength=wavelength)
         log.info(
             "%s: %d rows through the photom step, at most %.1e off",
@@ -180,6 +183,18 @@ def _build(
         model.meta.filename = f"{name.format(key)}.asdf"
         models.append(model)
     return models
+
+
+def _require_made_by(templates: Sequence[Any], standards: Standards, mode: Mode) -> None:
+    """Refuse a template of MRS that is not what made the spectra: factors are ratios to that."""
+    made = sorted({f.name for f in standards.files if (f.role, f.about) == ("photom", mode.label)})
+    given = [str(template.meta.filename) for template in templates]
+    if made and given and {Path(name).stem for name in made} != {Path(n).stem for n in given}:
+        raise ProductError(
+            f"expected the template of {mode.label} to be the reference that made its spectra, "
+            f"{' and '.join(made)} (R_PHOTOM), found {' and '.join(given)}; give that one, and "
+            "spectra that one reference made"
+        )
 
 
 def _require_ratios(factors: Sequence[Factor]) -> None:
@@ -194,8 +209,8 @@ def _require_ratios(factors: Sequence[Factor]) -> None:
 
 
 @contextmanager
-def _quieten(*names: str) -> Iterator[None]:
-    """Keep loggers to warnings: the photom step has ten lines for every row."""
+def quieten(*names: str) -> Iterator[None]:
+    """Keep loggers to warnings, where the same lines would come again and again."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:

@@ -3,15 +3,17 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from astropy.time import Time
 
 from ..fluxcal import Factor, FluxFit, Measurements, Mode
 from ..refmodels.photom import freeze_factors
+from ..refmodels.photom_mrs import MRS_MIDDLE
 from ..refmodels.photom_rows import LAYOUTS
 
-__all__ = ["choose_rows", "split_epochs"]
+__all__ = ["choose_rows", "settle_mrs", "split_epochs"]
 
 log = logging.getLogger(__name__)
 
@@ -100,3 +102,53 @@ def split_epochs(
     for k in range(n):
         start = str(Time(np.floor(edges[k]), format="mjd").isot)[:19] if k else ""
         yield start, freeze_factors(factors, (edges[k] + edges[k + 1]) / 2)
+
+
+def settle_mrs(
+    factors: Sequence[Factor], fit: FluxFit, wavelength: np.ndarray | None
+) -> list[Factor]:
+    """Bring factors of MIRI MRS to what photom can apply, without changing what they say.
+
+    Parameters
+    ----------
+    factors : sequence of Factor
+        Of one reference; those of other modes are returned as they are.
+    fit : FluxFit
+        For the dates that were measured.
+    wavelength : ndarray of float64, shape (ny, nx), or None
+        Of each pixel [um].
+
+    Returns
+    -------
+    list of Factor
+        Those at wavelengths of a channel, the others (bins across the gap between the channels, or
+        beyond an end) being left out; each throughput is 1 at most at the dates measured, because
+        photom clips it there.
+    """
+    if wavelength is None or factors[0].mode.kind != "mrs":
+        return list(factors)
+    halves = (wavelength[:, :MRS_MIDDLE], wavelength[:, MRS_MIDDLE:])
+    spans = [(np.nanmin(half), np.nanmax(half)) for half in halves if np.isfinite(half).any()]
+    settled = []
+    for factor in factors:
+        assert factor.wave is not None
+        if not any(low <= factor.wave[0] <= high for low, high in spans):
+            continue
+        f = factor.throughput
+        top = float(np.max(f.evaluate(np.array([fit.first_mjd, fit.last_mjd])))) if f.alpha else 1.0
+        settled.append(
+            replace(
+                factor,
+                value=factor.value / top,
+                uncertainty=factor.uncertainty / top,
+                throughput=replace(f, year1value=f.year1value / top),
+            )
+        )
+    if len(settled) < len(factors):
+        log.info(
+            "%s: %d of %d bins are of no channel and left out",
+            factors[0].mode.label,
+            len(factors) - len(settled),
+            len(factors),
+        )
+    return settled

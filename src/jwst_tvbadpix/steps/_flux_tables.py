@@ -1,6 +1,6 @@
 """Tables of a flux calibration: stars, modes, visits, repeatability, dependences, ratios."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import combinations
 from typing import Any
@@ -11,6 +11,7 @@ from astropy.table import Table
 from ..fluxcal import (
     Dependence,
     FluxFit,
+    LeftOut,
     Measurements,
     RatioMatrix,
     RecipeFit,
@@ -19,7 +20,7 @@ from ..fluxcal import (
 )
 from ._flux_columns import describe_columns
 
-__all__ = ["compare_recipe", "tabulate_all"]
+__all__ = ["compare_recipe", "tabulate_all", "tabulate_left_out"]
 
 _PER_UM = {"slope_per_um": "1 / um", "slope_err": "1 / um", "slope_scatter": "1 / um"}
 _UNITS = {"flux": "MJy s / DN", "brightness": "MJy s / (DN sr)"}
@@ -54,6 +55,51 @@ def tabulate_all(
         "ratios": _tabulate_ratios(ratios),
     }
     return {kind: describe_columns(kind, table) for kind, table in tables.items()}
+
+
+def tabulate_left_out(fit: FluxFit, left_out: Mapping[str, Sequence[LeftOut]]) -> Table:
+    """Tabulate, mode by mode, how the fit without each part differs and how well it predicts it.
+
+    Parameters
+    ----------
+    fit : FluxFit
+    left_out : mapping
+        'star', 'class' or 'epoch' -> what `leave_out` gave.
+
+    Returns
+    -------
+    Table
+        ``ln_shift``: ln C without the part minus ln C with all, mean over the filters or bins of
+        the mode; ``n_sigma``: the largest of them in sigma of the fit. Of the measurements that
+        were left out: how many can be predicted, their mean ln(observed/predicted), and the error
+        predicted for one of a star and visit not seen before.
+    """
+    labels = np.array([unit.band.mode.label for unit in fit.units])
+    row_labels = np.array([band.mode.label for band in fit.measurements.bands])
+    relative = fit.error / fit.factor
+    names = ("by", "name", "mode", "ln_shift", "ln_err", "n_sigma", "n_rows", "ln_residual")
+    rows = []
+    for by, parts in left_out.items():
+        for part in parts:
+            of_row = row_labels[fit.measurements.band[part.rows]]
+            for mode in dict.fromkeys(labels.tolist()):
+                mine = (labels == mode) & np.isfinite(part.shift)
+                seen = of_row == mode
+                if not mine.any():
+                    continue
+                left = part.residual[seen].mean() if seen.any() else np.nan
+                error = np.median(part.predicted_err[seen]) if seen.any() else np.nan
+                n_sigma = np.abs(part.shift[mine] / relative[mine]).max()
+                shift, ln_err = part.shift[mine].mean(), np.median(part.error[mine])
+                rows.append((by, part.name, mode, shift, ln_err, n_sigma, seen.sum(), left, error))
+    kinds = [str, str, str, float, float, float, int, float, float]
+    columns = zip(*rows, strict=True) if rows else [[] for _ in kinds]
+    return Table(
+        {
+            name: np.array(column, kind)
+            for name, column, kind in zip((*names, "predicted_err"), columns, kinds, strict=True)
+        }
+    )
 
 
 def compare_recipe(fit: FluxFit, recipe: RecipeFit) -> Table:

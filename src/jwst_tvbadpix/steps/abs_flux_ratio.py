@@ -16,6 +16,7 @@ from ..fluxcal import (
     compare_modes,
     fit_factors,
     fit_gordon2025,
+    leave_out,
     measure_dependences,
     measure_repeatability,
 )
@@ -27,8 +28,8 @@ from ..report import plot_dependences, plot_fit
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
 from ._flux_inputs import find_apcorr, read_wavelengths
-from ._flux_products import build_references, describe_run
-from ._flux_tables import compare_recipe, tabulate_all
+from ._flux_products import build_references, describe_run, quieten
+from ._flux_tables import compare_recipe, tabulate_all, tabulate_left_out
 
 __all__ = ["AbsFluxRatio"]
 
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 
 # What inputs may leave to parameters.
 _SAID = ("instrument", "detector", "mode", "filter", "grating", "slit", "band")
+
+# Rows up to which the fit is done again without each star, class and epoch (a minute or two).
+_MOST_LEFT_OUT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,12 @@ class AbsFluxRatio(TvBadPixStep):
         ratios, repeatability = compare_modes(fit), measure_repeatability(fit)
         dependences = self._measure_dependences(fit)
         tables = tabulate_all(fit, repeatability, dependences, ratios)
+        if len(fit.rows.index) <= _MOST_LEFT_OUT:
+            with quieten("jwst_tvbadpix.fluxcal"):
+                parts = {by: leave_out(fit, by) for by in ("star", "class", "epoch")}
+            tables["leave_out"] = tabulate_left_out(fit, parts)
+        else:
+            log.info("no table of fits without each star: %d rows", len(fit.rows.index))
         if recipe is not None:
             tables["recipe"] = compare_recipe(fit, recipe)
         self._companions = Companions(
