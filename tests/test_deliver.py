@@ -210,7 +210,7 @@ def snapshot(folder):
 def test_derived_context_adds_to_the_old_one(derived):
     output, run = derived
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "photom.fits' : 1 vs. 2 (allowed: a photom file that gains its table" in run.stdout
+    assert "photom.fits' : 1 vs. 2 (allowed: a photom file that gains tables" in run.stdout
     assert "(allowed: the first reference of its selection" in run.stdout
     diff = (output / "crds_diff.txt").read_text()
     assert "replaced jwst_miri_mask_0001.fits with jwst_miri_mask_0004.fits" in diff
