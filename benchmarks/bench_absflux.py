@@ -30,6 +30,31 @@ _DAYS = np.array([0.0, 1230.0, 3000.0])
 _CLASSES = {"HotStars": "hot", "ADwarfs": "adwarf", "SolarAnalogs": "solar"}
 # Subarray responses and formal error of the benchmark's own rows.
 _RESPONSES = {"FULL": 1.0, "SUB256": 0.98, "SUB64": 0.966}
+_N_BINS = 400
+_SPECTRA = (
+    (Mode("MIRI", "MIRIMAGE", "lrs", filter="P750L"), (5.0, 12.0)),
+    (Mode("NIRISS", "NIS", "soss", "CLEAR", "GR700XD", order=1), (0.9, 2.8)),
+    *(
+        (Mode("MIRI", detector, "mrs", band=band), ends)
+        for detector, band, ends in (
+            ("MIRIFUSHORT", "SHORT", (4.9, 5.7)),
+            ("MIRIFUSHORT", "LONG", (10.1, 11.6)),
+            ("MIRIFULONG", "SHORT", (17.8, 20.9)),
+            ("MIRIFULONG", "LONG", (24.5, 27.5)),
+        )
+    ),
+    *(
+        (Mode("NIRSPEC", detector, kind, "CLEAR", grating=grating, slit=slit), ends)
+        for kind, slit in (("fixed_slit", "S1600A1"), ("ifu", "N/A"))
+        for detector, grating, ends in (
+            ("NRS1", "PRISM", (0.6, 5.3)),
+            ("NRS1", "G235H", (1.7, 2.4)),
+            ("NRS2", "G235H", (2.4, 3.1)),
+            ("NRS1", "G395H", (2.9, 3.8)),
+            ("NRS2", "G395H", (3.8, 5.2)),
+        )
+    ),
+)
 _STAR_SCATTER, _STAR_NU, _VISIT_JITTER, _FORMAL = 0.008, 5, 0.0025, 0.001
 
 
@@ -57,11 +82,15 @@ def main() -> None:
     bench = read_bench(options.bench)
     _run_bench(bench)
     if options.draws:
-        _run_draws(bench, range(options.first_seed, options.first_seed + options.draws))
+        seeds = range(options.first_seed, options.first_seed + options.draws)
+        _run_draws(bench, seeds)
+        # With the scatter of each filter that the benchmark's own draw has.
+        _run_draws(bench, seeds, repeat=True)
     _run_outlier(bench)
     _run_recipe(bench, options.bench)
     if options.rows:
-        _run_mission(options.rows)
+        _run_mission(make_mission(options.rows))
+        _run_mission(make_mission(options.rows, spectra=True))
 
 
 def read_bench(folder: Path) -> Bench:
@@ -235,8 +264,7 @@ def _run_recipe(bench: Bench, folder: Path) -> None:
         )
 
 
-def _run_mission(n_rows: int) -> None:
-    m = make_mission(n_rows)
+def _run_mission(m: Measurements) -> None:
     begin = time.process_time()
     fit = fit_factors(m, t0_mjd=59720.0)
     seconds = time.process_time() - begin
@@ -244,8 +272,8 @@ def _run_mission(n_rows: int) -> None:
     judge("processor seconds", seconds, high=60.0)
 
 
-def make_mission(n_rows: int) -> Measurements:
-    """Make all imaging modes of ten detectors, sixty stars over ten years."""
+def make_mission(n_rows: int, *, spectra: bool = False) -> Measurements:
+    """Make all imaging modes of ten detectors, and spectra, sixty stars over ten years."""
     rng = np.random.default_rng(5)
     bands = tuple(
         Band(Mode(inst, det, "imaging", filter=f"F{k}"), float(w))
@@ -261,8 +289,12 @@ def make_mission(n_rows: int) -> Measurements:
         )
         for k, w in enumerate(waves)
     )
-    detectors = sorted({b.mode.detector for b in bands})
-    of = [np.array([k for k, b in enumerate(bands) if b.mode.detector == d]) for d in detectors]
+    if spectra:
+        bands += tuple(
+            Band(mode, float(w)) for mode, ends in _SPECTRA for w in np.linspace(*ends, _N_BINS)
+        )
+    keys = [(b.mode.detector, b.mode.kind, b.mode.grating, b.mode.band) for b in bands]
+    of = [np.array([k for k, key in enumerate(keys) if key == one]) for one in sorted(set(keys))]
     columns: list[list] = [[], [], [], []]
     visit = 0
     while sum(map(len, columns[0])) < n_rows:

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 _SAID = ("instrument", "detector", "mode", "filter", "grating", "slit", "band")
 
 # Rows up to which the fit is done again without each star, class and epoch (a minute or two).
-_MOST_LEFT_OUT = 10_000
+_MOST_LEFT_OUT = 5_000
 
 
 @dataclass(frozen=True, slots=True)
