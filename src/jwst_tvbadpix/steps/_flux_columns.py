@@ -35,6 +35,16 @@ _BY_TABLE: Mapping[str, Mapping[str, str]] = {
         "slope_scatter": "scatter of slope_per_um among the other stars",
         "weight": "robust weight of its offset: 1 typical, 0 ignored",
     },
+    "leave_out": {
+        "by": "what was left out: a star, a class or an epoch",
+        "name": "its name",
+        "ln_shift": "ln factor without it less ln factor with all, mean over filters or bins",
+        "ln_err": "1-sigma error of ln_shift",
+        "n_sigma": "largest shift in 1-sigma errors of the fit",
+        "n_rows": "measurements left out that can be predicted",
+        "ln_residual": "mean of their ln(observed/predicted)",
+        "predicted_err": "error predicted for a measurement of a star and visit not seen before",
+    },
     "modes": {
         "factor": "calibration factor at t0, in the unit of the column unit",
         "factor_err": "1-sigma error of factor, all of the fit included",

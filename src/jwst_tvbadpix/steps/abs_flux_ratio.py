@@ -27,6 +27,7 @@ from ..refmodels.photom import read_template
 from ..report import plot_dependences, plot_fit
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
+from ._flux_columns import describe_columns
 from ._flux_inputs import find_apcorr, read_wavelengths
 from ._flux_products import build_references, describe_run, quieten
 from ._flux_tables import compare_recipe, tabulate_all, tabulate_left_out
@@ -139,7 +140,8 @@ class AbsFluxRatio(TvBadPixStep):
         if len(fit.rows.index) <= _MOST_LEFT_OUT:
             with quieten("jwst_tvbadpix.fluxcal"):
                 parts = {by: leave_out(fit, by) for by in ("star", "class", "epoch")}
-            tables["leave_out"] = tabulate_left_out(fit, parts)
+            left_out = tabulate_left_out(fit, parts)
+            tables["leave_out"] = describe_columns("leave_out", left_out)
         else:
             log.info("no table of fits without each star: %d rows", len(fit.rows.index))
         if recipe is not None:
