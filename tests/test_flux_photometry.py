@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from photutils.aperture import CircularAperture
 
 from jwst_tvbadpix.errors import EvidenceError, InputError
 from jwst_tvbadpix.fluxcal.photometry import Aperture, measure_star
@@ -72,7 +73,9 @@ def test_the_error_is_the_scatter():
     rates, errors = (np.array([getattr(f, key) for f in found]) for key in ("rate", "rate_err"))
     area = np.pi * RADIUS**2
     ring = np.pi * (14.0**2 - 10.0**2)
-    expected = noise * np.sqrt(area + area**2 / ring)
+    # Pixels at the edge count by the square of their share.
+    shares = CircularAperture((20.3, 19.6), RADIUS).to_mask(method="exact").data
+    expected = noise * np.sqrt(np.sum(shares**2) + area**2 / ring)
     assert np.median(errors) == pytest.approx(expected, rel=0.03)
     # The scatter of 150 draws is known to 6 %; centring adds little.
     assert np.std(rates) == pytest.approx(expected, rel=0.2)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from photutils.aperture import CircularAnnulus, CircularAperture
+from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 from pipeline import idle_collector
 
 from jwst_tvbadpix.delivery import build_context, use_context
@@ -184,9 +184,9 @@ def measure(path, apcorr, name):
     place = (float((u * light).sum() / light.sum()), float((v * light).sum() / light.sum()))
     ring = CircularAnnulus(place, row["skyin"], row["skyout"])
     circle = CircularAperture(place, row["radius"])
-    sky = ring.do_photometry(image)[0][0] / ring.area
-    total = circle.do_photometry(image)[0][0] - sky * circle.area
-    noise = np.sqrt(circle.do_photometry(np.nan_to_num(error) ** 2)[0][0]) / total
+    sky = ApertureStats(image, ring).sum / ring.area
+    total = ApertureStats(image, circle).sum - sky * circle.area
+    noise = np.sqrt(ApertureStats(np.nan_to_num(error) ** 2, circle).sum) / total
     return total * row["apcorr"] * area * 1e6, noise
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from astropy.convolution import Gaussian2DKernel, interpolate_replace_nans
 from astropy.stats import SigmaClip
 from astropy.utils.exceptions import AstropyUserWarning
-from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
+from photutils.aperture import CircularAnnulus, CircularAperture
 from photutils.centroids import centroid_2dg
 
 from ..errors import EvidenceError, InputError
@@ -131,9 +131,9 @@ def measure_star(
 
     Notes
     -----
-    ``rate_err^2 = sum(err^2 within the circle) + (area x error of the mean sky)^2``: `err` holds
-    the noise of the pixels once, and what the sky adds is the error of its mean alone. The pixels
-    of resampled images are correlated, which this does not know.
+    ``rate_err^2 = sum((share of the pixel x err)^2) + (area x error of the mean sky)^2``: `err`
+    holds the noise of the pixels once, the sky adds the error of its mean alone. That the pixels
+    of resampled images are correlated is not known to it.
     """
     rate, err = (np.asarray(plane, np.float64) for plane in (rate, err))
     with np.errstate(invalid="ignore"):
@@ -146,7 +146,8 @@ def measure_star(
     ):
         raise EvidenceError("the aperture reaches over the edge of the image")
     inside = circle.to_mask(method="center").to_image(rate.shape) > 0
-    touched = circle.to_mask(method="exact").to_image(rate.shape) > 0
+    share = circle.to_mask(method="exact").to_image(rate.shape)
+    touched = share > 0
     if saturated is not None and (saturated & touched).any():
         raise EvidenceError("saturated")
     rows, columns = np.indices(rate.shape)
@@ -157,9 +158,8 @@ def measure_star(
         raise EvidenceError(f"{n_bad} bad pixels in the aperture, more than {max_replaced}")
     sky, sky_err = _measure_sky(rate, bad, (x, y), aperture)
     whole, whole_err = _replace(rate, err, bad & touched, sky)
-    with np.errstate(invalid="ignore"):
-        stats = ApertureStats(whole - sky, circle, error=whole_err, mask=bad & ~touched)
-    net, pixel_err = float(stats.sum), float(stats.sum_err)
+    net = float(np.sum(share[touched] * (whole[touched] - sky)))
+    pixel_err = float(np.sqrt(np.sum((share[touched] * whole_err[touched]) ** 2)))
     total = float(np.hypot(pixel_err, circle.area * sky_err))
     if not net > _DETECTED * total:
         raise EvidenceError(f"no star: {net:.3g} +- {total:.2g} in the aperture")
