@@ -5,15 +5,13 @@ from pathlib import Path
 import numpy as np
 from stdatamodels.jwst.datamodels import (
     FilteroffsetModel,
-    FlatModel,
     JwstDataModel,
     MirImgPhotomModel,
 )
 
-from ..detectors import get_detector
-from .electronics import find_region
 from .layers import PixelPattern
 from .references import fill_frame, fill_reference
+from .references_lrs import build_flat
 from .star_lrs import PIXEL_ARCSEC, PIXEL_SR
 
 __all__ = ["IMAGING_PHOTMJSR", "write_imaging_references"]
@@ -50,9 +48,7 @@ def write_imaging_references(
         "photom": [
             _write(_build_photom(name), folder, "photom", filter_name=name) for name in filters
         ],
-        "flat": [
-            _write(_build_flat(pattern), folder, "flat", filter_name=name) for name in filters
-        ],
+        "flat": [_write(build_flat(pattern), folder, "flat", filter_name=name) for name in filters],
     }
 
 
@@ -98,18 +94,4 @@ def _build_photom(filter_name: str) -> MirImgPhotomModel:
     meta.photometry.pixelarea_arcsecsq = PIXEL_ARCSEC**2
     meta.instrument.band = "N/A"
     meta.exposure.type = "MIR_IMAGE"
-    return model
-
-
-def _build_flat(pattern: PixelPattern | None) -> FlatModel:
-    """Response of the pixels, over the full frame; subarrays are cut from it."""
-    shape = get_detector(_DETECTOR).shape
-    data = np.ones(shape, np.float32)
-    if pattern is not None:
-        data = pattern.response(find_region("FULL"), detector=_DETECTOR)
-    model = FlatModel(data=data, err=np.zeros(shape, np.float32), dq=np.zeros(shape, np.uint32))
-    # An identity, so that nothing is lost or renamed.
-    model.dq_def = np.array([(0, 1, "DO_NOT_USE", "")], dtype=model.get_dtype("dq_def"))
-    model.meta.instrument.band = "N/A"
-    model.meta.exposure.readpatt = "ANY"
     return model

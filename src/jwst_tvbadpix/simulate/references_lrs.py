@@ -29,7 +29,7 @@ from .star_lrs import (
     get_trace,
 )
 
-__all__ = ["BOX_HALF_WIDTH", "build_transform", "write_spectral_references"]
+__all__ = ["BOX_HALF_WIDTH", "build_flat", "build_transform", "write_spectral_references"]
 
 _DETECTOR = "MIRIMAGE"
 _EXP_TYPES = {"FULL": "MIR_LRS-FIXEDSLIT", "SLITLESSPRISM": "MIR_LRS-SLITLESS"}
@@ -74,7 +74,7 @@ def write_spectral_references(
         "distortion": [_write(_build_distortion(), folder, "distortion", ".asdf")],
         "specwcs": [_write(_build_specwcs(), folder, "specwcs")],
         "photom": [_write(_build_photom(), folder, "photom")],
-        "flat": [_write(_build_flat(pattern), folder, "flat")],
+        "flat": [_write(build_flat(pattern), folder, "flat")],
         "psf": [_write(_build_psf(), folder, "psf")],
         "extract1d": [_write_extract1d(folder, subarray) for subarray in _EXP_TYPES],
     }
@@ -193,8 +193,8 @@ def _build_photom() -> MirLrsPhotomModel:
     return model
 
 
-def _build_flat(pattern: PixelPattern | None) -> FlatModel:
-    """Response of the pixels, over the full frame; subarrays are cut from it."""
+def build_flat(pattern: PixelPattern | None) -> FlatModel:
+    """Response of the pixels of MIRIMAGE, over the full frame; subarrays are cut from it."""
     shape = get_detector(_DETECTOR).shape
     data = np.ones(shape, np.float32)
     if pattern is not None:
