@@ -3,6 +3,7 @@
 import gc
 import os
 import types
+from concurrent.futures import Future
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from stdatamodels.jwst.datamodels import CubeModel, ImageModel
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context
 from jwst_tvbadpix.proof import chain, run
+from jwst_tvbadpix.proof.field import add_field_defects
 from jwst_tvbadpix.proof.measure import (
     count_added,
     count_features,
@@ -230,14 +232,22 @@ def test_a_plan_makes_exposures_of_several_draws():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_twenty_noise_draws_go_through_the_stages_of_the_verdict(mode, tmp_path):
-    calls = []
-    pool = types.SimpleNamespace(submit=lambda *call: calls.append(call))
-    contexts = dict.fromkeys(("static", "dated", "perfect", "none"))
+    submitted = {}
+
+    def submit(*call):
+        submitted[job := Future()] = call
+        return job
+
+    pool = types.SimpleNamespace(submit=submit)
+    contexts = dict.fromkeys(("static", "dated", "perfect"))
     plan = make_plan(SEED)
-    epochs = [epoch for epoch, _ in run._submit_spectra(tmp_path, plan, mode, contexts, pool)]
+    field = add_field_defects(plan)
+    jobs = dict(run._submit_noise(tmp_path, plan, None, pool))
+    jobs |= run._submit_all(tmp_path, plan, field, contexts, pool)
     one = plan.make_spec(mode, 0).nints
     n_noise, observations = 0, set()
-    for epoch, call in zip(epochs, calls, strict=True):
+    calls = [(epoch, submitted[job]) for job, (name, epoch) in jobs.items() if name == mode]
+    for epoch, call in calls:
         *_, spec, defects, masks, replacements = call
         assert chain.RECOMMENDED in replacements
         # What is run with one setting only gives each of its draws.
@@ -249,7 +259,7 @@ def test_twenty_noise_draws_go_through_the_stages_of_the_verdict(mode, tmp_path)
         assert epoch is None or spec.nints >= (2 * one if epoch >= 0 else one)
     assert n_noise == 20
     assert len(observations) == len(calls)
-    assert [epoch for epoch in epochs if epoch is not None] == [0, 1, 2, 3, -1]
+    assert [epoch for epoch, _ in calls if epoch is not None] == [0, 1, 2, 3, -1]
 
 
 def make_spectrum(mode, epoch, mask, draw, *, spikes=0, name=None):

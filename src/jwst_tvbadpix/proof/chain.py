@@ -30,10 +30,9 @@ __all__ = [
     "scratch_folder",
 ]
 
-# Settings of pixel_replace by mode: off is the default of the code, mingrad that of the step, which
-# does worse in the slit only; and the one that the verdict is about.
+# Settings of pixel_replace: off, the default of the code, and the one that the verdict is about.
 RECOMMENDED = "fit_profile"
-REPLACEMENTS = {"slitless": ("off", RECOMMENDED), "slit": ("off", "mingrad", RECOMMENDED)}
+REPLACEMENTS = ("off", RECOMMENDED)
 # Arrays of a rate.
 _ARRAYS = ("data", "err", "dq", "var_poisson", "var_rnoise")
 # Weights of resample_spec. The default, ivm, weighs a pixel whose ramp has a jump less than its

@@ -22,7 +22,7 @@ from ..simulate import (
 from .field import FILTER
 from .scene import N_BLANK, Plan
 
-__all__ = ["Prepared", "prepare", "write_mask"]
+__all__ = ["Prepared", "prepare", "prepare_unmasked", "write_mask"]
 
 # Of the first mask of a series: before the observatory's first exposure.
 _FIRST_USEAFTER = "2021-12-25T00:00:00"
@@ -40,7 +40,7 @@ class Prepared:
     ----------
     contexts : dict of str to Context
         'static': the mask of the first epoch; 'dated': the series that the step makes; 'perfect':
-        at each date of the star the pixels that are bad then; 'none': no masked pixel.
+        at each date of the star the pixels that are bad then.
     expected : mapping of str to sequence of str
         For each of them, the mask that CRDS should pick at each date of the star.
     n_masks : int
@@ -52,8 +52,35 @@ class Prepared:
     n_masks: int
 
 
+def prepare_unmasked(folder: Path, plan: Plan) -> tuple[Context, dict[str, list[Path]]]:
+    """Write the references, and a context with a mask of no pixel.
+
+    Parameters
+    ----------
+    folder : Path
+        Where everything is written.
+    plan : Plan
+        With all defects.
+
+    Returns
+    -------
+    context : Context
+    references : dict of str to list of Path
+        By type; all but masks.
+    """
+    references = _write_references(folder / "references", plan)
+    nothing = plan.defects.select(np.zeros(len(plan.defects), bool))
+    empty = [write_mask(folder / "empty_mask", nothing)]
+    contexts = _build_contexts(folder / "crds", {"none": empty}, references, first=1)
+    return contexts["none"], references
+
+
 def prepare(
-    folder: Path, plan: Plan, pool: ProcessPoolExecutor, say: Callable[[str], None]
+    folder: Path,
+    plan: Plan,
+    references: Mapping[str, Sequence[Path]],
+    pool: ProcessPoolExecutor,
+    say: Callable[[str], None],
 ) -> Prepared:
     """Simulate the programme, make the masks, and a context for each.
 
@@ -63,11 +90,14 @@ def prepare(
         Where everything is written.
     plan : Plan
         With all defects.
+    references : mapping of str to sequence of Path
+        Of ``prepare_unmasked``.
     pool : ProcessPoolExecutor
+        Of one process or more.
     say : callable
         Told what happens.
     """
-    say(f"Simulating {N_BLANK} blank-sky and failed exposures of four years, and references")
+    say(f"Simulating {N_BLANK} blank-sky and failed exposures of four years")
     writing = pool.submit(
         simulate_programme,
         folder / "exposures",
@@ -77,25 +107,15 @@ def prepare(
         start=plan.period[0],
         end=plan.period[1],
     )
-    references = _write_references(folder / "references", plan)
-    defects = plan.defects
-    static = write_mask(folder / "static_mask", defects.select(defects.state(plan.first_mjd)))
-    masks = {
-        "static": [static],
-        "none": [write_mask(folder / "empty_mask", defects.select(np.zeros(len(defects), bool)))],
-        "perfect": _write_perfect_masks(folder, plan),
-    }
-    early = pool.submit(_build_contexts, folder / "crds", masks, references, first=1)
+    bad_at_first = plan.defects.select(plan.defects.state(plan.first_mjd))
+    static = write_mask(folder / "static_mask", bad_at_first)
+    masks = {"static": [static], "perfect": _write_perfect_masks(folder, plan)}
     programme = writing.result()
     say("Building the dated masks from them (time_variable_bad_pixel)")
     masks["dated"] = pool.submit(_build_series, folder, programme.association, static).result()
     say(f"Making a CRDS context of the static mask, and one of the series of {len(masks['dated'])}")
-    contexts = early.result()
-    dated = {"dated": masks["dated"]}
-    later = pool.submit(
-        _build_contexts, folder / "crds", dated, references, first=len(contexts) + 1
-    )
-    contexts |= later.result()
+    building = pool.submit(_build_contexts, folder / "crds", masks, references, first=2)
+    contexts = building.result()
     expected = {
         name: [_pick(context, masks[name], mjd) for mjd in plan.star_mjd]
         for name, context in contexts.items()

@@ -21,7 +21,7 @@ from .field import IMAGING, add_field_defects, make_field_specs
 from .field_quality import RECOMMENDED_WAY, Photometry, check_field, judge_field, sum_field
 from .measure import Quality, count_added, measure_quality
 from .photometry import Measured, run_field
-from .prepare import prepare
+from .prepare import prepare, prepare_unmasked
 from .results import Check, Total
 from .scene import CHANGES, MODES, WAVELENGTHS_UM, Plan, make_plan, select_on_trace
 
@@ -129,9 +129,14 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
     folder.mkdir(parents=True, exist_ok=True)
     plan = make_plan(seed)
     field = add_field_defects(plan)
-    with _start_workers() as pool:
-        prepared = prepare(folder, field, pool, say)
-        found, noise, measured = _run_all(folder, plan, field, prepared.contexts, pool, say)
+    with _start_workers(2) as pool:
+        say("Writing references, and beginning with the noise: exposures without bad pixels")
+        unmasked, references = prepare_unmasked(folder, field)
+        jobs = dict(_submit_noise(folder / "spectra", plan, unmasked, pool))
+        with _start_workers(1) as builder:
+            prepared = prepare(folder, field, references, builder, say)
+        jobs |= _submit_all(folder, plan, field, prepared.contexts, pool)
+        found, noise, measured = _collect(jobs, say)
     spectra = tuple(_judge(plan, key, one, noise) for key, many in found.items() for one in many)
     photometry = judge_field(field, measured)
     totals = (*_add_up(spectra), *sum_field(photometry))
@@ -149,16 +154,16 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
 
 
 @contextmanager
-def _start_workers() -> Iterator[ProcessPoolExecutor]:
-    """Start two processes of their own environment; a failure cancels what has not begun."""
+def _start_workers(n: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes of their own environment; a failure cancels what has not begun."""
     pool = ProcessPoolExecutor(
-        2, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
+        n, mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
     )
     try:
         yield pool
     except BrokenProcessPool as error:
         raise ProductError(
-            "expected two processes to run pipelines, found one killed, most likely for want of "
+            "expected processes to run pipelines, found one killed, most likely for want of "
             "memory (each needs about 1 GB); free some and run again"
         ) from error
     finally:
@@ -167,22 +172,37 @@ def _start_workers() -> Iterator[ProcessPoolExecutor]:
 
 _Key = tuple[str, int]
 _Noise = dict[tuple[str, str], np.ndarray]
+# What each job is: the mode, and the epoch or None for the noise.
+_Jobs = dict[Future[Any], tuple[str, int | None]]
 
 
-def _run_all(
+def _submit_noise(
+    folder: Path, plan: Plan, unmasked: Context, pool: ProcessPoolExecutor
+) -> Iterator[tuple[Future[Any], tuple[str, int | None]]]:
+    """Submit exposures without defects, that tell what noise does; none needs a mask."""
+    # The dearest first.
+    for mode in reversed(MODES):
+        each = _N_NOISE_EACH[mode]
+        for k in range(_N_NOISE // each):
+            spec = plan.make_spec(mode, 0, number=_NOISE_NUMBER + k, n_draws=each)
+            contexts = {"none": unmasked}
+            job = pool.submit(run_star, folder, plan, mode, spec, None, contexts, (RECOMMENDED,))
+            yield job, (mode, None)
+
+
+def _submit_all(
     folder: Path,
     plan: Plan,
     field: Plan,
     contexts: dict[str, Context],
     pool: ProcessPoolExecutor,
-    say: Callable[[str], None],
-) -> tuple[dict[_Key, list[Extracted]], _Noise, dict[int, list[Measured]]]:
-    """Run every exposure: spectra by (mode, epoch), noise draws, fluxes of the field by epoch."""
-    jobs: dict[Future[Any], tuple[str, int | None]] = {}
-    # The dearest first, so that both processes end together.
-    for mode in reversed(MODES):
-        for epoch, job in _submit_spectra(folder / "spectra", plan, mode, contexts, pool):
-            jobs[job] = (mode, epoch)
+) -> _Jobs:
+    """Submit the exposures of star and field, the dearest first, so that both processes end as one.
+
+    No spectrum reaches the subarray of the field: its defects are left out of these exposures, so
+    that their noise is the same with imaging and without.
+    """
+    jobs: _Jobs = {}
     for epoch in (-1, *range(CHANGES + 1)):
         null = epoch < 0
         specs = make_field_specs(
@@ -193,19 +213,44 @@ def _run_all(
         used = ("static", "dated") if null else ("static", "dated", "perfect")
         masks = {name: contexts[name] for name in used}
         images = folder / "images"
-        jobs[pool.submit(run_field, images, field, epoch, specs, defects, masks)] = (
-            IMAGING,
-            epoch,
-        )
+        job = pool.submit(run_field, images, field, epoch, specs, defects, masks)
+        jobs[job] = (IMAGING, epoch)
+    masks = {name: contexts[name] for name in ("static", "dated")}
+    for mode in reversed(MODES):
+        for epoch in (*range(CHANGES + 1), -1):
+            null = epoch < 0
+            spec = (
+                plan.make_spec(mode, CHANGES, number=_NULL_NUMBER)
+                if null
+                else plan.make_spec(mode, epoch, n_draws=_N_DRAWS[mode])
+            )
+            job = pool.submit(
+                run_star,
+                folder / "spectra",
+                plan,
+                mode,
+                spec,
+                None if null else plan.defects,
+                masks,
+                (RECOMMENDED,) if null else REPLACEMENTS,
+            )
+            jobs[job] = (mode, epoch)
+    return jobs
+
+
+def _collect(
+    jobs: _Jobs, say: Callable[[str], None]
+) -> tuple[dict[_Key, list[Extracted]], _Noise, dict[int, list[Measured]]]:
+    """Wait for every job: spectra by (mode, epoch), noise draws, fluxes of the field by epoch."""
     say(f"Running {len(jobs)} jobs of calwebb_detector1 and what follows in two processes")
-    found: dict[_Key, list[Extracted]] = {}
-    measured: dict[int, list[Measured]] = {}
-    noise: dict[tuple[str, str], list[np.ndarray]] = {}
     for number, job in enumerate(as_completed(jobs), start=1):
         job.result()
         mode, epoch = jobs[job]
         what = {None: "noise", -1: "without defects"}.get(epoch, f"epoch {epoch}")
         say(f"  {number} of {len(jobs)}: {mode}, {what}")
+    found: dict[_Key, list[Extracted]] = {}
+    measured: dict[int, list[Measured]] = {}
+    noise: dict[tuple[str, str], list[np.ndarray]] = {}
     # In the order in which they were begun, whichever ended first.
     for job, (mode, epoch) in jobs.items():
         if epoch is None:
@@ -217,34 +262,6 @@ def _run_all(
             found[mode, epoch] = job.result()
     ordered = {key: found[key] for key in sorted(found)}
     return ordered, {key: np.array(values) for key, values in noise.items()}, measured
-
-
-def _submit_spectra(
-    folder: Path, plan: Plan, mode: str, contexts: dict[str, Context], pool: ProcessPoolExecutor
-) -> Iterator[tuple[int | None, Future[Any]]]:
-    """Submit the exposures of a mode: epoch, None for noise draws, and job.
-
-    No spectrum reaches the subarray of the field: its defects are left out of these exposures, so
-    that their noise is the same with imaging and without.
-    """
-    masks = {name: contexts[name] for name in ("static", "dated")}
-    each = _N_NOISE_EACH[mode]
-    for k in range(_N_NOISE // each):
-        spec = plan.make_spec(mode, 0, number=_NOISE_NUMBER + k, n_draws=each)
-        unmasked = {"none": contexts["none"]}
-        yield (
-            None,
-            pool.submit(run_star, folder, plan, mode, spec, None, unmasked, (RECOMMENDED,)),
-        )
-    for epoch in range(CHANGES + 1):
-        spec = plan.make_spec(mode, epoch, n_draws=_N_DRAWS[mode])
-        settings = REPLACEMENTS[mode]
-        yield (
-            epoch,
-            pool.submit(run_star, folder, plan, mode, spec, plan.defects, masks, settings),
-        )
-    spec = plan.make_spec(mode, CHANGES, number=_NULL_NUMBER)
-    yield -1, pool.submit(run_star, folder, plan, mode, spec, None, masks, (RECOMMENDED,))
 
 
 def _judge(plan: Plan, key: _Key, one: Extracted, noise: _Noise) -> Spectrum:
@@ -281,7 +298,7 @@ def _add_up(spectra: tuple[Spectrum, ...]) -> Iterator[Total]:
     """Sum over the dates with defects."""
     for mode in MODES:
         for extraction in ("box", "optimal"):
-            for replacement in REPLACEMENTS[mode]:
+            for replacement in REPLACEMENTS:
                 static, dated = (
                     [
                         s

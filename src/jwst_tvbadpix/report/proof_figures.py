@@ -14,7 +14,6 @@ __all__ = ["plot_field", "plot_proof", "plot_spectrum"]
 _COLOURS = {"static": "#D55E00", "dated": "#0072B2"}
 _TITLES = {
     "off": "pixel_replace off",
-    "mingrad": "pixel_replace on, mingrad",
     "fit_profile": "pixel_replace on, fit_profile",
 }
 _WAYS = {
