@@ -212,9 +212,8 @@ def _submit_all(
         # Without defects a perfect mask is none.
         used = ("static", "dated") if null else ("static", "dated", "perfect")
         masks = {name: contexts[name] for name in used}
-        images = folder / "images"
-        job = pool.submit(run_field, images, field, epoch, specs, defects, masks)
-        jobs[job] = (IMAGING, epoch)
+        imaged = pool.submit(run_field, folder / "images", field, epoch, specs, defects, masks)
+        jobs[imaged] = (IMAGING, epoch)
     masks = {name: contexts[name] for name in ("static", "dated")}
     for mode in reversed(MODES):
         for epoch in (*range(CHANGES + 1), -1):
