@@ -222,7 +222,7 @@ def build_neutral_mask(
 
 
 def check_filter(name: str) -> None:
-    """Require one FILTER of JWST, several joined by |, or N/A; raise ProductError otherwise."""
+    """Require one FILTER of JWST, several joined by ``|``, or N/A; raise ProductError otherwise."""
     filters = _split(name)
     _require_one_kind(filters)
     for part in filters:

@@ -44,7 +44,7 @@ class MaskSeries:
     depth : str
         SHALLOW, MEDIUM or DEEP; empty for any.
     readpatt : str
-        READPATT, several joined by |; empty for any.
+        READPATT, several joined by ``|``; empty for any.
     ngroups : tuple of int or None
         Lowest NGROUPS, and the first above them; None for any.
     """

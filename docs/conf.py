@@ -1,0 +1,39 @@
+"""Configuration of Sphinx; the theme and the layout of each step are those of jwst's own pages."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+from jwst_tvbadpix import __version__  # noqa: E402
+
+project = "jwst_tvbadpix"
+author = "The jwst_tvbadpix developers"
+version = release = __version__
+
+# intersphinx is left out on purpose: it needs the network, and its absence would be a warning.
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "tvbadpix_sphinx",
+]
+exclude_patterns = ["_build", "_ext"]
+source_suffix = {".rst": "restructuredtext"}
+default_role = "obj"
+
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+# Members are chosen by autodoc.
+numpydoc_show_class_members = False
+
+# Examples are those marked as such, and say themselves what they import.
+doctest_test_doctest_blocks = ""
+
+html_theme = "sphinx_rtd_theme"
+html_theme_options = {"collapse_navigation": True, "navigation_depth": 3}
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
+html_show_sourcelink = False
+html_copy_source = False
