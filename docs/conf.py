@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
-from jwst_tvbadpix import __version__  # noqa: E402
+from jwst_tvbadpix import __version__
 
 project = "jwst_tvbadpix"
-author = "The jwst_tvbadpix developers"
+author = project_copyright = "The jwst_tvbadpix developers"
 version = release = __version__
 
 # intersphinx is left out on purpose: it needs the network, and its absence would be a warning.
@@ -21,6 +21,8 @@ extensions = [
 exclude_patterns = ["_build", "_ext"]
 source_suffix = {".rst": "restructuredtext"}
 default_role = "obj"
+# Two dashes are an option.
+smartquotes = False
 
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"

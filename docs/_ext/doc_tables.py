@@ -189,11 +189,7 @@ def describe_type(node: dict[str, Any]) -> str:
     return str(node.get("type", "any"))
 
 
-def walk_schema(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield dotted name and node of everything below a node, in the order of the schema."""
-    for name, child in node.get("properties", {}).items():
-        yield f"{prefix}{name}", child
-        yield from walk_schema(child, f"{prefix}{name}.")
+_SCHEMA_TITLES, _SCHEMA_WIDTHS = ("Name", "Type", "Meaning"), "24 20 56"
 
 
 def write_schema(name: str) -> list[str]:
@@ -204,30 +200,28 @@ def write_schema(name: str) -> list[str]:
     lines += [""]
     single = []
     for part, node in schema["properties"].items():
-        optional = "" if part in schema["required"] else " (optional)"
+        optional = part not in schema["required"]
         if "properties" not in node:
-            single.append((literal(part), *_describe(node), optional.strip(" ()")))
+            single.append((literal(part), *_describe(node, optional)))
             continue
-        title = f"{part}{optional}"
-        lines += [f".. rubric:: {title}", "", f"{escape(node.get('title', ''))}.", ""]
-        required = {f"{key}" for key in node.get("required", [])}
+        title = f".. rubric:: {part}{' (optional)' if optional else ''}"
+        lines += [title, "", f"{escape(node.get('title', ''))}.", ""]
         rows = [
-            (literal(key), *_describe(child), "" if key in required or "." in key else "optional")
-            for key, child in walk_schema(node)
+            (literal(key), *_describe(child, key not in node.get("required", ())))
+            for key, child in node["properties"].items()
         ]
         lines += write_table(_SCHEMA_TITLES, rows, _SCHEMA_WIDTHS)
-    return [*lines, ".. rubric:: Single values", "", *write_table(_SCHEMA_TITLES, single, _SCHEMA_WIDTHS)]
+    single_values = write_table(_SCHEMA_TITLES, single, _SCHEMA_WIDTHS)
+    return [*lines, ".. rubric:: Single values", "", *single_values]
 
 
-_SCHEMA_TITLES, _SCHEMA_WIDTHS = ("Name", "Type", "Meaning", ""), "22 20 46 12"
-
-
-def _describe(node: dict[str, Any]) -> tuple[str, str]:
+def _describe(node: dict[str, Any], optional: bool) -> tuple[str, str]:
     """Say what a value is, and what it means, its unit and the words that it may be."""
     words = ", ".join(str(value) for value in node.get("enum", ()))
     meaning = node.get("title", "") + (f" (one of {words})" if words else "")
     if node.get("unit"):
         meaning += f" [{node['unit']}]"
+    meaning += " (optional)" if optional else ""
     return escape(describe_type(node)), escape(meaning)
 
 
@@ -257,7 +251,15 @@ def write_command(name: str) -> list[str]:
     title = f"tvbadpix {name}"
     formatter.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups, "")
     usage = formatter.format_help().strip()
-    lines = [f".. _cli-{name}:", "", title, "-" * len(title), "", f"{escape(summary)}.", ""]
+    lines = [
+        f".. _cli-{name}:",
+        "",
+        title,
+        "-" * len(title),
+        "",
+        f"{escape(summary[:1].upper() + summary[1:])}.",
+        "",
+    ]
     lines += [".. code-block:: text", "", *textwrap.indent(usage, "   ").splitlines(), ""]
     for text in (parser.description, parser.epilog):
         if text and text.rstrip(".") != summary:
@@ -274,6 +276,8 @@ def _name_option(action: argparse.Action) -> str:
     if not action.option_strings:
         return str(action.metavar or action.dest)
     value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else "")
+    if not value and action.nargs != 0:
+        value = action.dest.upper()
     value = " ".join(value) if isinstance(value, tuple) else value
     return f"{', '.join(action.option_strings)} {value}".rstrip()
 
@@ -299,9 +303,18 @@ def write_recipes() -> list[str]:
     rows = []
     for program in list_recipes():
         recipe = find_recipe(program)
-        counts = [sum(max(r.count, 1) for r in recipe.rows if r.step == s) for s in (*STEPS, "none")]
+        counts = [
+            sum(max(r.count, 1) for r in recipe.rows if r.step == s) for s in (*STEPS, "none")
+        ]
         unclear = sum(bool(row.doubts) for row in recipe.rows)
-        rows.append((f":ref:`programme-{program}`", escape(recipe.title), *map(str, counts), str(unclear)))
+        rows.append(
+            (
+                f":ref:`{program} <programme-{program}>`",
+                escape(recipe.title),
+                *map(str, counts),
+                str(unclear),
+            )
+        )
     titles = ("Programme", "Title", "Masks", "Flats", "Fluxes", "No step", "With a doubt")
     return write_table(titles, rows, "12 40 9 9 9 9 12")
 
@@ -313,7 +326,10 @@ def write_recipe(program: str) -> list[str]:
     recipe = find_recipe(program)
     title = f"{program}: {recipe.title}"
     lines = [f".. _programme-{program}:", "", title, "-" * len(title), ""]
-    lines += [f"Rows from {escape(recipe.source)}." if "://" not in recipe.source else recipe.source, ""]
+    lines += [
+        f"Rows from {escape(recipe.source)}." if "://" not in recipe.source else recipe.source,
+        "",
+    ]
     lines += [f"* {escape(note)}" for note in recipe.notes] + [""]
     rows = []
     for row in recipe.rows:

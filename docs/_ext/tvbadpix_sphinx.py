@@ -34,9 +34,7 @@ class StepArguments(_Generated):
     option_spec = {"inherited": directives.flag}  # noqa: RUF012  # docutils asks for it
 
     def write(self) -> list[str]:
-        return doc_tables.write_arguments(
-            self.arguments[0], inherited="inherited" in self.options
-        )
+        return doc_tables.write_arguments(self.arguments[0], inherited="inherited" in self.options)
 
 
 class SchemaTables(_Generated):
@@ -53,7 +51,9 @@ class Commands(_Generated):
     """``.. commands::``: the reference of ``tvbadpix``."""
 
     def write(self) -> list[str]:
-        return [line for name in doc_tables.list_commands() for line in doc_tables.write_command(name)]
+        return [
+            line for name in doc_tables.list_commands() for line in doc_tables.write_command(name)
+        ]
 
 
 class Programmes(_Generated):
