@@ -211,9 +211,9 @@ class TvBadPixStep(Step):
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
 
 
-def show_progress(what: str) -> Callable[[int, int], None]:
+def show_progress(what: str, *, unit: str = "row") -> Callable[[int, int], None]:
     """Make a progress callback: a bar on a terminal, a log line per quarter elsewhere."""
-    bar = tqdm(total=0, desc=what, unit="row", leave=False, disable=None)
+    bar = tqdm(total=0, desc=what, unit=unit, leave=False, disable=None)
     quarter = 0
 
     def report(done: int, total: int) -> None:
@@ -221,7 +221,7 @@ def show_progress(what: str) -> Callable[[int, int], None]:
         if bar.disable:
             if done * 4 // total > quarter:
                 quarter = done * 4 // total
-                log.info("%s: %d of %d rows", what, done, total)
+                log.info("%s: %d of %d %ss", what, done, total, unit)
             return
         bar.total = total
         bar.update(done - bar.n)
