@@ -49,15 +49,16 @@ _COMMANDS = (
 _EPILOG = """\
 examples:
   tvbadpix demo
-  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --date 2025-03-06 --dry-run
+  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --date 2025-03-06
 
 Results go to stdout, messages and progress to stderr. Where a command has a verdict it is the last
 line of stdout. Common options may stand before or after COMMAND.
 
 files:
-  A file of the same name is replaced, once the new one is complete; --dry-run tells beforehand.
-  Never replaced: what reprocess and deliver have not made themselves, a parameter file that was
-  edited. download keeps what is complete.
+  A file of the same name is replaced, once the new one is complete; --dry-run
+  tells beforehand. What reprocess and deliver have not made themselves, and a
+  parameter file that was edited, is never replaced: the command fails. download
+  keeps what is complete.
 
 exit status:
   0    done; where there is a verdict, it holds
@@ -107,7 +108,7 @@ def _run(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (TvBadPixError, OSError, MemoryError) as error:
-        return _fail(options, f"error: {error or 'not enough memory'}", 1)
+        return _fail(options, f"error: {str(error) or 'not enough memory'}", 1)
     except KeyboardInterrupt:
         return _fail(options, "interrupted", 130)
     except (Exception, SystemExit) as error:  # no command leaves by SystemExit of its own

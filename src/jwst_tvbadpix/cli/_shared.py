@@ -32,12 +32,16 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Wraps descriptions that are one line, and leaves alone those that have lines already."""
+    """Wraps the paragraphs of descriptions and epilogs, those with indented lines excepted."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        if "\n" in text:
-            return super()._fill_text(text, width, indent)
-        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+        parts = (
+            super(HelpFormatter, self)._fill_text(part, width, indent)
+            if "\n " in part
+            else argparse.HelpFormatter._fill_text(self, part, width, indent)
+            for part in text.strip().split("\n\n")
+        )
+        return "\n\n".join(parts)
 
 
 def add_common(parser: argparse.ArgumentParser, **defaults: Any) -> None:

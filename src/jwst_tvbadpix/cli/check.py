@@ -15,12 +15,13 @@ _EPILOG = """\
 The aperture is, in this order: that given; the window that an _x1d made from detector pixels
 names; pixels near the target of an integral-field unit (WCS); so many pixels on either side of
 the target (WCS), or of the trace that is seen (5 for the LRS, 3 for others, or half the width
-that the _x1d names); the whole field. The first lines of the output say which. Exit status: 0,
-affected or not; 1 on an error. The last line is the summary.
+that the _x1d names); the whole field. The first lines of the output say which. The exit
+status is 0, affected or not. The last line is the summary.
 
 examples:
-  tvbadpix check x_x1d.fits --history masks/lrs_MIRIMAGE_badpixhistory.asdf
-  tvbadpix check x_rate.fits --aperture 30 45 5 395 --history masks/lrs_MIRIMAGE_badpixhistory.asdf
+  tvbadpix check x_rate.fits --history masks/lrs_MIRIMAGE_badpixhistory.asdf
+  tvbadpix check x_rate.fits --aperture 30 45 5 395 --output found.ecsv \\
+      --history masks/lrs_MIRIMAGE_badpixhistory.asdf
 """
 
 _SHOWN = (

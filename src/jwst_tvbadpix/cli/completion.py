@@ -12,7 +12,8 @@ For all shells to come:
   bash: echo 'eval "$(tvbadpix completion bash)"' >> ~/.bashrc
   zsh:  tvbadpix completion zsh > DIR/_tvbadpix, with a DIR of your $fpath
   fish: tvbadpix completion fish > ~/.config/fish/completions/tvbadpix.fish
-  tcsh: tvbadpix completion tcsh > ~/.tvbadpix.csh, and in ~/.tcshrc: source ~/.tvbadpix.csh
+  tcsh: tvbadpix completion tcsh > ~/.tvbadpix.csh
+        and in ~/.tcshrc: source ~/.tvbadpix.csh
 
 examples:
   eval "$(tvbadpix completion bash)"

@@ -16,11 +16,12 @@ _DESCRIPTION = """\
 Test the references in DIR as CRDS would, without any server, and write to OUT:
 
   cache/            a local CRDS context with them (see `tvbadpix context`)
-  manifest.json     files, checksums, dates, what each supersedes and how it differs (also .txt)
+  manifest.json     files, checksums, dates, what each supersedes and how it
+                    differs (also .txt)
   bestrefs.json     which data sets get which file (also .txt)
   submission/       the form of CRDS, one per instrument and type, filled
   logs/             what crds said of each file
-  crds_diff.txt     crds diff of the old and the new context (with --derive-from)
+  crds_diff.txt     crds diff of the old and new context (with --derive-from)
   verdict.json      the checks (also .txt)
 
 DIR holds references in FITS with their ASDF twins and, beside masks, the
@@ -35,7 +36,8 @@ wrong with them shows; certify, bestrefs and the other checks are left out.
 
 examples:
   tvbadpix deliver masks --output-dir delivery
-  CRDS_PATH=~/crds_cache tvbadpix deliver masks --output-dir delivery --derive-from jwst_1303.pmap
+  CRDS_PATH=crds_cache tvbadpix deliver masks --output-dir delivery \\
+      --derive-from jwst_1303.pmap
 """
 
 

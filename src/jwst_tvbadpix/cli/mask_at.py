@@ -9,11 +9,12 @@ from ._shared import add_output_dir, list_twins, report_paths, report_planned
 __all__ = ["add_command"]
 
 _EPILOG = """\
-Apply it with strun calwebb_detector1 x_uncal.fits --steps.dq_init.override_mask=MASK.asdf
+The mask is applied by:
+  strun calwebb_detector1 x_uncal.fits --steps.dq_init.override_mask=MASK.asdf
 
 examples:
   tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --date 2025-03-06
-  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --exposure x_rate.fits --output-dir today
+  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --exposure x_rate.fits
 """
 
 

@@ -34,8 +34,8 @@ def add_command(commands: Any) -> None:
         "--mask",
         type=Path,
         metavar="FILE",
-        help="mask that the copy of detector1_neutral names, instead of the file that "
-        "tvbadpix neutral-mask writes",
+        help="mask that the copy of detector1_neutral names (default: the file that "
+        "tvbadpix neutral-mask writes)",
     )
     add_output_dir(parameters)
     parameters.set_defaults(run=_run)

@@ -17,12 +17,12 @@ __all__ = ["add_command"]
 log = logging.getLogger(__name__)
 
 _EPILOG = """\
-The first run asks CRDS for references as strun does. Logs of single runs lie in
+Logs of single runs lie in
 DIR/.tvbadpix_reprocess. --dry-run names the main product of each stage.
 
 examples:
-  tvbadpix reprocess ramps_asn.json --parameters detector1_neutral --mask neutral_MIRIMAGE_mask.fits
-  tvbadpix reprocess ramps_asn.json --parameters rates.asdf --context crds --output-dir reduced
+  tvbadpix reprocess ramps_asn.json --context crds_cache --output-dir reduced \\
+      --parameters detector1_neutral --mask jwst_miri_mask_0067.fits
 """
 
 # More need a lot of memory: about 0.7 GB for each full frame.

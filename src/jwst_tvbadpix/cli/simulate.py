@@ -34,8 +34,9 @@ def add_command(commands: Any) -> None:
         "--mode",
         choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "flats"),
         default="slit",
-        help="MIRI LRS through the slit or slitless, MIRI imaging or MRS, NIRSpec, NIRCam; flats: "
-        "a dense star field dithered over the MIRI imager (F770W), with the distortion reference "
+        metavar="MODE",
+        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam, or flats: a "
+        "dense star field dithered over the MIRI imager (F770W), with the distortion reference "
         "(default: %(default)s)",
     )
     simulate.add_argument(
