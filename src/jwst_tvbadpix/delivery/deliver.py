@@ -151,6 +151,7 @@ def plan_delivery(
             else:
                 list_exposures(histories.values())
             context, _ = _make_context(cache, found, derive_from, source)
+            write_delivered(cache, {})  # checksums are not of interest, but the file
         made = [p for p in sorted(cache.rglob("*")) if p.is_symlink() or p.is_file()]
         names = [f"{_CACHE}/{path.relative_to(cache)}" for path in made]
     kinds = sorted({(reference.instrument, reference.kind) for reference in found.references})
