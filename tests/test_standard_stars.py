@@ -15,6 +15,7 @@ from jwst_tvbadpix.simulate import (
     Loss,
     simulate_lrs_standards,
     simulate_standard_stars,
+    write_flux_truth,
 )
 
 
@@ -29,6 +30,14 @@ def read_apcorr(programme, name):
     rows = fits.getdata(programme.apcorr, "APCORR")
     (row,) = rows[(rows["filter"] == name) & np.isclose(rows["eefraction"], 0.7)]
     return row
+
+
+def test_the_truth_is_a_table(programme, tmp_path):
+    table = Table.read(write_flux_truth(tmp_path, programme))
+    assert dict(zip(table["filter"], table["factor"], strict=True)) == dict(programme.factors)
+    for row in table:
+        loss = programme.losses[row["filter"]]
+        assert (row["loss_per_year"], row["amplitude"]) == (loss.per_year, loss.amplitude)
 
 
 def test_counts_times_the_conversion_are_the_flux_that_is_left(programme):
