@@ -176,7 +176,7 @@ def read_schema(name: str) -> dict[str, Any]:
 
 
 def describe_type(node: dict[str, Any]) -> str:
-    """Say what a value is: ``float64 (2-D)``, ``list of string``, ``text of 16 characters (1-D)`` ..."""
+    """Say what a value is: ``float64 (2-D)``, ``list of string``, ``mapping to number`` ..."""
     if "datatype" in node:
         kind = node["datatype"]
         kind = f"text of {kind[1]} characters" if isinstance(kind, list) else kind
