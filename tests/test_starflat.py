@@ -234,6 +234,32 @@ def test_one_bad_exposure_and_variable_stars_do_little_harm():
     assert len(found - set(range(0, 900, 15))) <= 1
 
 
+def find_odd(seed, rolls_deg, factors, n_exposures=10):
+    """Departures that are told where some exposures have another sensitivity."""
+    observations, _, _ = draw(seed, rolls_deg=rolls_deg, n_exposures=n_exposures)
+    columns = as_columns(observations)
+    for exposure, factor in factors.items():
+        columns[4:6, columns[0] == exposure] *= factor
+    flat = solve_star_flat(as_observations(columns), FIELD, order=2)
+    return {odd.exposure_id: odd.departure for odd in flat.odd_zero_points}
+
+
+@pytest.mark.parametrize("rolls_deg", [(0,), (0, 90)])
+@pytest.mark.parametrize("factors", [{3: 0.95}, {3: 1.3}, {1: 0.7, 3: 1.2}])
+def test_exposures_of_another_sensitivity_are_told(rolls_deg, factors):
+    """With one roll they tilt the flat, and all zero points with it."""
+    for seed in range(4):
+        found = find_odd(seed, rolls_deg, factors)
+        assert found == pytest.approx({k: np.log(f) for k, f in factors.items()}, abs=0.02)
+
+
+@pytest.mark.parametrize("rolls_deg", [(0,), (0, 90)])
+def test_no_exposure_is_told_to_be_odd_where_none_is(rolls_deg):
+    assert [find_odd(seed, rolls_deg, {}) for seed in range(30)] == [{}] * 30
+    # Two exposures differ, and nothing says which is wrong.
+    assert find_odd(1, rolls_deg, {0: 0.8}, n_exposures=4 if rolls_deg == (0,) else 2) == {}
+
+
 @pytest.mark.parametrize(("factor", "floor"), [(0.5, 0.0), (2.0, 0.0), (1.0, 0.01)])
 def test_wrong_errors_are_found_out(factor, floor):
     observations, _, _ = draw(11, n_exposures=25)

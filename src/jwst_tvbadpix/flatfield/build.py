@@ -82,6 +82,8 @@ class ExposureFacts:
         Epoch that may have a flat of its own, from 0, rising with time.
     used : ndarray of bool, shape (n_exp,)
         False = held out for the check.
+    names : tuple of str, length n_exp
+        What the user calls the exposures.
     """
 
     skies: tuple[SkyOfPixel, ...]
@@ -91,6 +93,7 @@ class ExposureFacts:
     mid_mjd: np.ndarray
     epoch: np.ndarray
     used: np.ndarray
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,6 +422,10 @@ def _solve(
             raise
         _warn(notes, f"No star flat: {error}")
         return None
+    if star.odd_zero_points:
+        text = _describe_odd(star, facts.names)
+        log.warning("%s", text)
+        notes.append(text)
     for line in star.gauge.advice:
         _note(notes, line)
     if star.gauge.ill_determined and settings.star_flat != "always":
@@ -432,6 +439,19 @@ def _solve(
         )
         return None
     return star
+
+
+def _describe_odd(star: StarFlat, names: Sequence[str]) -> str:
+    """Name the exposures whose sensitivity is not that of the others."""
+    odd = ", ".join(
+        f"{names[one.exposure_id]} ({100 * np.expm1(one.departure):+.1f} %, {100 * one.sigma:.1g} % "
+        "expected)"
+        for one in star.odd_zero_points
+    )
+    return (
+        f"The sensitivity is not that of the other exposures in {odd}; it makes the gradient of "
+        "the star flat less certain: correct PHOTMJSR or the exposure time, or leave it out"
+    )
 
 
 def _refer(matched: MatchedStars, smooth: np.ndarray) -> MatchedStars:
