@@ -11,7 +11,7 @@ __all__ = ["OddZeroPoint", "find_odd_zero_points", "find_zero_point_scatter"]
 
 # Range of the scatter that is searched [ln flux].
 _SCATTER_RANGE = (1e-6, 1.0)
-# Share of the largest eigenvalue below which a direction holds no information.
+# Share of what exposures would tell, were all else known, below which a direction holds nothing.
 _NULL = 1e-9
 # Odd is what departs by more than so many sigma of the others, and by more than this [ln flux]:
 # JWST repeats to 0.1-0.5 %.
@@ -60,7 +60,7 @@ def find_zero_point_scatter(matrix: np.ndarray, rhs: np.ndarray, n: int) -> floa
     gradient of the flat count for nothing. In the eigenvectors of what is left, with eigenvalue
     l, each estimate is drawn from N(0, s^2 + 1/l).
     """
-    return _find_scatter(*_keep(matrix, rhs, np.arange(n)))
+    return _find_scatter(matrix, rhs, np.arange(n))
 
 
 def find_odd_zero_points(
@@ -117,7 +117,7 @@ def _set_free(
     Without the prior of exposure k the estimate x_k, of error P_kk, becomes x_k / (1 - P_kk p).
     """
     kept = np.setdiff1d(np.arange(n), odd)
-    scatter = _find_scatter(*_keep(matrix, rhs, kept)) or _SCATTER_RANGE[1]
+    scatter = _find_scatter(matrix, rhs, kept) or _SCATTER_RANGE[1]
     left, right = _keep(matrix, rhs, np.arange(n))
     prior = np.zeros(n)
     prior[kept] = scatter**-2
@@ -137,14 +137,15 @@ def _keep(matrix: np.ndarray, rhs: np.ndarray, kept: np.ndarray) -> tuple[np.nda
     return left[:-1, :-1], left[:-1, -1]
 
 
-def _find_scatter(matrix: np.ndarray, rhs: np.ndarray) -> float | None:
-    """Find the scatter of parameters by their normal equations."""
-    values, vectors = np.linalg.eigh(matrix)
-    used = values > _NULL * max(values[-1], np.finfo(float).tiny)
+def _find_scatter(matrix: np.ndarray, rhs: np.ndarray, kept: np.ndarray) -> float | None:
+    """Find the scatter of some zero points when all other parameters are free."""
+    left, right = _keep(matrix, rhs, kept)
+    values, vectors = np.linalg.eigh(left)
+    used = values > _NULL * max(float(np.diag(matrix)[kept].max()), np.finfo(float).tiny)
     if used.sum() < 2:
         return None
     variance = 1 / values[used]
-    squared = (vectors[:, used].T @ rhs * variance) ** 2
+    squared = (vectors[:, used].T @ right * variance) ** 2
 
     def cost(log_scatter: float) -> float:
         total = np.exp(2 * log_scatter) + variance
