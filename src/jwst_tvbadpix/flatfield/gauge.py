@@ -195,9 +195,7 @@ def _count_gauge(design: Design) -> int:
     return 2 if design.n_zero_points else 0
 
 
-def _split(
-    design: Design, normal: NormalEquations
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _split(design: Design, normal: NormalEquations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Information on the modes with stars and zero points free, with stars free, with none."""
     matrix, nz, n = normal.matrix.sum(axis=0), design.n_zero_points, design.basis.n_modes
     fixed = eliminate(matrix[nz:, nz:], design.n_epoch_columns)
@@ -308,13 +306,11 @@ def _repeat_turned(
     return both, rows[order]
 
 
-def _search_order(
-    design: Design, free: np.ndarray, fixed: np.ndarray, known: np.ndarray
-) -> int:
+def _search_order(design: Design, free: np.ndarray, fixed: np.ndarray, known: np.ndarray) -> int:
     """Highest order whose modes beyond the gauge are all determined; 1 where none is."""
     for order in range(design.basis.order, 1, -1):
         n = (order + 1) * (order + 2) // 2 - 1
-        parts = (part[:n, :n] for part in (free, fixed, known))
+        parts = free[:n, :n], fixed[:n, :n], known[:n, :n]
         if _find_weakest(*parts, _count_gauge(design))[0] > _NONE:
             return order
     return 1

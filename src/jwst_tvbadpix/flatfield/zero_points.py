@@ -127,7 +127,7 @@ def _set_free(
 
 
 def _keep(matrix: np.ndarray, rhs: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Normal equations of some parameters when all others are free."""
+    """Eliminate all parameters but some: the normal equations of these."""
     others = np.setdiff1d(np.arange(len(rhs)), kept)
     order = np.concatenate([others, kept])
     joint = np.block(
