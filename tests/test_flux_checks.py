@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from standards_sample import T0, make_sample
+from standards_sample import T0, make_sample, take
 
 from jwst_tvbadpix.fluxcal import Band, Mode, fit_factors
 
@@ -52,6 +52,15 @@ def test_a_loss_that_is_not_shared_or_not_there_is_not_tested():
     assert fit_factors(m, t0_mjd=T0, time_form="none", share="common").share_test is None
     one = make_sample(filters={"F770W": 7.6}).measurements
     assert fit_factors(one, t0_mjd=T0, time_form="linear", share="common").share_test is None
+
+
+def test_a_filter_that_was_seen_once_counts_for_nothing_in_the_test():
+    m = make_sample(1, throughput=lose_alike).measurements
+    last = np.flatnonzero(m.band == 4)
+    once = take(m, np.setdiff1d(np.arange(len(m.band)), last[1:]))
+    test = fit_factors(once, t0_mjd=T0, share="common", time_form=PRODUCT).share_test
+    assert test.n_degrees == 6
+    assert test.probability > 1e-3
 
 
 @pytest.mark.parametrize("form", ["none", "linear", "powerlaw", PRODUCT])

@@ -26,7 +26,7 @@ _CHANCE = 1e-3
 # Parameters that may differ between modes, and groups of wavelengths of a detector at most.
 _LOSSES = ("loss_per_year", "ln_amplitude", "alpha")
 _MOST_GROUPS = 12
-# Smallest eigenvalue of a correlation matrix that counts as a degree of freedom.
+# Share of the information, or eigenvalue of a correlation matrix, that counts for something.
 _SMALLEST = 1e-6
 
 
@@ -88,7 +88,7 @@ def test_share(rows: Rows, problem: Problem, solution: Solution) -> ShareTest | 
     Returns
     -------
     ShareTest or None
-        None where there is no loss, or a single mode.
+        None where there is no loss, or fewer than two modes that tell of one.
 
     Notes
     -----
@@ -105,7 +105,13 @@ def test_share(rows: Rows, problem: Problem, solution: Solution) -> ShareTest | 
     weighted = sparse.diags(compute_precision(problem, honest)) @ own
     crossed = (solution.jacobian.T @ weighted).toarray()
     inverse = make_inverse(make_normal(problem, honest, solution.jacobian))
-    variance = (own.T @ weighted).toarray() - crossed.T @ inverse(crossed)
+    whole = (own.T @ weighted).toarray()
+    variance = whole - crossed.T @ inverse(crossed)
+    # A mode that was seen once tells of no loss of its own: all but rounding is its factor's.
+    told = np.diag(variance) > _SMALLEST * np.diag(whole)
+    if not told.any():
+        return None
+    variance, score = variance[np.ix_(told, told)], score[told]
     scale = 1.0 / np.sqrt(np.diag(variance))
     values, vectors = linalg.eigh(variance * np.outer(scale, scale))
     kept = values > _SMALLEST
