@@ -17,7 +17,7 @@ from .solver import (
     make_normal,
 )
 
-__all__ = ["ShareTest", "describe_forms", "test_share"]
+__all__ = ["ShareTest", "check_share", "describe_forms"]
 
 # AIC from which on a form has next to no support (Burnham & Anderson 2002, section 2.6).
 _MUCH_WORSE = 10.0
@@ -52,8 +52,8 @@ class ShareTest:
             return ""
         return (
             f"share=common gives all modes one loss, but theirs differ: chi2 {self.chi2:.1f} for "
-            f"{self.n_degrees} degrees of freedom (probability {self.probability:.1g}); C(t) may be "
-            "off by more than its error says; take share=smooth"
+            f"{self.n_degrees} degrees of freedom (probability {self.probability:.1g}); C(t) "
+            "may be off by more than its error says; take share=smooth"
         )
 
 
@@ -64,8 +64,8 @@ def describe_forms(choices: Sequence[FormChoice]) -> list[str]:
         best = next(c for c in choices if c.detector == taken.detector and c.aic == 0)
         said.append(
             f"{taken.detector}: the throughput that was given, {_name(taken)}, describes the "
-            f"measurements much worse than {_name(best)} (AIC larger by {taken.aic:.1f}); C(t) may be "
-            "off by more than its error says; take time_form=auto"
+            f"measurements much worse than {_name(best)} (AIC larger by {taken.aic:.1f}); C(t) "
+            "may be off by more than its error says; take time_form=auto"
         )
     return said
 
@@ -74,7 +74,7 @@ def _name(choice: FormChoice) -> str:
     return " x ".join(choice.forms) or "constant"
 
 
-def test_share(rows: Rows, problem: Problem, solution: Solution) -> ShareTest | None:
+def check_share(rows: Rows, problem: Problem, solution: Solution) -> ShareTest | None:
     """Test whether the loss that all modes share is that of each.
 
     Parameters

@@ -9,7 +9,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from ..errors import InputError
-from .checks import describe_forms, test_share
+from .checks import check_share, describe_forms
 from .covariance import Covariance, invert_normal
 from .effects import find_star_effects, make_effects
 from .forms import FormChoice, choose_forms, compare_given, measure_spread
@@ -152,7 +152,7 @@ def _check_settings(fit: FluxFit) -> FluxFit:
         choices = compare_given(fit.rows, fit.forms, share=share, **priors)
         warnings += describe_forms(choices)
     if fit.settings["share"] == "common":
-        share_test = test_share(fit.rows, fit.problem, fit.solution)
+        share_test = check_share(fit.rows, fit.problem, fit.solution)
         warnings += [share_test.describe()] if share_test is not None else []
     warnings = [text for text in warnings if text]
     return replace(fit, choices=choices, share_test=share_test, warnings=tuple(warnings))
