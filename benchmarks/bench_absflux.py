@@ -84,7 +84,9 @@ def main() -> None:
     if options.draws:
         seeds = range(options.first_seed, options.first_seed + options.draws)
         _run_draws(bench, seeds)
-        # With the scatter of each filter that the benchmark's own draw has.
+        # With the scatter of each filter that the benchmark's own draw has, 1 % in F2550W: there
+        # a fit that is told the form, all widths and that classes agree has 0.46 % at day 3000 in
+        # the first 200 draws.
         _run_draws(bench, seeds, repeat=True)
     _run_outlier(bench)
     _run_recipe(bench, options.bench)

@@ -249,6 +249,19 @@ def test_template_keeps_rows_and_their_order(products, tables, tmp_path):
         assert (before["photmjsr"] == after["photmjsr"]) == (name != "F1500W")
 
 
+def test_settings_that_the_measurements_speak_against_are_kept(tables, tmp_path):
+    photometry, models = tables
+    settings = {"time_form": "linear", "share": "common", "t0_mjd": T0}
+    made = run(str(photometry), tmp_path / "out", model_fluxes=str(models), **settings)
+    read = read_absflux(made["absflux.asdf"])
+    (form,) = (note for note in read.notes if "given, linear, describes" in note)
+    (share,) = (note for note in read.notes if "gives all modes one loss" in note)
+    assert f"chi2 {read.share_test.chi2:.1f}" in share
+    forms = read.forms.instance
+    (aic,) = forms["aic"][forms["chosen"]]
+    assert f"AIC larger by {aic:.1f}" in form
+
+
 def test_template_of_another_instrument_is_refused_and_nothing_left(tables, tmp_path):
     photometry, models = tables
     path = tmp_path / "nircam.fits"

@@ -96,6 +96,13 @@ def test_what_was_fitted_is_read_back(fit, tmp_path):
     assert read.meta.instrument.detector == "MIRIMAGE"
 
 
+def test_the_test_of_a_common_loss_is_kept(fit, tmp_path):
+    assert not build_absflux_model(fit, ABOUT).hasattr("share_test")
+    common = fit_factors(measure(), time_form="linear", share="common")
+    path = write_asdf(build_absflux_model(common, ABOUT), tmp_path / "common_absflux.asdf")
+    assert read_absflux(path).share_test.instance == dataclasses.asdict(common.share_test)
+
+
 def test_dates_are_as_asked(fit):
     model = build_absflux_model(fit, ABOUT, mjd=np.array([60000.0, 61000.0]))
     assert model.curve.instance["factor"].shape == (3, 2)

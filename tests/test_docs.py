@@ -128,6 +128,8 @@ def test_every_schema_is_rendered_whole():
 def test_a_column_has_its_type_and_unit():
     rows = {row[0]: row[1:] for row in cells(tables.write_schema("badpixhistory"))}
     assert rows["``amplitude_err``"] == ["float32 (1-D)", "Standard error of the amplitude [DN/s]"]
+    assert rows["``class``"][0] == "text of 16 characters (1-D)"
+    assert rows["``settings``"][0] == "mapping"
     assert rows["``filename``"] == ["list of string", "Name of the exposure file"]
 
 

@@ -1,5 +1,6 @@
 """The making of a flat, in memory: pixel area, pointings, parts of the sky, stability."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,7 @@ class Camera:
             59700 + 0.01 * np.arange(n),
             np.zeros(n, int),
             used,
+            tuple(f"exposure {e}" for e in range(n)),
         )
 
 
@@ -171,6 +173,17 @@ def test_parts_of_the_sky_without_a_common_star_are_solved_together():
     assert sorted(set(plane.number)) == [0, 1]
     u, v = plane.to_sky(0, np.array([5.0]), np.array([5.0]))
     assert np.isnan(plane.to_detector(len(camera) - 1, u, v)).all()
+
+
+def test_an_exposure_of_another_sensitivity_is_named(caplog):
+    camera = Camera(n_exp=10)
+    for plane in (camera.rate, camera.err):
+        plane[3] = plane[3] * np.float32(1.1)
+    built = build_flat(camera, camera.facts(), FIELD, settings=SETTINGS)
+    (note,) = (note for note in built.notes if "sensitivity" in note)
+    assert re.search(r"in exposure 3 \(\+(9|10)\.\d %, 0\.\d % expected\); .*PHOTMJSR", note)
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert warned.count(note) == 1
 
 
 def test_star_flat_can_be_left_out():

@@ -209,6 +209,7 @@ def test_facts_of_a_set(rates):
     facts = gather_facts(images, epoch_gap=0.05, hold_out=2)
     assert facts.tiles.tolist() == [0, 0, 1, 1, 2, 2]
     assert facts.epoch.tolist() == [0, 0, 1, 1, 2, 2]
+    assert facts.names == tuple(path.name for path in rates)
     assert (~facts.used).sum() == 2
     assert gather_facts(images, epoch_gap=1, hold_out=0).used.all()
     # Three must be left to make a flat of, and one of each epoch.

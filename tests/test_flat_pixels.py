@@ -45,6 +45,7 @@ def make_facts(field, *, gap=0.0):
         field.mid_mjd + gap * late,
         late.astype(int),
         np.ones(n, bool),
+        tuple(f"exposure {k}" for k in range(n)),
     )
 
 

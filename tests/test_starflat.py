@@ -234,6 +234,35 @@ def test_one_bad_exposure_and_variable_stars_do_little_harm():
     assert len(found - set(range(0, 900, 15))) <= 1
 
 
+def find_odd(seed, rolls_deg, factors, n_exposures=10):
+    """Departures that are told where some exposures have another sensitivity."""
+    observations, _, _ = draw(seed, rolls_deg=rolls_deg, n_exposures=n_exposures)
+    columns = as_columns(observations)
+    for exposure, factor in factors.items():
+        columns[4:6, columns[0] == exposure] *= factor
+    flat = solve_star_flat(as_observations(columns), FIELD, order=2)
+    return {odd.exposure_id: odd.departure for odd in flat.odd_zero_points}
+
+
+@pytest.mark.parametrize("rolls_deg", [(0,), (0, 90)])
+@pytest.mark.parametrize("factors", [{3: 0.95}, {3: 1.3}, {1: 0.7, 3: 1.2}])
+def test_exposures_of_another_sensitivity_are_told(rolls_deg, factors):
+    """With one roll they tilt the flat, and all zero points with it."""
+    for seed in range(4):
+        found = find_odd(seed, rolls_deg, factors)
+        assert found == pytest.approx({k: np.log(f) for k, f in factors.items()}, abs=0.02)
+
+
+@pytest.mark.parametrize("rolls_deg", [(0,), (0, 90)])
+def test_no_exposure_is_told_to_be_odd_where_none_is(rolls_deg):
+    assert [find_odd(seed, rolls_deg, {}) for seed in range(30)] == [{}] * 30
+
+
+def test_four_exposures_of_one_roll_do_not_tell_which_is_odd():
+    """A plane and a constant imitate any three of them."""
+    assert [find_odd(seed, (0,), {0: 0.8}, n_exposures=4) for seed in range(3)] == [{}] * 3
+
+
 @pytest.mark.parametrize(("factor", "floor"), [(0.5, 0.0), (2.0, 0.0), (1.0, 0.01)])
 def test_wrong_errors_are_found_out(factor, floor):
     observations, _, _ = draw(11, n_exposures=25)
@@ -351,6 +380,37 @@ def test_two_exposures_do_not_see_curvature_across_their_dither():
     observations, _, _ = draw(40, n_exposures=2, n_stars=600)
     with pytest.raises(EvidenceError, match="ill-determined"):
         solve_star_flat(observations, FIELD)
+
+
+@pytest.mark.parametrize("order", [2, 3, None])
+@pytest.mark.parametrize("roll_deg", [10, 90, 180])
+def test_two_exposures_at_two_rolls_do_not_see_bowls_about_the_turn(roll_deg, order):
+    """About a point beside the field a bowl is mostly plane, and yet no gauge."""
+    for seed in (1, 2, 3):
+        observations, _, _ = draw(seed, n_exposures=2, rolls_deg=(0, roll_deg), n_stars=600)
+        with pytest.raises(EvidenceError, match="ill-determined"):
+            solve_star_flat(observations, FIELD, order=order)
+
+
+def test_two_groups_with_a_roll_between_are_determined():
+    pulls = []
+    for seed in range(10):
+        observations, truth, _ = draw(seed, n_exposures=8, rolls_deg=(0, 90), n_stars=400)
+        flat = solve_star_flat(observations, FIELD, order=2)
+        assert flat.gauge.n_null == 1
+        assert not flat.gauge.ill_determined
+        error = flat.coefficients - truth
+        pulls.append(error @ np.linalg.solve(flat.covariance, error) / len(error))
+    assert np.mean(pulls) == pytest.approx(1, abs=0.6)
+
+
+def test_three_exposures_of_one_roll_say_nothing_of_their_scatter():
+    """Constant and two gradients imitate them all: the scatter is the usual one."""
+    for seed in (1, 2, 3):
+        observations, _, _ = draw(seed, n_exposures=3, n_stars=600)
+        flat = solve_star_flat(observations, FIELD, order=2)
+        assert flat.zero_point_scatter == pytest.approx(0.003)
+        assert flat.gauge.gradient_sigma > 0.003
 
 
 def test_data_without_noise_give_the_truth():

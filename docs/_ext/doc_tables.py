@@ -176,17 +176,19 @@ def read_schema(name: str) -> dict[str, Any]:
 
 
 def describe_type(node: dict[str, Any]) -> str:
-    """Say what a value is: ``float64 (2-D)``, ``list of string``, ``string`` ..."""
+    """Say what a value is: ``float64 (2-D)``, ``list of string``, ``mapping to number`` ..."""
     if "datatype" in node:
+        kind = node["datatype"]
+        kind = f"text of {kind[1]} characters" if isinstance(kind, list) else kind
         dimensions = f" ({node['ndim']}-D)" if "ndim" in node else ""
-        return f"{node['datatype']}{dimensions}"
+        return f"{kind}{dimensions}"
     if "ndim" in node:
         return f"array ({node['ndim']}-D)"
     if node.get("type") == "array":
         return f"list of {describe_type(node.get('items', {}))}"
     if "additionalProperties" in node:
         return f"mapping to {describe_type(node['additionalProperties'])}"
-    return str(node.get("type", "any"))
+    return {"object": "mapping"}.get(node.get("type"), str(node.get("type", "any")))
 
 
 _SCHEMA_TITLES, _SCHEMA_WIDTHS = ("Name", "Type", "Meaning"), "24 20 56"

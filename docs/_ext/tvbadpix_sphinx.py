@@ -1,6 +1,6 @@
 """Directives that put what the code says into the pages, and equations that need no network."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import doc_tables
 from docutils import nodes
@@ -9,14 +9,13 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
+from jwst_tvbadpix import __version__
+
 __all__ = ["setup"]
 
 
 class _Generated(SphinxDirective):
     """Base: lines of reStructuredText, parsed where the directive stands."""
-
-    has_content = False
-    optional_arguments = 1
 
     def write(self) -> list[str]:
         raise NotImplementedError
@@ -30,30 +29,37 @@ class StepArguments(_Generated):
     """``.. step-arguments:: alias``: its own arguments; ``:inherited:`` those of every step."""
 
     required_arguments = 1
-    optional_arguments = 0
-    option_spec = {"inherited": directives.flag}  # noqa: RUF012  # docutils asks for it
+    option_spec: ClassVar[dict[str, Any]] = {"inherited": directives.flag}
 
     def write(self) -> list[str]:
-        return doc_tables.write_arguments(self.arguments[0], inherited="inherited" in self.options)
+        inherited = "inherited" in self.options
+        return doc_tables.write_arguments(self.arguments[0], inherited=inherited)
 
 
 class SchemaTables(_Generated):
     """``.. schema-tables:: name``: what a product holds."""
 
     required_arguments = 1
-    optional_arguments = 0
 
     def write(self) -> list[str]:
         return doc_tables.write_schema(self.arguments[0])
+
+
+class ErrorMessages(_Generated):
+    """``.. error-messages:: Error``: all that is said under a named error."""
+
+    required_arguments = 1
+
+    def write(self) -> list[str]:
+        return doc_tables.write_messages(self.arguments[0])
 
 
 class Commands(_Generated):
     """``.. commands::``: the reference of ``tvbadpix``."""
 
     def write(self) -> list[str]:
-        return [
-            line for name in doc_tables.list_commands() for line in doc_tables.write_command(name)
-        ]
+        commands = doc_tables.list_commands()
+        return [line for name in commands for line in doc_tables.write_command(name)]
 
 
 class Programmes(_Generated):
@@ -80,16 +86,6 @@ class AllowedWarnings(_Generated):
         return doc_tables.write_allowed()
 
 
-class ErrorMessages(_Generated):
-    """``.. error-messages:: Error``: all that is said under a named error."""
-
-    required_arguments = 1
-    optional_arguments = 0
-
-    def write(self) -> list[str]:
-        return doc_tables.write_messages(self.arguments[0])
-
-
 def _visit_math(translator: Any, node: nodes.Element) -> None:
     """Write an equation as MathML, which browsers draw without a script from elsewhere."""
     block = isinstance(node, nodes.math_block)
@@ -102,17 +98,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the writer of equations."""
     app.add_directive("step-arguments", StepArguments)
     app.add_directive("schema-tables", SchemaTables)
+    app.add_directive("error-messages", ErrorMessages)
     app.add_directive("commands", Commands)
     app.add_directive("programmes", Programmes)
     app.add_directive("parameter-files", ParameterFiles)
     app.add_directive("allowed-warnings", AllowedWarnings)
-    app.add_directive("error-messages", ErrorMessages)
     app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math, None))
-    return {"version": jwst_version(), "parallel_read_safe": True, "parallel_write_safe": True}
-
-
-def jwst_version() -> str:
-    """Get the version of the package, so that its change makes Sphinx read all pages again."""
-    from jwst_tvbadpix import __version__
-
-    return __version__
+    # Another version of the package makes Sphinx read all pages again.
+    return {"version": __version__, "parallel_read_safe": True, "parallel_write_safe": True}

@@ -33,6 +33,8 @@ _MATCH_PIXELS, _MAX_OFFSET_ARCSEC = 1.4, 3.0
 # Error of a star flat above which the sky knows the smooth response better: what scattered light
 # makes of it is of the order of a per cent (assumption).
 _MOST_SIGMA = 0.01
+# How the warning of exposures begins whose zero point is not that of the others.
+_ODD = "The sensitivity is not that of the other exposures in"
 # Total degree of the sky's smooth response where there is no star flat.
 _SKY_ORDER = 5
 
@@ -82,6 +84,8 @@ class ExposureFacts:
         Epoch that may have a flat of its own, from 0, rising with time.
     used : ndarray of bool, shape (n_exp,)
         False = held out for the check.
+    names : tuple of str, length n_exp
+        What the user calls the exposures.
     """
 
     skies: tuple[SkyOfPixel, ...]
@@ -91,6 +95,7 @@ class ExposureFacts:
     mid_mjd: np.ndarray
     epoch: np.ndarray
     used: np.ndarray
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +220,7 @@ def build_flat(
         # What is not in the span of the star flat comes from the sky, and must not leak into it.
         matched = _refer(even, merge(stack, None, order=star.order).l_sky)
         settled = replace(settings, order=star.order)
-        star = _solve(matched, facts, stack, field, settled, [])
+        star = _solve(matched, facts, stack, field, settled, list(notes))
     if star is not None and matched is not None:
         monitors = _monitor(matched, cores, facts, star, settings)
         monitors = add_pixels(monitors, stack.pixel_drift, stack.drift_reason)
@@ -419,6 +424,10 @@ def _solve(
             raise
         _warn(notes, f"No star flat: {error}")
         return None
+    if star.odd_zero_points and not any(note.startswith(_ODD) for note in notes):
+        text = _describe_odd(star, facts.names)
+        log.warning("%s", text)
+        notes.append(text)
     for line in star.gauge.advice:
         _note(notes, line)
     if star.gauge.ill_determined and settings.star_flat != "always":
@@ -432,6 +441,19 @@ def _solve(
         )
         return None
     return star
+
+
+def _describe_odd(star: StarFlat, names: Sequence[str]) -> str:
+    """Name the exposures whose sensitivity is not that of the others."""
+    odd = ", ".join(
+        f"{names[one.exposure_id]} ({100 * np.expm1(one.departure):+.1f} %, "
+        f"{100 * one.sigma:.1g} % expected)"
+        for one in star.odd_zero_points
+    )
+    return (
+        f"{_ODD} {odd}; it makes the gradient of "
+        "the star flat less certain: correct PHOTMJSR or the exposure time, or leave it out"
+    )
 
 
 def _refer(matched: MatchedStars, smooth: np.ndarray) -> MatchedStars:

@@ -71,8 +71,8 @@ class Gauge:
     gradient_sigma_free : float
         The same from stars alone; inf where they say nothing.
     weakest : float
-        Of all modes beyond the plane, the least share of information that is left when star
-        fluxes and zero points are unknown. (Where zero points are known, of all modes.)
+        The least share of information that is left of a mode: of those beyond the plane when star
+        fluxes and zero points are unknown, of all when star fluxes are.
     weakest_mode : ndarray, shape (n_modes,)
         The combination of modes that this is: its coefficients, of norm 1.
     ill_determined : bool
@@ -110,10 +110,10 @@ def require_determined(design: Design, normal: NormalEquations) -> None:
     EvidenceError
         Saying which order is determined.
     """
-    free, known = _split(design, normal)
-    if _find_weakest(free, known, _count_gauge(design))[0] <= _NONE:
+    shares = _split(design, normal)
+    if _find_weakest(*shares, _count_gauge(design))[0] <= _NONE:
         raise EvidenceError(
-            _describe_undetermined(design.basis.order, _search_order(design, free, known))
+            _describe_undetermined(design.basis.order, _search_order(design, *shares))
         )
 
 
@@ -159,8 +159,8 @@ def assess_gauge(
     -------
     Gauge
     """
-    free, known = _split(design, normal)
-    weakest, mode = _find_weakest(free, known, _count_gauge(design))
+    free, fixed, known = _split(design, normal)
+    weakest, mode = _find_weakest(free, fixed, known, _count_gauge(design))
     shares = eigh(free, known, eigvals_only=True)
     n_null = int(np.sum(shares < _NONE)) + (data.n_components if design.n_zero_points else 1)
     plane = design.basis.degree == 1
@@ -195,32 +195,37 @@ def _count_gauge(design: Design) -> int:
     return 2 if design.n_zero_points else 0
 
 
-def _split(design: Design, normal: NormalEquations) -> tuple[np.ndarray, np.ndarray]:
-    """Information on the modes with stars and zero points free, and with both known."""
-    free = eliminate(normal.matrix.sum(axis=0), design.n_before)
-    n = design.basis.n_modes
-    known = normal.known_stars[-n:, -n:]
-    return free, known
+def _split(design: Design, normal: NormalEquations) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Information on the modes with stars and zero points free, with stars free, with none."""
+    matrix, nz, n = normal.matrix.sum(axis=0), design.n_zero_points, design.basis.n_modes
+    fixed = eliminate(matrix[nz:, nz:], design.n_epoch_columns)
+    return eliminate(matrix, design.n_before), fixed, normal.known_stars[-n:, -n:]
 
 
-def _find_weakest(free: np.ndarray, known: np.ndarray, n_gauge: int) -> tuple[float, np.ndarray]:
+def _find_weakest(
+    free: np.ndarray, fixed: np.ndarray, known: np.ndarray, n_gauge: int
+) -> tuple[float, np.ndarray]:
     """Least share of information beyond the gauge, and the combination of modes that keeps it.
 
     The gauge is what zero points can imitate: functions linear on the sky. Through a distorted
     camera these are planes plus a little of all other modes, so they are not taken to be the
-    modes of degree 1 but, among the weakest combinations, at most two that are mostly plane.
+    modes of degree 1 but, among the weakest combinations, at most two that are mostly plane. What
+    is unknown when the zero points are known is no gauge, however plane it is: two exposures that
+    are turned about a point beside the field leave such a bowl.
     """
     try:
         shares, vectors = eigh(free, known)
+        firm, firm_vectors = eigh(fixed, known)
     except np.linalg.LinAlgError:
         return 0.0, np.zeros(len(free))
     plane = np.sum(vectors[:2] ** 2, axis=0) / np.sum(vectors**2, axis=0)
     imitated = np.flatnonzero(plane > _MOSTLY)[:n_gauge]
     beyond = np.setdiff1d(np.arange(len(shares)), imitated)
-    if not len(beyond):
-        return 1.0, np.zeros(len(free))
-    mode = vectors[:, beyond[0]] / np.linalg.norm(vectors[:, beyond[0]])
-    return max(float(shares[beyond[0]]), 0.0), mode * np.sign(mode[np.argmax(np.abs(mode))])
+    share, mode = float(firm[0]), firm_vectors[:, 0]
+    if len(beyond) and shares[beyond[0]] < share:
+        share, mode = float(shares[beyond[0]]), vectors[:, beyond[0]]
+    mode = mode / np.linalg.norm(mode)
+    return max(share, 0.0), mode * np.sign(mode[np.argmax(np.abs(mode))])
 
 
 def _compute_gradient_sigma(free: np.ndarray, known: np.ndarray) -> float:
@@ -268,7 +273,8 @@ def _forecast_rolls(
         both, rows = _repeat_turned(some, design, np.deg2rad(roll))
         wide = Design(design.basis, 2 * data.n_exposures, np.empty((2 * data.n_exposures, 0)), 0)
         normal = assemble(both, wide, kept[rows] / scale, np.zeros(both.n_used))
-        sigma.append(_compute_gradient_sigma(*_split(wide, normal)))
+        free, _, known = _split(wide, normal)
+        sigma.append(_compute_gradient_sigma(free, known))
     cured = [roll for roll, value in zip(_ROLLS_DEG, sigma, strict=True) if value <= goal]
     return RollForecast(np.array(_ROLLS_DEG), np.array(sigma), cured[0] if cured else np.nan)
 
@@ -300,11 +306,12 @@ def _repeat_turned(
     return both, rows[order]
 
 
-def _search_order(design: Design, free: np.ndarray, known: np.ndarray) -> int:
+def _search_order(design: Design, free: np.ndarray, fixed: np.ndarray, known: np.ndarray) -> int:
     """Highest order whose modes beyond the gauge are all determined; 1 where none is."""
     for order in range(design.basis.order, 1, -1):
         n = (order + 1) * (order + 2) // 2 - 1
-        if _find_weakest(free[:n, :n], known[:n, :n], _count_gauge(design))[0] > _NONE:
+        parts = free[:n, :n], fixed[:n, :n], known[:n, :n]
+        if _find_weakest(*parts, _count_gauge(design))[0] > _NONE:
             return order
     return 1
 

@@ -132,7 +132,6 @@ def merge_flats(
     P. Lit pixels that the star flat does not reach keep the sky's response, and the rms of the
     ratio counts as their systematic error.
     """
-    shape = stack.flat.shape
     _check(stack, star, area)
     order = order if star is None else star.order
     region = _find_region(stack, star, area, order)
@@ -144,15 +143,15 @@ def merge_flats(
     p_flat = stack.flat / l_sky
     with np.errstate(divide="ignore", invalid="ignore"):
         random, systematic = stack.err_random / stack.flat, stack.err_systematic / stack.flat
-    ratio, ratio_err = (np.full(shape, np.nan) for _ in range(2))
-    l_flat = l_sky
-    if star is not None:
+    if star is None:
+        ratio, ratio_err = (np.full(sky.shape, np.nan) for _ in range(2))
+    else:
         ratio, relative_err = _compare(smooth, smooth_err, star, region)
         ratio_err = ratio * np.hypot(relative_err, systematic)
         # What the sky's smooth response has wrong is divided out; without stars it stays.
         beyond = np.hypot(systematic, np.nanstd(ratio[region]))
         systematic = np.where(np.isfinite(ratio), np.hypot(star.err, smooth_err), beyond)
-        l_flat = l_sky / np.where(np.isfinite(ratio), ratio, 1.0)
+    l_flat = l_sky / np.where(np.isfinite(ratio), ratio, 1.0)
     flat = p_flat * l_flat
     scale = flat[region].mean()
     flat, l_flat = flat / scale, l_flat / scale

@@ -4,21 +4,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 
 from .basis import FieldBasis
 from .observations import PreparedObservations
 
-__all__ = ["Design", "NormalEquations", "Solution", "assemble", "find_zero_point_scatter", "solve"]
+__all__ = ["Design", "NormalEquations", "Solution", "assemble", "eliminate", "solve"]
 
 # Prior width of each mode [ln flux]: a flat does not vary by more than a factor e. It only matters
 # where the stars say nothing.
 MODE_PRIOR = 1.0
 # Width of the prior of a zero point that is called free.
 _FREE_ZERO_POINT = 10.0
-# Range of the zero-point scatter that is searched [ln flux].
-_SCATTER_RANGE = (1e-6, 1.0)
 # Share of the largest eigenvalue below which a direction holds no information.
 _NULL = 1e-9
 
@@ -218,44 +215,3 @@ def eliminate(matrix: np.ndarray, n: int, *, known: float = 0.0) -> np.ndarray:
     used = values > _NULL * max(values[-1], np.finfo(float).tiny)
     cross = vectors[:, used].T @ matrix[:n, n:]
     return matrix[n:, n:] - cross.T @ (cross / values[used, None])
-
-
-def find_zero_point_scatter(matrix: np.ndarray, rhs: np.ndarray, n: int) -> float | None:
-    """Find the scatter of the first n parameters by restricted maximum likelihood.
-
-    Parameters
-    ----------
-    matrix, rhs : ndarray, shapes (size, size) and (size,)
-        Normal equations without prior.
-    n : int
-        Number of zero points.
-
-    Returns
-    -------
-    float or None
-        Scatter [ln flux]; None where fewer than two combinations of zero points are known apart
-        from the flat.
-
-    Notes
-    -----
-    The modes are eliminated without prior, so combinations of zero points that look like a
-    gradient of the flat count for nothing. In the eigenvectors of what is left, with eigenvalue
-    l, each estimate is drawn from N(0, s^2 + 1/l).
-    """
-    reverse = np.roll(np.arange(len(rhs)), len(rhs) - n)
-    swapped = matrix[np.ix_(reverse, reverse)]
-    joint = np.block([[swapped, rhs[reverse, None]], [rhs[None, reverse], np.zeros((1, 1))]])
-    left = eliminate(joint, len(rhs) - n)
-    values, vectors = np.linalg.eigh(left[:n, :n])
-    used = values > _NULL * max(values[-1], np.finfo(float).tiny)
-    if used.sum() < 2:
-        return None
-    variance = 1 / values[used]
-    squared = (vectors[:, used].T @ left[:n, n] * variance) ** 2
-
-    def cost(log_scatter: float) -> float:
-        total = np.exp(2 * log_scatter) + variance
-        return float(np.sum(np.log(total) + squared / total))
-
-    found = minimize_scalar(cost, bounds=np.log(_SCATTER_RANGE), method="bounded")
-    return float(np.exp(found.x))

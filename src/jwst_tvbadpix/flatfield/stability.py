@@ -22,8 +22,9 @@ _N_SIGMA = 5.0
 _LEAST_PIXELS = 100
 # Probability with which limits hold.
 _CONFIDENCE = 0.95
-# Change of all pixels together that is believed [its error].
-_N_RMS = 5.0
+# Change of all pixels together that is believed [its error]. rms / rms_err = sqrt(z (4 z + 1))
+# where rms^2 is z of its own sigma: this is z = 3.9.
+_N_RMS = 8.0
 # 1.4826 times the median modulus of normal deviates is their sigma; its relative error, over
 # 1 / sqrt(n).
 _TO_SIGMA, _MAD_ERROR = 1.4826, 1.167

@@ -14,7 +14,6 @@ from .normal import (
     NormalEquations,
     Solution,
     assemble,
-    find_zero_point_scatter,
     solve,
 )
 from .observations import PreparedObservations, StarObservations, prepare_observations
@@ -26,6 +25,7 @@ from .weights import (
     find_variable,
     fit_noise,
 )
+from .zero_points import OddZeroPoint, find_odd_zero_points, find_zero_point_scatter
 
 __all__ = ["StarFlat", "solve_star_flat"]
 
@@ -75,6 +75,8 @@ class StarFlat:
         Relative sensitivity of each exposure [ln flux].
     zero_point_scatter : float
         Width of their prior [ln flux]: as given, or as found.
+    odd_zero_points : tuple of OddZeroPoint
+        Exposures whose sensitivity is not that of the others.
     star_id : ndarray, shape (n_stars,)
     star_ln_flux, star_ln_flux_err : ndarray, shape (n_stars,)
         ln of the flux at mean response; the error is that of the star's own measurements.
@@ -105,6 +107,7 @@ class StarFlat:
     zero_point: np.ndarray
     zero_point_err: np.ndarray
     zero_point_scatter: float
+    odd_zero_points: tuple[OddZeroPoint, ...]
     star_id: np.ndarray
     star_ln_flux: np.ndarray
     star_ln_flux_err: np.ndarray
@@ -476,7 +479,10 @@ def _collect(
     moving = parameters[nz:before].reshape(contrasts.shape[1], wide.n_epoch_modes)
     total = data.sum_by_star(fit.weight)
     zero_point, zero_point_err = np.zeros(data.n_exposures), np.zeros(data.n_exposures)
+    odd: tuple[OddZeroPoint, ...] = ()
     if nz:
+        sums = fit.normal.matrix.sum(axis=0), fit.normal.rhs.sum(axis=0)
+        odd = find_odd_zero_points(*sums, data.exposure_id)
         zero_point, zero_point_err = parameters[:nz], np.sqrt(np.diag(covariance)[:nz])
     order = np.argsort(data.star_id)
     variance = np.diag(covariance)[before:]
@@ -492,6 +498,7 @@ def _collect(
         zero_point=zero_point,
         zero_point_err=zero_point_err,
         zero_point_scatter=fit.scatter if nz else 0.0,
+        odd_zero_points=odd,
         star_id=data.star_id[order],
         star_ln_flux=fit.ln_flux[order],
         star_ln_flux_err=(1 / np.sqrt(np.where(total > 0, total, np.nan)))[order],

@@ -1,5 +1,6 @@
 """Observed over model for standard stars: calibration factors and how they change with time."""
 
+from .checks import ShareTest
 from .covariance import Covariance
 from .dependences import QUANTITIES, Dependence, measure_dependences
 from .factors import Factor
@@ -36,6 +37,7 @@ __all__ = [
     "RecipeFit",
     "Repeatability",
     "Rows",
+    "ShareTest",
     "StarResult",
     "SubarrayResponse",
     "Throughput",

@@ -1,6 +1,7 @@
 """Calibration factors of all modes, and how they change with time, from all stars at once."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,10 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from ..errors import InputError
+from .checks import check_share, describe_forms
 from .covariance import Covariance, invert_normal
 from .effects import find_star_effects, make_effects
-from .forms import FormChoice, choose_forms, measure_spread
+from .forms import FormChoice, choose_forms, compare_given, measure_spread
 from .measurements import Measurements
 from .model import Layout, make_layout, make_problem
 from .results import ClassOffset, FluxFit, SubarrayResponse
@@ -31,12 +33,14 @@ from .solver import (
 from .stars import StarResult, judge_stars
 from .timeforms import SHARES
 
-__all__ = ["fit_factors"]
+__all__ = ["fit_factors", "fit_unchecked"]
 
 log = logging.getLogger(__name__)
 
 # Times that stars are left out anew.
 _MOST_REJECTIONS = 3
+# Settings that are prior errors in the fit.
+_PRIORS = ("subarray_err", "class_err")
 
 
 # The matrices are small: threads of the BLAS would wait for each other longer than they work.
@@ -77,6 +81,8 @@ def fit_factors(
     Returns
     -------
     FluxFit
+        A given `time_form` that is much worse than another, and a loss that is not common to all
+        though `share` says so, are in its `warnings` and in the log.
 
     Raises
     ------
@@ -91,29 +97,65 @@ def fit_factors(
     + v_visit + e``, where d, beta and e have Student's t, gammas sum to zero, and the widths of
     all are found along. C is that of the mean of the classes.
     """
-    if share not in SHARES:
-        raise InputError(f"expected share to be one of {', '.join(SHARES)}, found {share!r}")
-    dated = time_form != "none" and bool(np.isfinite(measurements.mjd).any())
-    rows = select_rows(measurements, t0_mjd=t0_mjd, dated=dated)
-    forms, choices = choose_forms(
-        rows, time_form=time_form, share=share, subarray_err=subarray_err, class_err=class_err
-    )
-    layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
-    problem = make_problem(rows, layout, make_effects(rows), forms, share=share)
-    problem, solution, stars = _solve_without_odd_stars(rows, problem)
     settings: dict[str, float | str] = {
         "method": "joint",
         "time_form": time_form,
         "share": share,
-        "t0_mjd": rows.t0_mjd,
         "subarray_err": subarray_err,
         "class_err": class_err,
         "apcorr_err": apcorr_err,
         "model_err": model_err,
     }
-    fit = _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
+    fit = _check_settings(fit_unchecked(measurements, settings, t0_mjd=t0_mjd))
     log.info("%s", fit.describe_errors())
+    for text in fit.warnings:
+        log.warning("%s", text)
     return fit
+
+
+def fit_unchecked(
+    measurements: Measurements, settings: Mapping[str, float | str], *, t0_mjd: float | None
+) -> FluxFit:
+    """Fit as `fit_factors` does, and take the settings for right.
+
+    Parameters
+    ----------
+    measurements : Measurements
+    settings : mapping
+        As those of a `FluxFit`.
+    t0_mjd : float or None
+
+    Returns
+    -------
+    FluxFit
+    """
+    time_form, share = str(settings["time_form"]), str(settings["share"])
+    priors = {key: float(settings[key]) for key in _PRIORS}
+    if share not in SHARES:
+        raise InputError(f"expected share to be one of {', '.join(SHARES)}, found {share!r}")
+    dated = time_form != "none" and bool(np.isfinite(measurements.mjd).any())
+    rows = select_rows(measurements, t0_mjd=t0_mjd, dated=dated)
+    forms, choices = choose_forms(rows, time_form=time_form, share=share, **priors)
+    layout = make_layout(rows, **priors)
+    problem = make_problem(rows, layout, make_effects(rows), forms, share=share)
+    problem, solution, stars = _solve_without_odd_stars(rows, problem)
+    settings = {**settings, "t0_mjd": rows.t0_mjd}
+    return _make_fit(rows, layout, problem, solution, stars, forms, choices, settings)
+
+
+def _check_settings(fit: FluxFit) -> FluxFit:
+    """Compare what was given with what the measurements say."""
+    choices, share_test, warnings = fit.choices, None, []
+    if fit.settings["time_form"] != "auto":
+        priors = {key: float(fit.settings[key]) for key in _PRIORS}
+        share = str(fit.settings["share"])
+        choices = compare_given(fit.rows, fit.forms, share=share, **priors)
+        warnings += describe_forms(choices)
+    if fit.settings["share"] == "common":
+        share_test = check_share(fit.rows, fit.problem, fit.solution)
+        warnings += [share_test.describe()] if share_test is not None else []
+    warnings = [text for text in warnings if text]
+    return replace(fit, choices=choices, share_test=share_test, warnings=tuple(warnings))
 
 
 def _solve_without_odd_stars(
@@ -148,7 +190,7 @@ def _make_fit(
     stars: tuple[StarResult, ...],
     forms: dict[str, tuple[str, ...]],
     choices: tuple[FormChoice, ...],
-    settings: dict[str, float | str],
+    settings: Mapping[str, float | str],
 ) -> FluxFit:
     """Turn a solution into what is reported."""
     n_units, n_linear = len(rows.units), layout.linear.shape[1]
@@ -195,6 +237,8 @@ def _make_fit(
         layout,
         problem,
         solution,
+        None,
+        (),
     )
 
 
@@ -234,7 +278,7 @@ def _split_error(
 def _add_systematics(
     covariance: Covariance,
     rows: Rows,
-    settings: dict[str, float | str],
+    settings: Mapping[str, float | str],
     budget: dict[str, np.ndarray],
 ) -> Covariance:
     """Add the errors of the form of f(t), aperture corrections and the scale of all models."""

@@ -1,7 +1,7 @@
 """Which forms the throughput of each detector has: given, or by an information criterion."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from .rows import Rows, Unit
 from .solver import Problem, solve
 from .timeforms import FORMS, TimeModel, allow_form, parse_form
 
-__all__ = ["FormChoice", "choose_forms", "measure_spread"]
+__all__ = ["FormChoice", "choose_forms", "compare_given", "measure_spread"]
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class FormChoice:
         Akaike's information criterion relative to the best, which is the one for predictions;
         every form is judged with the widths of the random effects that the richest gave.
     chosen : bool
+        Whether it was taken: the best, or what was given.
     units : tuple of Unit
         Of the detector.
     time : TimeModel
@@ -108,7 +109,7 @@ def choose_forms(
     dict
         Detector -> forms.
     tuple of FormChoice
-        All that were compared.
+        All that were compared; none where they are given.
 
     Raises
     ------
@@ -125,11 +126,50 @@ def choose_forms(
         found = _compare(part, detector, share, subarray_err, class_err)
         forms[detector] = next(c.forms for c in found if c.chosen)
         choices += found
-        log.info("%s: throughput %s", detector, " x ".join(forms[detector]) or "constant")
+    found_alone = forms
     if any("linear" in f for f in forms.values()):
         # The telescope's loss is every detector's that has a table for it.
         forms = {d: _list_allowed(rows, d, {"linear", *f}) for d, f in forms.items()}
+    for detector, mine in forms.items():
+        log.info(
+            "%s: throughput %s%s",
+            detector,
+            " x ".join(mine) or "constant",
+            "" if mine == found_alone[detector] else ", linear being the telescope's",
+        )
     return forms, tuple(choices)
+
+
+def compare_given(
+    rows: Rows,
+    forms: Mapping[str, tuple[str, ...]],
+    *,
+    share: str,
+    subarray_err: float,
+    class_err: float,
+) -> tuple[FormChoice, ...]:
+    """Compare the forms that were given with those the measurements could have.
+
+    Parameters
+    ----------
+    rows : Rows
+    forms : mapping
+        Detector -> forms, which are the chosen ones.
+    share : str
+    subarray_err, class_err : float
+
+    Returns
+    -------
+    tuple of FormChoice
+        Of the detectors that were seen at some date.
+    """
+    choices: list[FormChoice] = []
+    for detector, given in forms.items():
+        dated = (rows.detector == detector) & np.isfinite(rows.days)
+        if dated.any():
+            part = take_rows(rows, dated)
+            choices += _compare(part, detector, share, subarray_err, class_err, given=given)
+    return tuple(choices)
 
 
 def _list_allowed(rows: Rows, detector: str, among: Collection[str]) -> tuple[str, ...]:
@@ -150,9 +190,6 @@ def _give_forms(
             # The MRS has tables of power laws alone.
             mine = _list_allowed(rows, detector, FORMS)[:1]
         forms[detector] = mine if epochs > sum(_NEEDS[f] for f in mine) else ()
-        if forms[detector] != asked:
-            found = " x ".join(forms[detector]) or "constant"
-            log.info("%s: throughput %s, not %s", detector, found, " x ".join(asked))
     if asked and not any(forms.values()):
         epochs = max(count_epochs(rows.days[rows.detector == d]) for d in detectors)
         raise EvidenceError(
@@ -161,24 +198,34 @@ def _give_forms(
         )
     if "linear" in asked:
         forms = {d: f or _list_allowed(rows, d, ("linear",)) for d, f in forms.items()}
+    for detector, mine in forms.items():
+        if mine != asked:
+            found = " x ".join(mine) or "constant"
+            log.info("%s: throughput %s, not %s", detector, found, " x ".join(asked))
     return forms
 
 
 def _compare(
-    rows: Rows, detector: str, share: str, subarray_err: float, class_err: float
+    rows: Rows,
+    detector: str,
+    share: str,
+    subarray_err: float,
+    class_err: float,
+    *,
+    given: tuple[str, ...] | None = None,
 ) -> list[FormChoice]:
-    """Fit all candidates to one detector."""
+    """Fit all candidates, and the given form, to one detector."""
     star, epochs = rows.take("star").astype(str), count_epochs(rows.days)
     # Looks at a star that had been seen before; an undated one is none.
     seen = [count_epochs(rows.days[star == name]) for name in np.unique(star)]
     looks = min(sum(max(n - 1, 0) for n in seen), max(epochs - 1, 0))
     many = np.count_nonzero(seen) >= _STARS_FOR_LOSS and epochs > 1
     kinds = {u.band.mode.kind for u in rows.units}
+    allowed = [c for c in _CANDIDATES if all(any(allow_form(k, f) for k in kinds) for f in c)]
     candidates = [
         c
-        for c in _CANDIDATES
-        if (sum(_NEEDS[f] for f in c) <= looks or (c == ("linear",) and many))
-        and all(any(allow_form(k, f) for k in kinds) for f in c)
+        for c in allowed
+        if c == given or sum(_NEEDS[f] for f in c) <= looks or (c == ("linear",) and many)
     ]
     layout = make_layout(rows, subarray_err=subarray_err, class_err=class_err)
     effects = make_effects(rows)
@@ -205,9 +252,17 @@ def _compare(
             aic = fitted.objective + 2 * len(problem.time.names)
             found.append((aic, forms, problem.time, fitted))
     best = min(f[0] for f in found)
+    taken = next(f[1] for f in found if f[0] == best) if given is None else given
     return [
         FormChoice(
-            detector, forms, len(fitted.values), aic - best, aic == best, rows.units, time, fitted
+            detector,
+            forms,
+            len(fitted.values),
+            aic - best,
+            forms == taken,
+            rows.units,
+            time,
+            fitted,
         )
         for aic, forms, time, fitted in found
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import EvidenceError, InputError
-from .fit import fit_factors
+from .fit import fit_unchecked
 from .results import FluxFit
 
 __all__ = ["LeftOut", "leave_out"]
@@ -91,15 +91,10 @@ def _leave(fit: FluxFit, name: str, mine: np.ndarray) -> LeftOut:
     used[fit.rows.index[mine]], reason[fit.rows.index[mine]] = False, f"left out {name}"
     forms = {f for f in fit.forms.values() if f}
     longest = max(forms, key=len, default=())
-    less = fit_factors(
+    less = fit_unchecked(
         replace(m, used=used, reason=reason.astype(str)),
-        time_form="+".join(longest) or "none",
-        share=str(fit.settings["share"]),
+        {**fit.settings, "time_form": "+".join(longest) or "none"},
         t0_mjd=fit.t0_mjd,
-        subarray_err=float(fit.settings["subarray_err"]),
-        class_err=float(fit.settings["class_err"]),
-        apcorr_err=float(fit.settings["apcorr_err"]),
-        model_err=float(fit.settings["model_err"]),
     )
     place = {u: k for k, u in enumerate(less.units)}
     where = np.array([place.get(u, -1) for u in fit.units])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
+from .checks import ShareTest
 from .covariance import Covariance
 from .factors import Factor
 from .forms import FormChoice, measure_spread
@@ -118,7 +119,7 @@ class FluxFit:
     forms : mapping
         Detector -> forms of its throughput.
     choices : tuple of FormChoice
-        How they were chosen; empty where given.
+        How they were chosen, or compare with others where they were given.
     settings : mapping
     n_iterations : int
     converged : bool
@@ -126,6 +127,10 @@ class FluxFit:
     problem : Problem
     solution : Solution
         What was solved, for leaving parts out.
+    share_test : ShareTest or None
+        Of one loss for all modes, where that was asked for.
+    warnings : tuple of str
+        Settings that the measurements speak against.
     """
 
     measurements: Measurements
@@ -156,6 +161,8 @@ class FluxFit:
     layout: Layout
     problem: Problem
     solution: Solution
+    share_test: ShareTest | None
+    warnings: tuple[str, ...]
 
     @property
     def predictive_scatter(self) -> np.ndarray:
@@ -232,7 +239,8 @@ class FluxFit:
         n = len(self.units)
         variance = self.parameter_covariance.propagate(jacobian).reshape(n, len(times))
         # That of the forms at t0 is in the covariance already.
-        spread = measure_spread(self.choices, self.units, np.append(0.0, times - self.t0_mjd))
+        compared = self.choices if self.settings["time_form"] == "auto" else ()
+        spread = measure_spread(compared, self.units, np.append(0.0, times - self.t0_mjd))
         error = np.sqrt(np.maximum(variance + spread[:, 1:] - spread[:, :1], 0.0))
         factor = np.exp(ln_c).reshape(n, len(times))
         outside = ~((times >= self.first_mjd) & (times <= self.last_mjd))

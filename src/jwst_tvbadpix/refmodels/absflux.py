@@ -1,7 +1,7 @@
 """The fit behind photom references as a product: factors, covariance, C(t), stars, ratios."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,8 @@ class AbsFluxModel(ReferenceFileModel):
         Tables, name of the column -> values; see the schema.
     ratios : object
         Modes against each other; absent where they were not compared.
+    share_test : object
+        Whether all modes have one loss; absent where that was not asked for.
     widths, budget, fit, settings, versions : object
         By name.
     references, notes : list of str
@@ -182,6 +184,8 @@ def build_absflux_model(
         "versions": {name: version(name) for name in _PACKAGES},
         "notes": list(about.notes),
     }
+    if fit.share_test is not None:
+        tree["share_test"] = asdict(fit.share_test)
     if ratios is not None:
         tree["ratios"] = _describe_ratios(ratios)
     tree["meta"] = _describe(fit, about)

@@ -120,4 +120,5 @@ def gather_facts(images: ImageSet, *, epoch_gap: float, hold_out: int) -> Exposu
         mid_mjd,
         epoch,
         used,
+        tuple(image.record.filename for image in images.images),
     )

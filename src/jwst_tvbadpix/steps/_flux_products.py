@@ -148,7 +148,7 @@ def describe_run(
         files=[(file.role, file.name, file.sha256) for file in standards.files],
         references=[Path(model.meta.filename).stem for model in models],
         settings=settings,
-        notes=[*header.history, *problems, *left, *odd],
+        notes=[*header.history, *fit.warnings, *problems, *left, *odd],
     )
 
 
