@@ -22,7 +22,6 @@ __all__ = [
     "drop_crds_variables",
     "list_twins",
     "log_to_stderr",
-    "read_count",
     "read_natural",
     "report_paths",
     "report_planned",
@@ -90,13 +89,6 @@ def read_natural(text: str) -> int:
     """Read a whole number from 0 on; a type for argparse."""
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, found {text!r}")
-    return int(text)
-
-
-def read_count(text: str) -> int:
-    """Read a whole number from 1 on; a type for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
     return int(text)
 
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_dry_run, read_count, read_natural, report_planned
+from ._shared import add_dry_run, read_natural, report_planned
 
 __all__ = ["add_command"]
 
@@ -43,7 +43,7 @@ def add_command(commands: Any) -> None:
         "--detector", metavar="NAME", help="where the mode has several (default: its first)"
     )
     simulate.add_argument(
-        "--exposures", type=read_count, metavar="N", help="how many (default: 12; of flats 16)"
+        "--exposures", type=int, metavar="N", help="how many (default: 12; of flats 16)"
     )
     simulate.add_argument(
         "--size",
