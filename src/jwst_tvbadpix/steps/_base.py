@@ -16,9 +16,10 @@ from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
 from stpipe import config_parser, crds_client
+from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
-from ..errors import InputError, ProductError
+from ..errors import InputError, ProductError, TvBadPixError
 from ..headers import ExposureRecord
 from ..refmodels import (
     BadPixHistoryModel,
@@ -104,6 +105,9 @@ class TvBadPixStep(Step):
             result = super().run(*args)
             self._publish()
             return result
+        except TvBadPixError as error:
+            _end_quietly(error)
+            raise
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
@@ -211,9 +215,22 @@ class TvBadPixStep(Step):
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
 
 
-def show_progress(what: str) -> Callable[[int, int], None]:
+def _end_quietly(error: TvBadPixError) -> None:
+    """Let strun, which has printed the message by then, exit with 1 and without a traceback.
+
+    The error keeps its name and remains what it was; what asks for the exit status is added.
+    """
+    kind = type(error)
+    if not issubclass(kind, StpipeExitException):
+        # A process hands it over by its parts.
+        own = {"exit_status": 1, "__reduce__": lambda self: (kind, self.args)}
+        own |= {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        error.__class__ = type(kind.__name__, (kind, StpipeExitException), own)
+
+
+def show_progress(what: str, *, unit: str = "row") -> Callable[[int, int], None]:
     """Make a progress callback: a bar on a terminal, a log line per quarter elsewhere."""
-    bar = tqdm(total=0, desc=what, unit="row", leave=False, disable=None)
+    bar = tqdm(total=0, desc=what, unit=unit, leave=False, disable=None)
     quarter = 0
 
     def report(done: int, total: int) -> None:
@@ -221,7 +238,7 @@ def show_progress(what: str) -> Callable[[int, int], None]:
         if bar.disable:
             if done * 4 // total > quarter:
                 quarter = done * 4 // total
-                log.info("%s: %d of %d rows", what, done, total)
+                log.info("%s: %d of %d %ss", what, done, total, unit)
             return
         bar.total = total
         bar.update(done - bar.n)
