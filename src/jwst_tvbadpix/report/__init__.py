@@ -1,5 +1,6 @@
 """Figures and pages, from products alone."""
 
+from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
@@ -16,6 +17,7 @@ from .flux_figures import (
     plot_stars,
     plot_throughput,
 )
+from .light_curves import plot_pixels
 from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
 from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
@@ -29,12 +31,16 @@ __all__ = [
     "build_report",
     "find_groups",
     "plot_bad_pixel_map",
+    "plot_base_change",
     "plot_dependence",
     "plot_dependences",
     "plot_field",
     "plot_fit",
     "plot_growth",
+    "plot_growth_per_year",
     "plot_light_curve",
+    "plot_odds",
+    "plot_pixels",
     "plot_proof",
     "plot_self_test",
     "plot_spectrum",
@@ -42,6 +48,7 @@ __all__ = [
     "plot_summary",
     "plot_throughput",
     "plot_timeline",
+    "tabulate_growth",
     "try_item",
     "write_figures",
     "write_page",
