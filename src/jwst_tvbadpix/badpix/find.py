@@ -194,9 +194,8 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, halo, axes)
-    n_evidence, n_pixels, n_hidden, candidates, control = _search(
-        stack, noise, usability.used, halo, axes, progress
-    )
+    found = _search(stack, noise, usability.used, halo, axes, progress)
+    n_evidence, n_pixels, n_hidden, candidates, control = found
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "

@@ -66,60 +66,52 @@ def plot_pixels(history: Any) -> "LayoutDOM":
     """
     from bokeh.layouts import column, row
     from bokeh.models import ColumnDataSource, CustomJS
-    from bokeh.models.widgets import Div, Slider, TextInput
 
     owner, kept = _gather_pixels(history)
-    pixels = ColumnDataSource(kept, name="pixels")
-    intervals = ColumnDataSource(_gather_intervals(history, owner), name="intervals")
-    marker = ColumnDataSource({"y": [], "x": []}, name="marker")
-    starts = _list_starts(history)
-    facts = _gather_facts(history, starts)
-    first = _choose_first(history, kept)
-    field = TextInput(value=first, title="Pixel: row, column (y, x; 0-based)", name="pixel")
-    message = Div(
-        text="",
-        render_as_text=True,
-        width=560,
-        name="message",
-        styles={"white-space": "pre-wrap", "font-size": "13px"},
-    )
+    marker = ColumnDataSource({"y": [], "x": []})
+    facts = _gather_facts(history)
+    field, message, slider = _make_widgets(_choose_first(history, kept), len(facts["starts"]))
     detector, renderers = _draw_map(history, kept, marker, facts["titles"][0])
-    curve, sources = _draw_curve(history)
-    show = CustomJS(
-        args={
-            "input": field,
-            "pixels": pixels,
-            "intervals": intervals,
-            "marker": marker,
-            "curve": curve,
-            "message": message,
-            "facts": facts,
-            **sources,
-        },
-        code=_read_script("light_curves"),
+    curve, sources = _draw_curve(facts)
+    _draw_events(history, curve)
+
+    def link(name: str, **known: Any) -> Any:
+        code = (files(__package__) / f"{name}.js").read_text(encoding="utf-8")
+        return CustomJS(args={**known, "facts": facts}, code=code)
+
+    show = link(
+        "light_curves",
+        pixels=ColumnDataSource(kept),
+        intervals=ColumnDataSource(_gather_intervals(history, owner)),
+        **{"input": field, "message": message, "curve": curve, "marker": marker, **sources},
     )
     field.js_on_change("value", show)
     # The first change of its size is when the plot is laid out: the first pixel is shown then.
     curve.js_on_change("inner_width", show)
-    tap = {"map": detector, "renderers": renderers, "input": field, "facts": {"reach": _REACH}}
-    detector.js_on_event("tap", CustomJS(args=tap, code=_read_script("map_tap")))
-    slider = Slider(
-        start=0,
-        end=max(len(starts), 1),
-        value=0,
-        step=1,
-        title="Mask (0: bad in any)",
-        name="date",
-        width=560,
-    )
-    flagged = renderers[: len(renderers) - _count_backgrounds(history)]
-    date = {"map": detector, "slider": slider, "renderers": flagged, "facts": facts}
-    slider.js_on_change("value", CustomJS(args=date, code=_read_script("map_date")))
+    detector.js_on_event("tap", link("map_tap", map=detector, renderers=renderers, input=field))
+    masked = [layer for layer in renderers if "start" in layer.data_source.data]
+    slider.js_on_change("value", link("map_date", map=detector, renderers=masked, slider=slider))
     return row(column(detector, slider), column(field, curve, message))
 
 
-def _read_script(name: str) -> str:
-    return (files(__package__) / f"{name}.js").read_text(encoding="utf-8")
+def _make_widgets(first: str, n_masks: int) -> tuple[Any, Any, Any]:
+    """Make the field for a pixel, what is said of it, and the slider of the masks."""
+    from bokeh.models.widgets import Div, Slider, TextInput
+
+    style = {"white-space": "pre-wrap", "font-size": "13px"}
+    return (
+        TextInput(value=first, title="Pixel: row, column (y, x; 0-based)", name="pixel"),
+        Div(text="", render_as_text=True, width=560, name="message", styles=style),
+        Slider(
+            start=0,
+            end=max(n_masks, 1),
+            value=0,
+            step=1,
+            title="Mask (0: bad in any)",
+            name="date",
+            width=560,
+        ),
+    )
 
 
 def _gather_pixels(history: Any) -> tuple[dict[tuple[int, int], int], dict[str, np.ndarray]]:
@@ -135,7 +127,7 @@ def _gather_pixels(history: Any) -> tuple[dict[tuple[int, int], int], dict[str, 
     kind = np.full(len(kept["y"]), len(CLASSES), np.uint8)
     kind[len(parts[0]["y"]) :] += 1
     rows = history.intervals.instance
-    for k in np.flatnonzero(rows["state"] == 1):
+    for k in np.flatnonzero(select_counted(rows)):
         place = int(rows["y"][k]), int(rows["x"][k])
         if place in owner:
             kind[owner[place]] = CLASSES.index(str(rows["class"][k]))
@@ -161,11 +153,6 @@ def _has_control(history: Any) -> bool:
     return bool(history.hasattr("control"))
 
 
-def _count_backgrounds(history: Any) -> int:
-    """Count the layers of the map that are no masked pixels."""
-    return 1 + _has_control(history)
-
-
 def _gather_intervals(history: Any, owner: dict[tuple[int, int], int]) -> dict[str, np.ndarray]:
     """Columns of the bad intervals, with the row of their pixel."""
     rows = history.intervals.instance
@@ -182,16 +169,11 @@ def _gather_intervals(history: Any, owner: dict[tuple[int, int], int]) -> dict[s
     }
 
 
-def _list_starts(history: Any) -> list[str]:
-    """List the dates of the masks that are asked of the reader; none without order in time."""
-    mjd = np.asarray(history.exposures.instance["expmid_mjd"])
-    return list_useafter(history) if np.isfinite(mjd).any() else []
-
-
-def _gather_facts(history: Any, starts: list[str]) -> dict[str, Any]:
+def _gather_facts(history: Any) -> dict[str, Any]:
     """Gather what the scripts need to know."""
     exposures = history.exposures.instance
     mjd = _fill_dates(exposures)
+    starts = list_useafter(history)
     margin = _MARGIN * max(np.ptp(mjd), 1.0)
     names = {name: name for name in ("start", "end", "amplitude", "log_odds", "n_looks", "dnu")}
     return {
@@ -204,6 +186,7 @@ def _gather_facts(history: Any, starts: list[str]) -> dict[str, Any]:
         "notes": {**dict.fromkeys(CLASSES, ""), **_NOTES},
         "columns": names,
         "advice": ADVICE,
+        "reach": _REACH,
         "bad_colour": COLOURS["vermilion"],
         "good_colour": COLOURS["blue"],
         "starts": [float(Time(start, scale="utc").mjd) for start in starts],
@@ -272,7 +255,7 @@ def _draw_map(history: Any, kept: dict[str, np.ndarray], marker: Any, title: str
         columns["start"] = np.full(own.sum(), -np.inf) if always else rows["start_mjd"][own]
         columns["end"] = np.full(own.sum(), np.inf) if always else rows["end_mjd"][own]
         add(name, columns, size=4, color=CLASS_COLOURS[name], line_color=None)
-    for k, name in enumerate((_CANDIDATE, _CONTROL)[: _count_backgrounds(history)]):
+    for k, name in enumerate((_CANDIDATE, _CONTROL)[: 1 + _has_control(history)]):
         own = kept["kind"] == len(CLASSES) + k
         columns = {"y": kept["y"][own], "x": kept["x"][own]}
         add(name, columns, size=3, color=("#999999", "#56B4E9")[k], visible=False)
@@ -285,10 +268,9 @@ def _draw_map(history: Any, kept: dict[str, np.ndarray], marker: Any, title: str
     return plot, renderers
 
 
-def _draw_curve(history: Any) -> tuple[Any, dict[str, Any]]:
+def _draw_curve(facts: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Draw an empty light curve; the figure, and the sources to be filled."""
     from bokeh.models import ColumnDataSource, HoverTool, Range1d
-    from bokeh.models.annotations import Label, Span
     from bokeh.plotting import figure
 
     names = {
@@ -299,9 +281,7 @@ def _draw_curve(history: Any) -> tuple[Any, dict[str, Any]]:
     sources = {
         name: ColumnDataSource({key: [] for key in keys}, name=name) for name, keys in names.items()
     }
-    mjd = _fill_dates(history.exposures.instance)
-    margin = _MARGIN * max(np.ptp(mjd), 1.0)
-    edges = [(t - _UNIX_EPOCH_MJD) * _DAY_MS for t in (mjd.min() - margin, mjd.max() + margin)]
+    edges = [(facts[key] - _UNIX_EPOCH_MJD) * _DAY_MS for key in ("first_mjd", "last_mjd")]
     plot = figure(
         width=580,
         height=360,
@@ -345,16 +325,18 @@ def _draw_curve(history: Any) -> tuple[Any, dict[str, Any]]:
     legend = plot.legend[0]
     plot.add_layout(legend, "above")
     legend.update(orientation="horizontal", label_text_font_size="11px", border_line_color=None)
-    for event, label in _list_events(history):
-        when = (event - _UNIX_EPOCH_MJD) * _DAY_MS
-        plot.add_layout(Span(location=when, dimension="height", line_dash="dashed"))
-        place = {"x": when, "y": 4, "y_units": "screen", "angle": np.pi / 2, "x_offset": 12}
-        plot.add_layout(Label(text=label, text_font_size="11px", **place))
     return plot, sources
 
 
-def _list_events(history: Any) -> list[tuple[float, str]]:
+def _draw_events(history: Any, plot: Any) -> None:
+    """Draw the dated events as labelled lines."""
+    from bokeh.models.annotations import Label, Span
+
     if not history.hasattr("events"):
-        return []
+        return
     events = history.events.instance
-    return list(zip(np.asarray(events["mjd"]).tolist(), events["label"], strict=True))
+    for mjd, label in zip(np.asarray(events["mjd"]).tolist(), events["label"], strict=True):
+        when = (mjd - _UNIX_EPOCH_MJD) * _DAY_MS
+        plot.add_layout(Span(location=when, dimension="height", line_dash="dashed"))
+        place = {"x": when, "y": 4, "y_units": "screen", "angle": np.pi / 2, "x_offset": 12}
+        plot.add_layout(Label(text=label, text_font_size="11px", **place))
