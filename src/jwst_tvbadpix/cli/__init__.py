@@ -21,6 +21,7 @@ from . import (
     neutral_mask,
     parameters,
     prove,
+    report,
     reprocess,
     simulate,
 )
@@ -40,6 +41,7 @@ _COMMANDS = (
     mask_at,
     neutral_mask,
     check,
+    report,
     deliver,
     context,
     prove,

@@ -1,5 +1,7 @@
 """Figures and pages, from products alone."""
 
+from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
+from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
     plot_growth,
@@ -15,16 +17,30 @@ from .flux_figures import (
     plot_stars,
     plot_throughput,
 )
+from .light_curves import plot_pixels
+from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
+from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
+    "COLOURS",
+    "Item",
+    "Page",
+    "Section",
+    "Verdict",
+    "build_report",
+    "find_groups",
     "plot_bad_pixel_map",
+    "plot_base_change",
     "plot_dependence",
     "plot_dependences",
     "plot_field",
     "plot_fit",
     "plot_growth",
+    "plot_growth_per_year",
     "plot_light_curve",
+    "plot_odds",
+    "plot_pixels",
     "plot_proof",
     "plot_self_test",
     "plot_spectrum",
@@ -32,4 +48,8 @@ __all__ = [
     "plot_summary",
     "plot_throughput",
     "plot_timeline",
+    "tabulate_growth",
+    "try_item",
+    "write_figures",
+    "write_page",
 ]
