@@ -8,28 +8,56 @@ from .figures import (
     plot_summary,
     plot_timeline,
 )
-from .flux_figures import (
+from .flux_errors import (
+    plot_budget,
     plot_dependence,
     plot_dependences,
+    plot_left_out,
+    plot_ratios,
+    plot_repeatability,
+)
+from .flux_figures import (
+    plot_factor,
+    plot_factors,
     plot_fit,
+    plot_residuals,
+    plot_response,
+    plot_slopes,
+    plot_star_factor,
+    plot_star_factors,
     plot_stars,
     plot_throughput,
 )
+from .flux_record import FluxRecord, read_flux_record, tabulate_visits
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
+    "FluxRecord",
     "plot_bad_pixel_map",
+    "plot_budget",
     "plot_dependence",
     "plot_dependences",
+    "plot_factor",
+    "plot_factors",
     "plot_field",
     "plot_fit",
     "plot_growth",
+    "plot_left_out",
     "plot_light_curve",
     "plot_proof",
+    "plot_ratios",
+    "plot_repeatability",
+    "plot_residuals",
+    "plot_response",
     "plot_self_test",
+    "plot_slopes",
     "plot_spectrum",
+    "plot_star_factor",
+    "plot_star_factors",
     "plot_stars",
     "plot_summary",
     "plot_throughput",
     "plot_timeline",
+    "read_flux_record",
+    "tabulate_visits",
 ]

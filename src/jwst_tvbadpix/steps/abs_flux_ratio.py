@@ -121,7 +121,7 @@ class AbsFluxRatio(TvBadPixStep):
         if self.method == "gordon2025":
             recipe = fit_gordon2025(standards.measurements)
             factors = recipe.list_factors()
-        models, problems = build_references(
+        references = build_references(
             fit,
             factors,
             name,
@@ -156,14 +156,13 @@ class AbsFluxRatio(TvBadPixStep):
         about = describe_run(
             fit,
             standards,
-            models,
-            problems,
+            references,
             useafter=self.first_useafter,
             settings=self._settings(),
         )
         absflux = build_absflux_model(fit, about, ratios=ratios, repeatability=repeatability)
         absflux.meta.filename = f"{name}_{self.suffix}.asdf"
-        return [absflux, *models]
+        return [absflux, *references.models]
 
     def _settings(self) -> dict[str, Any]:
         """List the parameters of the run that are not those of the fit; files by their names."""
