@@ -1,5 +1,6 @@
 """Figures and pages, from products alone."""
 
+from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
     plot_growth,
@@ -29,10 +30,19 @@ from .flux_figures import (
     plot_throughput,
 )
 from .flux_record import FluxRecord, read_flux_record, tabulate_visits
+from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
+from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
+    "COLOURS",
     "FluxRecord",
+    "Item",
+    "Page",
+    "Section",
+    "Verdict",
+    "build_report",
+    "find_groups",
     "plot_bad_pixel_map",
     "plot_budget",
     "plot_dependence",
@@ -60,4 +70,7 @@ __all__ = [
     "plot_timeline",
     "read_flux_record",
     "tabulate_visits",
+    "try_item",
+    "write_figures",
+    "write_page",
 ]

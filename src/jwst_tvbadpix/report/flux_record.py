@@ -11,6 +11,7 @@ from astropy.table import Table
 
 from ..errors import InputError
 from ..fluxcal import (
+    QUANTITIES,
     Band,
     CalibrationCurve,
     ClassOffset,
@@ -29,7 +30,28 @@ from ..fluxcal import (
 )
 from ..refmodels.absflux import AbsFluxModel, AbsFluxNotes, build_absflux_model, read_absflux
 
-__all__ = ["FluxRecord", "read_flux_record", "tabulate_visits", "take_record"]
+__all__ = [
+    "TABLES",
+    "FluxRecord",
+    "make_record",
+    "read_flux_record",
+    "read_table",
+    "tabulate_visits",
+    "take_record",
+]
+
+# Tables beside NAME_absflux.asdf that figures are drawn from, and what they must hold.
+TABLES: Mapping[str, str] = {
+    kind: f"NAME_{kind}.ecsv" for kind in ("visits", "dependences", "leave_out")
+}
+_COLUMNS: Mapping[str, frozenset[str]] = {
+    "visits": frozenset(
+        {"name", "srctype", "mode", "wave", "subarray", "visit", "mjd", "factor", "sigma"}
+        | {"residual", "weight", "reason", "source", *QUANTITIES}
+    ),
+    "dependences": frozenset(Dependence.__dataclass_fields__),
+    "leave_out": frozenset(("by", "name", "ln_shift", "n_sigma")),
+}
 
 _MODE = ("instrument", "detector", "kind", "filter", "pupil", "grating", "slit", "band", "order")
 # What a fit that is in memory alone is said to be.
@@ -187,20 +209,33 @@ def read_flux_record(path: str | Path) -> FluxRecord:
     InputError
         It is no product of a flux calibration, or a table beside it cannot be read.
     """
-    path = Path(path)
-    name = path.stem.rpartition("_")[0]
-    tables = {}
-    for kind in ("visits", "dependences", "leave_out"):
-        beside = path.with_name(f"{name}_{kind}.ecsv")
-        if beside.is_file():
-            try:
-                tables[kind] = Table.read(beside, format="ascii.ecsv")
-            except Exception as error:
-                raise InputError(
-                    f"expected the table of a flux calibration in {beside}, found "
-                    f"{type(error).__name__}: {error}; remove it, or make it again"
-                ) from error
-    return make_record(read_absflux(path), tables)
+    tables = {kind: read_table(Path(path), kind) for kind in TABLES}
+    present = {kind: table for kind, table in tables.items() if table is not None}
+    return make_record(read_absflux(path), present)
+
+
+def read_table(path: Path, kind: str) -> Table | None:
+    """Read one of `TABLES` beside a fit; None where there is none.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or lacks a column.
+    """
+    beside = path.with_name(TABLES[kind].replace("NAME", path.stem.rpartition("_")[0]))
+    if not beside.is_file():
+        return None
+    try:
+        table = Table.read(beside, format="ascii.ecsv")
+        problem = f"no column {', '.join(_COLUMNS[kind] - set(table.colnames))}"
+        if _COLUMNS[kind] <= set(table.colnames):
+            return table
+    except Exception as error:  # whatever astropy and yaml raise on what is no table
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(
+        f"expected the table that abs_flux_ratio writes in {beside}, found {problem}; remove it, "
+        "or make it again"
+    )
 
 
 def make_record(model: AbsFluxModel, tables: Mapping[str, Table]) -> FluxRecord:
