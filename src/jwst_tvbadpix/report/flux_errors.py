@@ -35,7 +35,8 @@ _SOURCES = {
     "change with time": ("throughput priors", "form"),
     "apertures and models": ("apcorr", "model"),
 }
-_BEYOND = "extrapolation, 1 yr"
+# The error of C itself then, which is no share of that at t0.
+BEYOND = "1 yr after the last"
 _HATCHES = ("", "//", "", "\\\\", "", "xx", "", "..")
 _YEAR = 365.0
 # Modes up to which the numbers are written into the matrix.
@@ -66,16 +67,17 @@ def plot_ratios(given: Any, ax: "Axes | None" = None) -> "Axes":
         raise InputError(
             "expected modes that were compared, found none; make the product with this version"
         )
-    value = 100 * ratios.star_ratio
+    order = np.argsort(ratios.wave, kind="stable")
+    value, error = (100 * part[order][:, order] for part in (ratios.star_ratio, ratios.star_error))
     limit = np.nanmax(np.abs(value), initial=0.1)
     # PuOr is told apart by the colour-blind.
     image = ax.imshow(value, cmap="PuOr", vmin=-limit, vmax=limit)
     ax.figure.colorbar(image, ax=ax, shrink=0.8, label="row less column, common stars [%]")
-    labels = ratios.labels
+    labels = [ratios.labels[k] for k in order]
     if len(labels) <= _MOST_WRITTEN:
         for i, j in np.ndindex(value.shape):
             if i != j and np.isfinite(value[i, j]):
-                text = f"{value[i, j]:+.2f}\n±{100 * ratios.star_error[i, j]:.2f}"
+                text = f"{value[i, j]:+.2f}\n±{error[i, j]:.2f}"
                 dark = abs(value[i, j]) > 0.6 * limit
                 ax.text(
                     j,
@@ -113,7 +115,7 @@ def plot_repeatability(given: Any, ax: "Axes | None" = None) -> "Axes":
         raise InputError("expected a star that was seen twice in a mode, found none")
     found.sort(key=lambda r: list(record.modes).index(r.mode) if r.mode in record.modes else -1)
     y = np.arange(len(found))
-    bars = (("rms", 0.25), ("rms_formal", 0.0), ("rms_excess", -0.25))
+    bars = (("rms", -0.25), ("rms_formal", 0.0), ("rms_excess", 0.25))
     titles = ("scatter", "explained by the errors", "beyond these")
     for (name, shift), title, colour in zip(bars, titles, ("0.4", *COLOURS[:2]), strict=True):
         ax.barh(
@@ -144,21 +146,20 @@ def plot_budget(given: Any, ax: "Axes | None" = None) -> "Axes":
 
     Notes
     -----
-    Bars add up to the error at t0, written beside the mode; of spectra the median over the bins.
-    The extrapolation is what a year beyond the last measurement adds.
+    Bars add up to the error at t0, written beside the mode, each as long as its share of the
+    variance; of spectra the median over the bins. Diamonds: the error of C a year beyond the last
+    measurement.
     """
     record, ax = take_record(given), get_axes(ax)
     parts = sum_budget(record)
     labels = list(record.modes)
     y = np.arange(len(labels))
-    total = np.sqrt(sum(part**2 for name, part in parts.items() if name != _BEYOND))
+    beyond = parts.pop(BEYOND)
+    total = np.sqrt(sum(part**2 for part in parts.values()))
     left = np.zeros(len(labels))
     for number, (name, part) in enumerate(parts.items()):
-        # Lengths are shares of the error by variance, so that they add up to it.
         with np.errstate(invalid="ignore", divide="ignore"):
             length = np.where(total > 0, 100 * part**2 / total, 0.0)
-        if name == _BEYOND:
-            length = 100 * (np.hypot(total, part) - total)
         if not np.nanmax(length, initial=0.0) > 0:
             continue
         ax.barh(
@@ -172,6 +173,8 @@ def plot_budget(given: Any, ax: "Axes | None" = None) -> "Axes":
             label=name,
         )
         left += np.nan_to_num(length)
+    if np.isfinite(beyond).any():
+        ax.plot(100 * beyond, y, "kD", ms=4, label=BEYOND)
     ticks = [f"{label}: {100 * t:.2f} %" for label, t in zip(labels, total, strict=True)]
     ax.set_yticks(y, ticks, fontsize=6)
     ax.invert_yaxis()
@@ -186,19 +189,18 @@ def sum_budget(record: FluxRecord) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray
-        Source -> share in order of ``record.modes``, (n_modes,) float64; the last is what a year
-        beyond the last measurement adds.
+        Source -> share in order of ``record.modes``, (n_modes,) float64; the last is the error
+        of C itself a year beyond the last measurement, NaN without dates.
     """
     sums = {name: np.zeros(len(record.units)) for name in _SOURCES}
     for source, share in record.budget.items():
         (name,) = (n for n, keys in _SOURCES.items() if source.startswith(keys))
         sums[name] = np.hypot(sums[name], share)
-    sums[_BEYOND] = np.zeros(len(record.units))
-    if np.isfinite(record.last_mjd) and len(record.curve.mjd) > 1:
+    sums[BEYOND] = np.full(len(record.units), np.nan)
+    if np.isfinite(record.last_mjd):
         for k in range(len(record.units)):
             factor, error = record.predict(k, np.array([record.last_mjd + _YEAR]))
-            now = record.error[k] / record.factor[k]
-            sums[_BEYOND][k] = np.sqrt(max(float(error[0] / factor[0]) ** 2 - now**2, 0.0))
+            sums[BEYOND][k] = error[0] / factor[0]
     return {
         name: np.array([np.median(part[units]) for units in record.modes.values()])
         for name, part in sums.items()

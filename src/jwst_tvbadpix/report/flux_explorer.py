@@ -96,7 +96,10 @@ def make_explorer(record: FluxRecord, *, most_points: int = _MOST_POINTS) -> Exp
             code=_CODE,
         ),
     )
-    tabs = Tabs(tabs=[TabPanel(child=plot, title=title) for title, plot in plots.items()])
+    tabs = Tabs(
+        tabs=[TabPanel(child=plot, title=title) for title, plot in plots.items()],
+        sizing_mode="stretch_width",
+    )
     return Explorer(column(select, tabs, sizing_mode="stretch_width"), len(points["x"]), n_rows)
 
 

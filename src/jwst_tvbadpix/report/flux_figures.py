@@ -187,14 +187,14 @@ def plot_star_factor(given: Any, mode: str, ax: "Axes | None" = None) -> "Axes":
 
     Notes
     -----
-    The change with time is taken away. Error bars are the scatter of a star's visits over the root
-    of their number; of a spectrum all bins are averaged.
+    The change with time is taken away; dashed: median of each class. Error bars are the scatter of
+    a star's visits over the root of their number; of a spectrum all bins are averaged.
     """
     record, ax = take_record(given), get_axes(ax)
     units = find_mode(record, mode)
     visits = _require_visits(record)
-    level, error = float(record.factor[units[len(units) // 2]]), 0.0
-    error = float(record.error[units[len(units) // 2]])
+    where = units[len(units) // 2]
+    level, error = float(record.factor[where]), float(record.error[where])
     mine = _select(record, units)
     ax.axhspan(level - error, level + error, color="0.6", alpha=0.5, lw=0)
     ax.axhline(level, color="k", lw=1)
@@ -216,12 +216,11 @@ def plot_star_factor(given: Any, mode: str, ax: "Axes | None" = None) -> "Axes":
         ax.hlines(middle, x[0] - 0.4, x[-1] + 0.4, color=colour, ls="--", lw=1)
         names += stars
     ax.set_xticks(range(len(names)), names, rotation=90, fontsize=5)
-    where = units[len(units) // 2]
     ax.set(
         ylabel=f"C at t0 [{record.factor_units[where]}]",
-        title=f"{mode} (n = {mine.sum()}); dashed: median of the class",
+        title=f"{mode} (n = {mine.sum()})",
     )
-    ax.title.set_fontsize(8)
+    ax.title.set_fontsize(9)
     ax.legend(fontsize=6)
     return ax
 
@@ -249,29 +248,56 @@ def plot_response(given: Any, ax: "Axes | None" = None) -> "Axes":
     ax : matplotlib Axes, optional
     """
     record, ax = take_record(given), get_axes(ax)
-    for number, unit in enumerate(dict.fromkeys(record.factor_units)):
-        for label, units in record.modes.items():
-            if record.factor_units[units[0]] != unit:
-                continue
-            wave = [record.units[k].band.wave for k in units]
-            scale = np.median(record.factor[units]) if len(units) > 1 else 1.0
-            ax.errorbar(
-                wave,
-                record.factor[units] / scale,
-                yerr=record.error[units] / scale,
-                fmt="-" if len(units) > 1 else MARKERS[number % len(MARKERS)],
-                elinewidth=0.8,
-                ms=4,
-                label=f"{label} / {scale:.4g} {unit}" if len(units) > 1 else f"{label} [{unit}]",
+    images: dict[str, list[int]] = {}
+    for number, (label, units) in enumerate(record.modes.items()):
+        unit, mode = record.factor_units[units[0]], record.units[units[0]].band.mode
+        if len(units) == 1:
+            images.setdefault(f"{mode.detector} {mode.kind} [{unit}]", []).append(units[0])
+            continue
+        scale = np.median(record.factor[units])
+        _draw_factors(ax, record, units, scale, "-", number, f"{label} / {scale:.4g} {unit}")
+    for number, (label, mine) in enumerate(images.items()):
+        _draw_factors(ax, record, np.array(mine), 1.0, MARKERS[number % 7], number, label)
+        for k in mine:
+            mode = record.units[k].band.mode
+            ax.annotate(
+                mode.filter,
+                (record.units[k].band.wave, record.factor[k]),
+                (0, 5),
+                textcoords="offset points",
+                ha="center",
+                fontsize=6,
             )
     ax.set(
         xlabel="wavelength [um]",
         ylabel="C at t0, spectra over their median",
         title=f"{len(record.units)} factors of {len(record.modes)} modes, MJD {record.t0_mjd:.0f}",
     )
-    if len(record.modes) <= MOST_PANELS:
+    ax.margins(y=0.12)
+    if len(ax.containers) <= MOST_PANELS:
         ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
+
+
+def _draw_factors(
+    ax: "Axes",
+    record: FluxRecord,
+    units: np.ndarray,
+    scale: float,
+    fmt: str,
+    number: int,
+    label: str,
+) -> None:
+    ax.errorbar(
+        [record.units[k].band.wave for k in units],
+        record.factor[units] / scale,
+        yerr=record.error[units] / scale,
+        fmt=fmt,
+        color=COLOURS[number % len(COLOURS)],
+        elinewidth=0.8,
+        ms=4,
+        label=label,
+    )
 
 
 def plot_stars(given: Any, ax: "Axes | None" = None) -> "Axes":

@@ -157,6 +157,8 @@ def _judge_scatter(record: FluxRecord, missing: list[str]) -> list[Verdict]:
     if record.visits is None:
         return []
     left, sigma = (np.asarray(record.visits[name], float) for name in ("residual", "sigma"))
+    odd = {star.name for star in record.stars if star.verdict in ("offset", "slope")}
+    left[np.isin(np.asarray(record.visits["name"]).astype(str), list(odd))] = np.nan
     verdicts = []
     for label, units in record.modes.items():
         mine = np.isin(record.unit, units) & np.isfinite(left)
@@ -166,8 +168,8 @@ def _judge_scatter(record: FluxRecord, missing: list[str]) -> list[Verdict]:
         verdicts.append(
             Verdict(
                 f"Scatter, {label}",
-                f"chi2 {chi2:.2f} of {mine.sum()}; stars and visits scatter {ratio:.1f} times "
-                "the stated errors",
+                f"chi2 {chi2:.2f} per measurement, odd stars apart (n = {mine.sum()}); stars and "
+                f"visits scatter {ratio:.1f} times the stated errors",
                 f"beyond {MOST_SHORTFALL:g} times, the jitter found counts instead",
                 None,
             )
@@ -203,7 +205,7 @@ def _judge_references(record: FluxRecord, present: set[str], missing: list[str])
     unknown = [label for label in record.modes if "unknown" in label.split()[:2]]
     if unknown:
         lacking.append(f"the mode is not known of {', '.join(unknown)}")
-    value = f"{modes} modes in {len(names)} files: {', '.join(names) or 'none'}"
+    value = f"modes: {modes}; files: {', '.join(names) or 'none'}"
     verdicts = [
         Verdict(
             "Modes and their photom references",
@@ -392,7 +394,7 @@ def _show_residuals(record: FluxRecord, missing: list[str]) -> Section:
         if len(known) and np.ptp(known) > 0:
             caption = "Stars and visits left in; lines: median and 16 to 84 per cent."
             draw = partial(plot_residuals, record, name)
-            heading = f"Against {title.partition(' [')[0]}"
+            heading = "Against time" if name == "mjd" else f"Against {title.partition(' [')[0]}"
             items.append(_try_axes(missing, heading, caption, draw, f"residuals_{name}", (9, 4)))
         else:
             missing.append(f"Residuals against {title}: one value, or none is known")
@@ -417,13 +419,21 @@ def _show_errors(record: FluxRecord, missing: list[str]) -> Section:
         _try_axes(
             missing,
             "Error budget",
-            "Sources add up to the error of C at t0; the extrapolation is what a year beyond the "
-            "last measurement adds.",
+            "Sources add up to the error of C at t0; diamonds: the error of C a year beyond the "
+            "last measurement.",
             partial(plot_budget, record),
             "budget",
             (9, height),
         ),
-        try_item(missing, "Budget", lambda: Item("Shares [%]", "", _tabulate_budget(record))),
+        try_item(
+            missing,
+            "Budget",
+            lambda: Item(
+                "Shares [%]",
+                "1-sigma errors of C at t0 by source; their squares add up. Last: C a year later.",
+                _tabulate_budget(record),
+            ),
+        ),
         _try_axes(
             missing,
             "Repeatability",
