@@ -20,7 +20,6 @@ from .flux_errors import (
 from .flux_figures import (
     plot_factor,
     plot_factors,
-    plot_fit,
     plot_residuals,
     plot_response,
     plot_slopes,
@@ -50,7 +49,6 @@ __all__ = [
     "plot_factor",
     "plot_factors",
     "plot_field",
-    "plot_fit",
     "plot_growth",
     "plot_left_out",
     "plot_light_curve",

@@ -92,7 +92,7 @@ def plot_ratios(given: Any, ax: "Axes | None" = None) -> "Axes":
         ax.set_xticks(range(len(labels)), labels, rotation=90, fontsize=5)
         ax.set_yticks(range(len(labels)), labels, fontsize=5)
     shared = int(np.max(ratios.n_stars - np.diag(np.diag(ratios.n_stars)), initial=0))
-    ax.set(title=f"{len(labels)} modes or pieces of spectra, up to {shared} stars in common")
+    ax.set(title=f"modes or pieces of spectra: {len(labels)}, stars in common: up to {shared}")
     return ax
 
 
@@ -130,9 +130,9 @@ def plot_repeatability(given: Any, ax: "Axes | None" = None) -> "Axes":
     ax.invert_yaxis()
     ax.set(
         xlabel="scatter of visits about each star's mean and f(t) [%]",
-        title=f"{len(found)} modes",
+        title=f"modes: {len(found)}",
     )
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
 
 
@@ -178,8 +178,8 @@ def plot_budget(given: Any, ax: "Axes | None" = None) -> "Axes":
     ticks = [f"{label}: {100 * t:.2f} %" for label, t in zip(labels, total, strict=True)]
     ax.set_yticks(y, ticks, fontsize=6)
     ax.invert_yaxis()
-    ax.set(xlabel="error of C by source [%]", title=f"{len(labels)} modes, C at t0")
-    ax.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=4)
+    ax.set(xlabel="error of C by source [%]", title=f"modes: {len(labels)}, C at t0")
+    ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return ax
 
 
@@ -233,6 +233,8 @@ def plot_left_out(given: Any, ax: "Axes | None" = None) -> "Axes":
     kinds = np.asarray(table["by"]).astype(str)
     for number, by in enumerate(("star", "class", "epoch")):
         mine = kinds == by
+        if not mine.any():
+            continue
         ax.plot(
             100 * np.asarray(table["ln_shift"])[mine],
             np.array(y)[mine],

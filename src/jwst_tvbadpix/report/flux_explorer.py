@@ -231,8 +231,8 @@ def _draw_points(record: FluxRecord, source: Any, line: Any, chosen: Any, by: st
         "right",
     )
     tips = [("star", "@name (@class)"), ("visit", "@visit"), ("file", "@source")]
-    tips += [("MJD", "@mjd{0.00}"), ("C", "@y{0.00000e+0}"), ("subarray", "@subarray")]
+    tips += [("MJD", "@mjd{0.00}"), ("C", "@y{%.5g}"), ("subarray", "@subarray")]
     tips += [("observed over fitted", "@residual{+0.00} %"), ("weight", "@weight{0.00}")]
     tips += [("left out", "@reason")]
-    plot.add_tools(HoverTool(renderers=drawn, tooltips=tips))
+    plot.add_tools(HoverTool(renderers=drawn, tooltips=tips, formatters={"@y": "printf"}))
     return plot

@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.time import Time
 
 from ..errors import InputError
 from ..fluxcal import StarResult
@@ -26,7 +25,6 @@ __all__ = [
     "find_levels",
     "plot_factor",
     "plot_factors",
-    "plot_fit",
     "plot_residuals",
     "plot_response",
     "plot_slopes",
@@ -55,6 +53,8 @@ _STEP = 0.04
 MOST_PANELS = 12
 # Column of the measurements -> what residuals are shown against.
 RESIDUALS = {"mjd": "year", "flux_jy": "model flux [Jy]", "wave": "wavelength [um]"}
+# Factors that differ by more than this many times are drawn in logarithms.
+_LOG_RATIO = 20.0
 # Robust weight below which a measurement is drawn as one that has little say.
 _LITTLE_SAY = 0.3
 
@@ -79,7 +79,7 @@ def plot_throughput(given: Any, ax: "Axes | None" = None) -> "Axes":
         ax.set(title="no dates", xlabel="year", ylabel="throughput relative to t0")
         return ax
     modes = record.modes
-    years = Time(times, format="mjd").decimalyear
+    years = _make_years(times)
     for number, (label, units) in enumerate(list(modes.items())[:MOST_PANELS]):
         unit = units[len(units) // 2]
         colour = COLOURS[number % len(COLOURS)]
@@ -97,7 +97,7 @@ def plot_throughput(given: Any, ax: "Axes | None" = None) -> "Axes":
         seen = record.throughputs[unit].evaluate(record.visits["mjd"][mine])
         seen = seen * np.exp(_take_means(record, mine))
         ax.plot(
-            Time(np.asarray(record.visits["mjd"][mine]), format="mjd").decimalyear,
+            _make_years(record.visits["mjd"][mine]),
             seen + shift,
             MARKERS[number % len(MARKERS)],
             ms=3,
@@ -142,7 +142,7 @@ def plot_factor(given: Any, mode: str, ax: "Axes | None" = None) -> "Axes":
         ax.set(title=f"{mode}: no dates")
         return ax
     factor, error = record.predict(unit, times)
-    years = Time(times, format="mjd").decimalyear
+    years = _make_years(times)
     inside = times <= record.last_mjd
     ax.fill_between(years, factor - error, factor + error, color="0.6", alpha=0.5, lw=0)
     ax.plot(years[inside], factor[inside], "k-", lw=1)
@@ -158,7 +158,7 @@ def plot_factor(given: Any, mode: str, ax: "Axes | None" = None) -> "Axes":
         for part, fill in ((weight >= _LITTLE_SAY, "full"), (weight < _LITTLE_SAY, "none")):
             both = chosen & part
             ax.plot(
-                Time(mjd[both], format="mjd").decimalyear,
+                _make_years(mjd[both]),
                 seen[both],
                 _CLASS_MARKERS.get(name, "o"),
                 ms=3,
@@ -257,7 +257,9 @@ def plot_response(given: Any, ax: "Axes | None" = None) -> "Axes":
         scale = np.median(record.factor[units])
         _draw_factors(ax, record, units, scale, "-", number, f"{label} / {scale:.4g} {unit}")
     for number, (label, mine) in enumerate(images.items()):
-        _draw_factors(ax, record, np.array(mine), 1.0, MARKERS[number % 7], number, label)
+        _draw_factors(
+            ax, record, np.array(mine), 1.0, MARKERS[number % len(MARKERS)], number, label
+        )
         for k in mine:
             mode = record.units[k].band.mode
             ax.annotate(
@@ -271,9 +273,12 @@ def plot_response(given: Any, ax: "Axes | None" = None) -> "Axes":
     ax.set(
         xlabel="wavelength [um]",
         ylabel="C at t0, spectra over their median",
-        title=f"{len(record.units)} factors of {len(record.modes)} modes, MJD {record.t0_mjd:.0f}",
+        title=f"factors: {len(record.units)}, modes: {len(record.modes)}",
     )
     ax.margins(y=0.12)
+    shown = record.factor[np.isfinite(record.factor)]
+    if len(shown) and shown.max() > _LOG_RATIO * shown.min():
+        ax.set_yscale("log")
     if len(ax.containers) <= MOST_PANELS:
         ax.legend(fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     return ax
@@ -374,8 +379,7 @@ def plot_residuals(given: Any, against: str = "mjd", ax: "Axes | None" = None) -
     x = np.asarray(visits[against], float)
     known = np.isfinite(left) & np.isfinite(x) & ((x > 0) if against == "flux_jy" else True)
     if against == "mjd":
-        x = np.where(known, x, 0.0)
-        x = Time(x, format="mjd").decimalyear
+        x = _make_years(x)
     for name, chosen in _split(np.asarray(visits["srctype"])):
         mine = chosen & known
         ax.plot(
@@ -400,38 +404,28 @@ def plot_residuals(given: Any, against: str = "mjd", ax: "Axes | None" = None) -
     return ax
 
 
-def plot_fit(given: Any) -> "Figure":
-    """Plot throughput and stars on one page."""
-    from matplotlib.figure import Figure
-
-    record = take_record(given)
-    figure = Figure(figsize=(11, max(5.0, 0.18 * len(record.stars))), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    plot_throughput(record, left)
-    plot_stars(record, right)
-    return figure
-
-
 def find_levels(record: FluxRecord, rows: np.ndarray) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Average ln(observed/fitted) of rows by star.
+    """Average ln(observed/fitted) of rows by visit and star.
 
     Returns
     -------
     names : list of str
     mean, error : ndarray
-        Classes left in; scatter over the root of the number of visits, 0 with one, (n_stars,)
-        float64.
+        Classes left in; scatter of the visits over the root of their number, 0 with one,
+        (n_stars,) float64.
     """
     visits = _require_visits(record)
     left = record.departures[rows]
-    star, which = np.unique(np.asarray(visits["name"])[rows].astype(str), return_inverse=True)
-    count = np.bincount(which)
-    mean = np.bincount(which, left) / count
-    square = np.bincount(which, (left - mean[which]) ** 2)
-    seen = np.asarray(visits["visit"])[rows].astype(str)
-    n_visits = np.array([len(set(seen[which == k])) for k in range(len(star))])
-    error = np.sqrt(square / np.maximum(count - 1, 1) / n_visits)
-    return star.tolist(), mean, np.where(n_visits > 1, error, 0.0)
+    sigma = np.asarray(visits["sigma"], float)[rows]
+    weight = 1.0 / (sigma**2 + record.scatter[record.unit[rows]] ** 2)
+    both = [np.asarray(visits[name])[rows].astype(str) for name in ("name", "visit")]
+    keys, which = np.unique(np.stack(both), axis=1, return_inverse=True)
+    which = which.ravel()
+    of_visit = np.bincount(which, weight * left) / np.bincount(which, weight)
+    star, place, count = np.unique(keys[0], return_inverse=True, return_counts=True)
+    mean = np.bincount(place, of_visit) / count
+    square = np.bincount(place, (of_visit - mean[place]) ** 2)
+    return star.tolist(), mean, np.sqrt(square / np.maximum(count - 1, 1) / count)
 
 
 def find_mode(record: FluxRecord, mode: str) -> np.ndarray:
@@ -446,9 +440,10 @@ def draw_grid(draw: Iterable[Callable[["Axes"], Any]], height: float) -> "Figure
     from matplotlib.figure import Figure
 
     panels = list(draw)
-    n_rows = max(1, -(-len(panels) // 3))
-    figure = Figure(figsize=(13, height * n_rows), layout="constrained")
-    axes = figure.subplots(n_rows, 3, squeeze=False).ravel()
+    n_columns = min(3, max(1, len(panels)))
+    n_rows = max(1, -(-len(panels) // n_columns))
+    figure = Figure(figsize=(4.4 * n_columns, height * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     for ax, panel in zip(axes, panels, strict=False):
         panel(ax)
     for ax in axes[len(panels) :]:
@@ -463,6 +458,11 @@ def get_axes(ax: "Axes | None") -> "Axes":
     from matplotlib import pyplot as plt
 
     return plt.gca()
+
+
+def _make_years(mjd: Any) -> np.ndarray:
+    """Turn MJD into Julian years."""
+    return 2000.0 + (np.asarray(mjd, float) - 51544.5) / 365.25
 
 
 def _list_times(record: FluxRecord, beyond: float) -> np.ndarray | None:

@@ -168,9 +168,9 @@ def _judge_scatter(record: FluxRecord, missing: list[str]) -> list[Verdict]:
         verdicts.append(
             Verdict(
                 f"Scatter, {label}",
-                f"chi2 {chi2:.2f} per measurement, odd stars apart (n = {mine.sum()}); stars and "
-                f"visits scatter {ratio:.1f} times the stated errors",
-                f"beyond {MOST_SHORTFALL:g} times, the jitter found counts instead",
+                f"chi2 {chi2:.2f} (n = {mine.sum()}, odd stars apart); {ratio:.1f} times the "
+                "stated errors",
+                f"{MOST_SHORTFALL:g} times; beyond, the jitter found counts instead",
                 None,
             )
         )
@@ -385,10 +385,10 @@ def _show_stars(record: FluxRecord, missing: list[str]) -> Section:
 
 
 def _show_residuals(record: FluxRecord, missing: list[str]) -> Section:
-    if record.visits is None:
-        return Section("Residuals", "")
     items = []
     for name, title in RESIDUALS.items():
+        if record.visits is None:
+            break
         values = np.asarray(record.visits[name], float)
         known = values[np.isfinite(values)]
         if len(known) and np.ptp(known) > 0:
@@ -403,7 +403,8 @@ def _show_residuals(record: FluxRecord, missing: list[str]) -> Section:
     else:
         caption = "Lines have the slope that the fit finds beside stars and visits."
         draw_all = partial(plot_dependences, record)
-        items.append(_try_figure(missing, "Dependences", caption, draw_all, ""))
+        if record.visits is not None:
+            items.append(_try_figure(missing, "Dependences", caption, draw_all, "dependences"))
         table = Table([_as_row(d) for d in record.dependences] or None)
         if len(table):
             _set_formats(table, {"slope": ".5f", "error": ".5f", "probability": ".3g"})
@@ -599,7 +600,7 @@ def _tell_provenance(record: FluxRecord, name: str) -> dict[str, str]:
         "description": str(model.meta.description),
         "USEAFTER": str(model.meta.useafter),
         "PEDIGREE": str(model.meta.pedigree),
-        "epoch of the factors": f"MJD {record.t0_mjd:g}",
+        "epoch of the factors": f"MJD {record.t0_mjd:g}" if record.t0_mjd else "none: no dates",
         "files": _join([f"{role}: {file}" for role, file in files]),
         "settings": ", ".join(f"{key}={value}" for key, value in settings.items() if value != ""),
         "versions": ", ".join(f"{key} {value}" for key, value in versions.items()),

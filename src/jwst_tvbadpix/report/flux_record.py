@@ -116,7 +116,8 @@ class FluxRecord:
         """Label of each mode (and subarray, where it has its own factor) -> its units, by wave."""
         found: dict[str, list[int]] = {}
         for k, unit in enumerate(self.units):
-            label = f"{unit.band.mode.label} {unit.subarray}".rstrip()
+            own = "" if unit.subarray == "N/A" else unit.subarray
+            label = f"{unit.band.mode.label} {own}".rstrip()
             found.setdefault(label, []).append(k)
         waves = np.array([unit.band.wave for unit in self.units])
         listed = {label: np.array(sorted(mine, key=waves.item)) for label, mine in found.items()}
@@ -229,13 +230,22 @@ def read_table(path: Path, kind: str) -> Table | None:
         table = Table.read(beside, format="ascii.ecsv")
         problem = f"no column {', '.join(_COLUMNS[kind] - set(table.colnames))}"
         if _COLUMNS[kind] <= set(table.colnames):
-            return table
+            return _fill(table)
     except Exception as error:  # whatever astropy and yaml raise on what is no table
         problem = f"{type(error).__name__}: {error}"
     raise InputError(
         f"expected the table that abs_flux_ratio writes in {beside}, found {problem}; remove it, "
         "or make it again"
     )
+
+
+def _fill(table: Table) -> Table:
+    """Make text of what ECSV takes for missing: empty strings, and NaN where a number is."""
+    for name in table.colnames:
+        column = table[name]
+        if getattr(column, "mask", None) is not None and column.dtype.kind in "OUSf":
+            table[name] = column.filled(np.nan if column.dtype.kind == "f" else "")
+    return table
 
 
 def make_record(model: AbsFluxModel, tables: Mapping[str, Table]) -> FluxRecord:
