@@ -323,6 +323,20 @@ def test_a_table_that_is_not_there_costs_only_what_it_holds(run, tmp_path, kind,
     assert ("All that was tried" in titles(page)) == (kind == "visits")
 
 
+def test_tables_of_another_run_are_left_alone(run, tmp_path):
+    paths = [tmp_path / path.name for path in run[1]]
+    for old, new in zip(run[1], paths, strict=True):
+        shutil.copy(old, new)
+    # The step gives the files that it wrote; others of the same name may lie beside them.
+    page = build_report([path for path in paths if "dependences" not in path.name])
+    assert any("NAME_dependences.ecsv" in text for text in page.missing)
+    table = Table.read(tmp_path / "run_visits.ecsv")
+    table[:-1].write(tmp_path / "run_visits.ecsv", overwrite=True)
+    page = build_report(paths)
+    assert any("another run, with 89 measurements and not 90" in text for text in page.missing)
+    assert "Every measurement" not in titles(page)
+
+
 def test_the_fit_alone_has_a_page(run, tmp_path):
     path = tmp_path / "run_absflux.asdf"
     shutil.copy(run[1][0], path)

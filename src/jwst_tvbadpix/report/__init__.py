@@ -1,5 +1,6 @@
 """Figures and pages, from products alone."""
 
+from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
@@ -29,6 +30,7 @@ from .flux_figures import (
     plot_throughput,
 )
 from .flux_record import FluxRecord, read_flux_record, tabulate_visits
+from .light_curves import plot_pixels
 from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
 from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
@@ -43,6 +45,7 @@ __all__ = [
     "build_report",
     "find_groups",
     "plot_bad_pixel_map",
+    "plot_base_change",
     "plot_budget",
     "plot_dependence",
     "plot_dependences",
@@ -50,8 +53,11 @@ __all__ = [
     "plot_factors",
     "plot_field",
     "plot_growth",
+    "plot_growth_per_year",
     "plot_left_out",
     "plot_light_curve",
+    "plot_odds",
+    "plot_pixels",
     "plot_proof",
     "plot_ratios",
     "plot_repeatability",
@@ -67,6 +73,7 @@ __all__ = [
     "plot_throughput",
     "plot_timeline",
     "read_flux_record",
+    "tabulate_growth",
     "tabulate_visits",
     "try_item",
     "write_figures",

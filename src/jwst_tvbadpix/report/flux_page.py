@@ -66,17 +66,9 @@ def make_flux_page(paths: Sequence[Path]) -> Page:
         )
     (path,) = found
     missing: list[str] = []
-    tables = {}
-    for kind in TABLES:
-        try:
-            table = read_table(path, kind)
-        except InputError as error:
-            missing.append(str(error))
-            continue
-        if table is not None:
-            tables[kind] = table
-    record = make_record(read_absflux(path), tables)
-    if "visits" not in tables:
+    model = read_absflux(path)
+    record = make_record(model, _read_tables(path, paths, int(model.fit.n_measurements), missing))
+    if record.visits is None:
         missing.append(
             f"Single measurements, residuals and what was left out: no readable {TABLES['visits']} "
             f"beside {path.name}"
@@ -96,6 +88,26 @@ def make_flux_page(paths: Sequence[Path]) -> Page:
         tuple(section for section in sections if section.items or section.text),
         tuple(missing),
     )
+
+
+def _read_tables(
+    path: Path, paths: Sequence[Path], n_rows: int, missing: list[str]
+) -> dict[str, Table]:
+    """Read the tables that are among the files of a run, and of no other run."""
+    tables = {}
+    for kind in TABLES:
+        try:
+            table = read_table(path, kind, paths)
+        except InputError as error:
+            missing.append(str(error))
+            continue
+        if table is not None and kind == "visits" and len(table) != n_rows:
+            missing.append(
+                f"{TABLES[kind]}: of another run, with {len(table)} measurements and not {n_rows}"
+            )
+        elif table is not None:
+            tables[kind] = table
+    return tables
 
 
 def _show_factors(record: FluxRecord, missing: list[str]) -> Section:

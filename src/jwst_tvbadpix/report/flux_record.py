@@ -1,6 +1,6 @@
 """A flux calibration as its products keep it: what figures and the page are drawn from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
@@ -215,8 +215,8 @@ def read_flux_record(path: str | Path) -> FluxRecord:
     return make_record(read_absflux(path), present)
 
 
-def read_table(path: Path, kind: str) -> Table | None:
-    """Read one of `TABLES` beside a fit; None where there is none.
+def read_table(path: Path, kind: str, among: Sequence[Path] | None = None) -> Table | None:
+    """Read one of `TABLES` beside a fit; None where there is none, or it is not among files.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def read_table(path: Path, kind: str) -> Table | None:
         It cannot be read, or lacks a column.
     """
     beside = path.with_name(TABLES[kind].replace("NAME", path.stem.rpartition("_")[0]))
-    if not beside.is_file():
+    if not beside.is_file() or (among is not None and beside not in among):
         return None
     try:
         table = Table.read(beside, format="ascii.ecsv")
