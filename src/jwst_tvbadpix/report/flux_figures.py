@@ -55,6 +55,8 @@ MOST_PANELS = 12
 RESIDUALS = {"mjd": "year", "flux_jy": "model flux [Jy]", "wave": "wavelength [um]"}
 # Factors that differ by more than this many times are drawn in logarithms.
 _LOG_RATIO = 20.0
+# Values of x up to which each has its own median.
+_FEW_VALUES = 15
 # Robust weight below which a measurement is drawn as one that has little say.
 _LITTLE_SAY = 0.3
 
@@ -368,8 +370,8 @@ def plot_residuals(given: Any, against: str = "mjd", ax: "Axes | None" = None) -
 
     Notes
     -----
-    Offsets of stars and visits are left in. Lines: running median and the 16 and 84 per cent of
-    the measurements in ten parts of equal number.
+    Offsets of stars and visits are left in. Lines: median, 16 and 84 per cent of the measurements
+    at each x, or where these are many in ten parts of equal number.
     """
     record, ax = take_record(given), get_axes(ax)
     if against not in RESIDUALS:
@@ -531,10 +533,13 @@ def _draw_stars(
 
 
 def _draw_running(ax: "Axes", x: np.ndarray, y: np.ndarray) -> None:
-    """Draw the median, and the 16 and 84 per cent, in ten parts of equal number."""
-    if len(x) < 50:
+    """Draw the median, and the 16 and 84 per cent: at each x of few, else in ten parts."""
+    order = np.argsort(x, kind="stable")
+    values, begin = np.unique(x[order], return_index=True)
+    few = len(values) <= _FEW_VALUES
+    parts = np.split(order, begin[1:]) if few else np.array_split(order, 10)
+    if len(x) < 5 * len(parts):
         return
-    parts = np.array_split(np.argsort(x, kind="stable"), 10)
     middle = [np.median(x[part]) for part in parts]
     for share, style in ((50, "-"), (16, "--"), (84, "--")):
         ax.plot(middle, [np.percentile(y[part], share) for part in parts], "k" + style, lw=0.8)

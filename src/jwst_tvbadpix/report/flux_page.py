@@ -131,6 +131,9 @@ def _show_factors(record: FluxRecord, missing: list[str]) -> Section:
         caption = "With 1-sigma errors; spectra over their median."
         draw = partial(plot_response, record)
         items.append(_try_axes(missing, "Factors by wavelength", caption, draw, "response", (9, 5)))
+    if record.recipe is not None:
+        caption = "The photom references hold the recipe; all else here is of the joint fit."
+        items.append(Item("The published recipe beside the fit", caption, record.recipe))
     return _make_section("Factors", "", items)
 
 
@@ -148,6 +151,9 @@ def _show_times(record: FluxRecord, missing: list[str], few: str) -> list[Item |
     )
     draw_all = partial(plot_factors, record)
     items.append(_try_figure(missing, "Factors with time", caption, draw_all, "factors"))
+    if record.last_mjd == record.first_mjd:
+        missing.append("Throughput: all measurements are of one date")
+        return items
     caption = (
         "What is left of the light at t0, moved apart mode by mode, with the 1-sigma band; "
         f"points: visits less the mean of their star.{few}"
@@ -160,7 +166,15 @@ def _show_times(record: FluxRecord, missing: list[str], few: str) -> list[Item |
 def _show_stars(record: FluxRecord, missing: list[str]) -> Section:
     height = max(3.0, 0.16 * len(record.stars) + 1)
     items = [
-        try_item(missing, "Stars", lambda: Item("Stars", "", _tabulate_stars(record))),
+        try_item(
+            missing,
+            "Stars",
+            lambda: Item(
+                "Stars",
+                "In groups of modes, against all others; chi2 of visits, per degree of freedom.",
+                _tabulate_stars(record),
+            ),
+        ),
         _try_axes(
             missing,
             "Offsets",
@@ -264,7 +278,10 @@ def _show_errors(record: FluxRecord, missing: list[str]) -> Section:
     if pieces > 1:
         side = float(np.clip(0.55 * pieces + 2, 5, 10))
         draw = partial(plot_ratios, record)
-        caption = "What the same stars give in two modes, after both factors; 0 where they agree."
+        caption = (
+            "What the same stars give in two modes, after both factors; 0 where they agree. Odd "
+            "stars count too."
+        )
         title = "Modes against each other"
         items.append(_try_axes(missing, title, caption, draw, "ratios", (side + 1.5, side)))
     else:
@@ -376,13 +393,12 @@ def _tabulate_stars(record: FluxRecord) -> Table:
             100 * star.slope_err,
             star.chi2,
             star.verdict,
-            star.reason,
         )
         for star in sorted(record.stars, key=lambda star: (star.verdict == "ok", star.name))
     ]
     names = ("star", "class", "modes", "visits", "offset", "offset_err", "slope", "slope_err")
     units = {"offset": "%", "offset_err": "%", "slope": "% / um", "slope_err": "% / um"}
-    table = Table(rows=rows, names=(*names, "chi2", "verdict", "reason"), units=units)
+    table = Table(rows=rows, names=(*names, "chi2", "verdict"), units=units)
     return _set_formats(
         table,
         {"offset": ".2f", "offset_err": ".2f", "slope": ".3f", "slope_err": ".3f", "chi2": ".2f"},

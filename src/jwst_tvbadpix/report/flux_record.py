@@ -42,7 +42,7 @@ __all__ = [
 
 # Tables beside NAME_absflux.asdf that figures are drawn from, and what they must hold.
 TABLES: Mapping[str, str] = {
-    kind: f"NAME_{kind}.ecsv" for kind in ("visits", "dependences", "leave_out")
+    kind: f"NAME_{kind}.ecsv" for kind in ("visits", "dependences", "leave_out", "recipe")
 }
 _COLUMNS: Mapping[str, frozenset[str]] = {
     "visits": frozenset(
@@ -51,6 +51,7 @@ _COLUMNS: Mapping[str, frozenset[str]] = {
     ),
     "dependences": frozenset(Dependence.__dataclass_fields__),
     "leave_out": frozenset(("by", "name", "ln_shift", "n_sigma")),
+    "recipe": frozenset(("filter", "recipe", "joint")),
 }
 
 _MODE = ("instrument", "detector", "kind", "filter", "pupil", "grating", "slit", "band", "order")
@@ -87,6 +88,8 @@ class FluxRecord:
     left_out : Table or None
         The fit without each star, class and epoch.
     dependences : tuple of Dependence or None
+    recipe : Table or None
+        The published recipe beside the fit, where the references are its.
     """
 
     model: AbsFluxModel
@@ -110,6 +113,7 @@ class FluxRecord:
     unit: np.ndarray
     left_out: Table | None
     dependences: tuple[Dependence, ...] | None
+    recipe: Table | None
 
     @property
     def modes(self) -> dict[str, np.ndarray]:
@@ -198,8 +202,7 @@ def read_flux_record(path: str | Path) -> FluxRecord:
     Parameters
     ----------
     path : str or Path
-        ``NAME_absflux.asdf``; ``NAME_visits.ecsv``, ``_dependences`` and ``_leave_out`` are
-        looked for beside it.
+        ``NAME_absflux.asdf``; `TABLES` are looked for beside it.
 
     Returns
     -------
@@ -255,7 +258,7 @@ def make_record(model: AbsFluxModel, tables: Mapping[str, Table]) -> FluxRecord:
     ----------
     model : AbsFluxModel
     tables : mapping of str to Table
-        ``visits``, ``dependences`` and ``leave_out``; what is absent is None in the record.
+        Those of `TABLES`; what is absent is None in the record.
 
     Returns
     -------
@@ -296,6 +299,7 @@ def make_record(model: AbsFluxModel, tables: Mapping[str, Table]) -> FluxRecord:
         dependences=None
         if dependences is None
         else tuple(Dependence(**row) for row in _list(dependences, dependences.colnames)),
+        recipe=tables.get("recipe"),
     )
 
 

@@ -51,13 +51,13 @@ def judge_flux(record: FluxRecord, present: set[str], missing: list[str]) -> tup
     ]
     if record.dependences is not None:
         named = [f"{d.group}: {d.quantity}" for d in record.dependences if d.verdict != "none"]
-        said = "; ".join(named) or "none"
+        n_tried = len(record.dependences)
         verdicts.append(
             Verdict(
                 "Dependence on flux, rate, well, sky, time, subarray, class",
-                f"{said}, of {len(record.dependences)} tried",
+                f"{'; '.join(named) or 'none'}, of {n_tried} tried",
                 f"none; share of false ones {FALSE_SHARE:g}",
-                not named,
+                not named if n_tried else None,
             )
         )
     return tuple(verdicts)
@@ -191,7 +191,9 @@ def _tell_extrapolation(record: FluxRecord) -> list[Verdict]:
         str(Time(t, format="mjd").isot)[:10] for t in (record.first_mjd, record.last_mjd)
     )
     value = f"measured {first} to {last}"
-    if len(record.curve.mjd) > 1:
+    if not record.curve.extrapolated.any():
+        value += "; no change with time is fitted"
+    else:
         relative = record.curve.error / record.curve.factor
         ends = [record.last_mjd, record.last_mjd + _YEAR, float(record.curve.mjd[-1])]
         worst = [max(np.interp(t, record.curve.mjd, row) for row in relative) for t in ends]
