@@ -133,7 +133,8 @@ def _show_factors(record: FluxRecord, missing: list[str]) -> Section:
         items.append(_try_axes(missing, "Factors by wavelength", caption, draw, "response", (9, 5)))
     if record.recipe is not None:
         caption = "The photom references hold the recipe; all else here is of the joint fit."
-        items.append(Item("The published recipe beside the fit", caption, record.recipe))
+        table = record.recipe
+        items.append(Item("The published recipe beside the fit", caption, _shorten_recipe(table)))
     return _make_section("Factors", "", items)
 
 
@@ -378,6 +379,14 @@ def _tabulate_modes(record: FluxRecord) -> Table:
     if record.visits is None:
         table.remove_column("measurements")
     return _set_formats(table, {"wave": ".3f", "C": ".6g", "error": ".3f", "scatter": ".2f"})
+
+
+def _shorten_recipe(table: Table) -> Table:
+    """Take the factors of the recipe and of the fit, and how far apart they are [ln]."""
+    ratios = [name for name in table.colnames if name.startswith("ln_recipe_over_joint")]
+    factors = ["recipe", "recipe_err", "joint", "joint_err"]
+    short = table[["filter", *factors, *ratios]]
+    return _set_formats(short, dict.fromkeys(factors, ".5g") | dict.fromkeys(ratios, "+.4f"))
 
 
 def _tabulate_stars(record: FluxRecord) -> Table:

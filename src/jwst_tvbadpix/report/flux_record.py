@@ -51,7 +51,7 @@ _COLUMNS: Mapping[str, frozenset[str]] = {
     ),
     "dependences": frozenset(Dependence.__dataclass_fields__),
     "leave_out": frozenset(("by", "name", "ln_shift", "n_sigma")),
-    "recipe": frozenset(("filter", "recipe", "joint")),
+    "recipe": frozenset(("filter", "recipe", "recipe_err", "joint", "joint_err")),
 }
 
 _MODE = ("instrument", "detector", "kind", "filter", "pupil", "grating", "slit", "band", "order")
