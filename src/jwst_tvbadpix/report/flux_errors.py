@@ -25,7 +25,8 @@ __all__ = [
     "sum_budget",
 ]
 
-# Sources of error by what they are called in figures; a name ends its family with a blank.
+_OTHER = "other"
+# Sources of error by what they are called in figures, and how their names begin.
 _SOURCES = {
     "statistical": ("noise",),
     "star offsets": ("star", "slope"),
@@ -34,6 +35,7 @@ _SOURCES = {
     "class": ("classes",),
     "change with time": ("throughput priors", "form"),
     "apertures and models": ("apcorr", "model"),
+    _OTHER: (),
 }
 # The error of C itself then, which is no share of that at t0.
 BEYOND = "1 yr after the last"
@@ -194,8 +196,10 @@ def sum_budget(record: FluxRecord) -> dict[str, np.ndarray]:
     """
     sums = {name: np.zeros(len(record.units)) for name in _SOURCES}
     for source, share in record.budget.items():
-        (name,) = (n for n, keys in _SOURCES.items() if source.startswith(keys))
+        name = next((n for n, keys in _SOURCES.items() if source.startswith(keys)), _OTHER)
         sums[name] = np.hypot(sums[name], share)
+    if not sums[_OTHER].any():
+        del sums[_OTHER]
     sums[BEYOND] = np.full(len(record.units), np.nan)
     if np.isfinite(record.last_mjd):
         for k in range(len(record.units)):

@@ -122,7 +122,7 @@ def _show_factors(record: FluxRecord, missing: list[str]) -> Section:
     if record.visits is not None:
         caption = (
             "C at t0 that each star gives, change with time taken away, with the fit and its "
-            f"1-sigma band (grey) and the median of each class (dashed).{few}"
+            f"1-sigma band (grey) and the median of each class (dashed). Of spectra all bins.{few}"
         )
         draw_all = partial(plot_star_factors, record)
         title = "Factors by star and class"

@@ -1,10 +1,10 @@
 """A flux calibration as its products keep it: what figures and the page are drawn from."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from astropy.table import Table
@@ -39,6 +39,8 @@ __all__ = [
     "tabulate_visits",
     "take_record",
 ]
+
+_Kind = TypeVar("_Kind")
 
 # Tables beside NAME_absflux.asdf that figures are drawn from, and what they must hold.
 TABLES: Mapping[str, str] = {
@@ -280,25 +282,23 @@ def make_record(model: AbsFluxModel, tables: Mapping[str, Table]) -> FluxRecord:
         error=np.asarray(rows["factor_err"], float),
         scatter=np.asarray(rows["scatter"], float),
         factor_units=tuple(rows["unit"]),
-        throughputs=tuple(Throughput(**row) for row in _list(model.throughput.instance)),
+        throughputs=_list_as(Throughput, model.throughput.instance),
         curve=CalibrationCurve(
             *(np.asarray(curve[name]) for name in ("mjd", "factor", "factor_err", "extrapolated"))
         ),
         t0_mjd=float(fit["t0_mjd"]),
         first_mjd=float(fit["first_mjd"]),
         last_mjd=float(fit["last_mjd"]),
-        stars=tuple(StarResult(**row) for row in _list(model.stars.instance)),
-        subarrays=tuple(SubarrayResponse(**row) for row in _list(model.subarrays.instance)),
-        classes=tuple(ClassOffset(**row) for row in _list(model.classes.instance)),
-        repeatability=tuple(Repeatability(**row) for row in _list(model.repeatability.instance)),
+        stars=_list_as(StarResult, model.stars.instance),
+        subarrays=_list_as(SubarrayResponse, model.subarrays.instance),
+        classes=_list_as(ClassOffset, model.classes.instance),
+        repeatability=_list_as(Repeatability, model.repeatability.instance),
         ratios=_unpack_ratios(model.instance.get("ratios")),
         budget={source: np.asarray(share) for source, share in model.budget.instance.items()},
         visits=visits,
         unit=_find_units(units, visits) if visits is not None else np.zeros(0, int),
         left_out=tables.get("leave_out"),
-        dependences=None
-        if dependences is None
-        else tuple(Dependence(**row) for row in _list(dependences, dependences.colnames)),
+        dependences=None if dependences is None else _list_as(Dependence, dependences),
         recipe=tables.get("recipe"),
     )
 
@@ -310,9 +310,14 @@ def _unpack_ratios(kept: Mapping[str, Any] | None) -> RatioMatrix | None:
     return RatioMatrix(tuple(kept["label"]), *(np.asarray(kept[name]) for name in names[1:]))
 
 
-def _list(columns: Any, names: tuple[str, ...] | list[str] | None = None) -> list[dict[str, Any]]:
+def _list_as(kind: type[_Kind], columns: Any) -> tuple[_Kind, ...]:
+    """Turn columns into results of a kind; columns that it does not know are left alone."""
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    return tuple(kind(**row) for row in _list(columns, names))
+
+
+def _list(columns: Any, names: Sequence[str]) -> list[dict[str, Any]]:
     """Turn columns into rows of plain values."""
-    names = list(names or columns)
     plain = [np.asarray(columns[name]).tolist() for name in names]
     return [dict(zip(names, row, strict=True)) for row in zip(*plain, strict=True)]
 

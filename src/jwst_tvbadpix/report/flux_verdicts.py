@@ -130,7 +130,8 @@ def _judge_references(record: FluxRecord, present: set[str], missing: list[str])
     model = record.model
     names, modes = list(model.references), len(record.modes)
     lacking = [note for note in model.notes if note.startswith(_NO_REFERENCE)]
-    unknown = [label for label in record.modes if "unknown" in label.split()[:2]]
+    kinds = {label: record.units[mine[0]].band.mode.kind for label, mine in record.modes.items()}
+    unknown = [label for label, kind in kinds.items() if kind == "unknown"]
     if unknown:
         lacking.append(f"the mode is not known of {', '.join(unknown)}")
     value = f"modes: {modes}; files: {', '.join(names) or 'none'}"
