@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .badpix_page import make_badpix_page
+from .flux_page import make_flux_page
 from .page import Page
 from .products import KINDS, read_product
 
@@ -12,6 +13,7 @@ __all__ = ["build_report"]
 
 # Of each kind (see `KINDS`) what makes its page from all files of a run, tables included.
 _MAKERS: Mapping[str, Callable[[Sequence[Path]], Page]] = {
+    "ABSFLUX": make_flux_page,
     "BADPIXHISTORY": make_badpix_page,
 }
 

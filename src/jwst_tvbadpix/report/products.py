@@ -1,6 +1,5 @@
 """Which products lie on disk, what they are, and which belong together."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,9 +117,8 @@ def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
             groups.setdefault(product.key, set()).add(product.path)
     names: dict[str, list[Path]] = {}
     for key, files in groups.items():
-        stem = os.path.join(key[1], key[2])
         tables = {
-            table for table in Path(key[1]).glob("*.ecsv") if str(table).startswith(f"{stem}_")
+            table for table in Path(key[1]).glob("*.ecsv") if table.name.startswith(f"{key[2]}_")
         }
         shared = [other for other in groups if other[2] == key[2]]
         differs = [len({other[k] for other in shared}) > 1 for k in (3, 0)]
