@@ -11,14 +11,15 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..flatfield import BuiltFlat, MatchedStars, MergedFlat, Monitors, StarFlat
+from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
 
 __all__ = ["StarFlatModel", "build_star_flat_model", "list_tables"]
 
-_SCHEMA_VERSION = "1.0.0"
+# 1.1.0: residuals, series, distortion, gauge.shares and gauge.combinations.
+_SCHEMA_VERSION = "1.1.0"
 _PACKAGES = (
     "jwst-tvbadpix",
     "jwst",
@@ -30,6 +31,8 @@ _PACKAGES = (
     "photutils",
 )
 _SHARED = ("p_flat", "l_sky", "area", "coverage")
+# Combinations of modes of the least information that are kept.
+_N_COMBINATIONS = 4
 _OF_EACH = ("l_flat", "ratio", "ratio_err", "err_random", "err_systematic")
 
 
@@ -38,8 +41,9 @@ class StarFlatModel(ReferenceFileModel):
 
     Attributes
     ----------
-    maps, star, stars, gauge, exposures, drifts, check, flats : object
-        See the schema; `star`, `stars`, `gauge`, `check` are there only where they are known.
+    maps, exposures, drifts, series, flats : object
+    star, stars, residuals, gauge, distortion, check : object
+        See the schema; the latter are there only where they are known.
     settings, versions : object
         Settings of the run and versions of the software, by name.
     notes : list of str
@@ -94,6 +98,7 @@ def build_star_flat_model(
         "maps": _collect_maps(built.flats),
         "exposures": dict(exposures),
         "drifts": _tabulate_drifts(built.monitors),
+        "series": _list_series(built.monitors),
         "settings": {key: as_scalar(key, value) for key, value in settings.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "notes": list(notes),
@@ -103,6 +108,9 @@ def build_star_flat_model(
         tree |= {"star": _describe_star(built.star), "gauge": _describe_gauge(built.star)}
     if built.star is not None and built.matched is not None:
         tree["stars"] = _list_stars(built.star, built.matched)
+        tree["residuals"] = _list_residuals(built.star)
+    if built.monitors.distortion is not None:
+        tree["distortion"] = _describe_distortion(built.monitors.distortion)
     if built.check is not None:
         known = {key: value for key, value in asdict(built.check).items() if np.isfinite(value)}
         tree["check"] = known
@@ -187,6 +195,48 @@ def _list_stars(star: StarFlat, matched: MatchedStars) -> dict[str, np.ndarray]:
     }
 
 
+def _list_residuals(star: StarFlat) -> dict[str, np.ndarray]:
+    """List what each measurement is off, its star as a row of the stars."""
+    seen = star.residuals
+    columns = {name: getattr(seen, name) for name in ("x", "y", "value", "sigma")}
+    return {
+        "exposure": seen.exposure.astype(np.int32),
+        "star": np.searchsorted(star.star_id, seen.star).astype(np.int32),
+        **{name: values.astype(np.float32) for name, values in columns.items()},
+        "outlier": np.array(seen.outlier, bool),
+    }
+
+
+def _list_series(monitors: Monitors) -> dict[str, dict[str, Any]]:
+    """List what the verdicts on stability were found in."""
+    return {
+        what: {
+            "name": list(drifts.names),
+            "mid_mjd": np.array(drifts.mid_mjd, np.float64),
+            "visit": np.array(drifts.visit, np.int32),
+            "values": np.array(drifts.values, np.float64),
+            "errors": np.array(drifts.errors, np.float64),
+        }
+        for what, drifts in monitors.drifts.items()
+    }
+
+
+def _describe_distortion(distortion: Distortion) -> dict[str, Any]:
+    basis = distortion.basis
+    return {
+        "order": int(basis.order),
+        "bounds": [float(value) for value in basis.bounds],
+        "transform": np.array(basis.transform, np.float64),
+        "degree": np.array(basis.degree, np.int32),
+        "coefficients": np.array(distortion.coefficients, np.float64),
+        "errors": np.array(distortion.errors, np.float64),
+        "noise_floor": float(distortion.noise.floor),
+        "n_stars": int(distortion.n_stars),
+        "n_used": int(distortion.n_used),
+        "n_outliers": int(distortion.n_outliers),
+    }
+
+
 def _describe_gauge(star: StarFlat) -> dict[str, Any]:
     gauge = star.gauge
     return {
@@ -196,6 +246,8 @@ def _describe_gauge(star: StarFlat) -> dict[str, Any]:
         "gradient_sigma_free": float(gauge.gradient_sigma_free),
         "weakest": float(gauge.weakest),
         "ill_determined": bool(gauge.ill_determined),
+        "shares": np.array(gauge.shares, np.float64),
+        "combinations": np.array(gauge.combinations[:, :_N_COMBINATIONS], np.float64),
         "component": np.array(gauge.component, np.int32),
         "n_links": np.array(gauge.n_links, np.int32),
     }
