@@ -18,6 +18,7 @@ from . import (
     neutral_mask,
     parameters,
     prove,
+    report,
     reprocess,
     simulate,
 )
@@ -36,6 +37,7 @@ _COMMANDS = (
     mask_at,
     neutral_mask,
     check,
+    report,
     deliver,
     context,
     prove,

@@ -1,5 +1,6 @@
 """Figures and pages, from products alone."""
 
+from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
     plot_growth,
@@ -15,9 +16,18 @@ from .flux_figures import (
     plot_stars,
     plot_throughput,
 )
+from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
+from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
 __all__ = [
+    "COLOURS",
+    "Item",
+    "Page",
+    "Section",
+    "Verdict",
+    "build_report",
+    "find_groups",
     "plot_bad_pixel_map",
     "plot_dependence",
     "plot_dependences",
@@ -32,4 +42,7 @@ __all__ = [
     "plot_summary",
     "plot_throughput",
     "plot_timeline",
+    "try_item",
+    "write_figures",
+    "write_page",
 ]

@@ -28,6 +28,7 @@ from ..refmodels import (
     write_twins,
 )
 from ..refmodels.absflux import AbsFluxModel
+from ..report import build_report, write_figures, write_page
 
 __all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
@@ -102,6 +103,8 @@ class TvBadPixStep(Step):
         """Run the step; its products appear together, when all of them are written."""
         try:
             result = super().run(*args)
+            if self._staging and getattr(self, "report", False):
+                self._add_report(self._staging, args)
             self._publish()
             return result
         finally:
@@ -129,6 +132,17 @@ class TvBadPixStep(Step):
             folder.mkdir(parents=True, exist_ok=True)
             self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
         return self._staging
+
+    def _add_report(self, folder: Path, inputs: tuple[Any, ...]) -> None:
+        """Write the page of the products; a failure to draw never loses them."""
+        stem = folder / self.make_product_name(inputs)
+        path = stem.with_name(f"{stem.name}_report.html")
+        try:
+            page = build_report(sorted(folder.iterdir()))
+            write_page(page, path)
+            write_figures(page, stem)
+        except Exception as error:  # whatever it is, the products are what was asked for
+            log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
 
     def _output_folder(self) -> Path:
         folder = self.search_attr("output_dir", default="")

@@ -90,6 +90,7 @@ class AbsFluxRatio(TvBadPixStep):
         mrs_exposures = force_list(default=list())  # For MIRI MRS: exposures after assign_wcs, one for each detector and band, that tell the wavelength of each pixel
         freeze_days = float(min=1.0, default=365.0)  # Days that a reference serves where photom ignores time tables (NIRSpec IFU)
         first_useafter = string(default='2021-12-25T00:00:00')  # USEAFTER of the references
+        report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='absflux')  # Ending of the file of the fit
     """  # noqa: E501  # one line per parameter is what --help shows
 
