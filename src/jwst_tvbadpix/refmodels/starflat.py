@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
+from ..errors import InputError
 from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
 
-__all__ = ["StarFlatModel", "build_star_flat_model", "list_tables"]
+__all__ = ["StarFlatModel", "build_star_flat_model", "list_tables", "read_star_flat"]
 
 # 1.1.0: residuals, series, distortion, gauge.shares and gauge.combinations.
 _SCHEMA_VERSION = "1.1.0"
@@ -136,6 +138,41 @@ def build_star_flat_model(
     for note in (f"Built from {built.stack.n_used} exposures of {facts.name}.", *notes):
         model.add_history_entry(note, SOFTWARE)
     return model
+
+
+def read_star_flat(path: str | Path) -> StarFlatModel:
+    """Read the parts of flats.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    StarFlatModel
+        In memory; of any 1.x layout, so some groups may be absent.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is something else, or has another layout.
+    """
+    try:
+        with StarFlatModel(str(path), strict_validation=True) as model:
+            model.validate()
+            read = model.copy()
+            kind, layout = str(model.meta.reftype), str(model.schema_version)
+    except Exception as error:
+        raise InputError(
+            f"expected the parts of flats (*_starflat.asdf) in {path}, found "
+            f"{type(error).__name__}: {error}; give what external_flat_builder wrote"
+        ) from error
+    if kind != "STARFLAT" or layout.split(".")[0] != _SCHEMA_VERSION.split(".")[0]:
+        raise InputError(
+            f"expected REFTYPE STARFLAT and layout {_SCHEMA_VERSION} in {path}, found {kind} and "
+            f"{layout}; make it again with this version"
+        )
+    return read
 
 
 def list_tables(model: StarFlatModel) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .badpix_page import make_badpix_page
+from .flat_page import make_flat_page
 from .page import Page
 from .products import KINDS, read_product
 
@@ -13,6 +14,7 @@ __all__ = ["build_report"]
 # Of each kind (see `KINDS`) what makes its page from all files of a run, tables included.
 _MAKERS: Mapping[str, Callable[[Sequence[Path]], Page]] = {
     "BADPIXHISTORY": make_badpix_page,
+    "STARFLAT": make_flat_page,
 }
 
 

@@ -169,9 +169,7 @@ def list_groups(parts: Any, what: str) -> dict[str, list[int]]:
     return groups
 
 
-def plot_stability(
-    parts: Any, what: str, ax: "Axes | None" = None, *, group: str = ""
-) -> "Axes":
+def plot_stability(parts: Any, what: str, ax: "Axes | None" = None, *, group: str = "") -> "Axes":
     """Plot what a verdict on stability was found in, against time.
 
     Parameters

@@ -22,6 +22,7 @@ __all__ = [
     "plot_flat_map",
     "plot_flat_maps",
     "plot_null_space",
+    "plot_reference_flat",
     "plot_residuals_by_position",
     "require_group",
     "scale_map",
@@ -82,7 +83,8 @@ def plot_flat_map(parts: Any, name: str, ax: "Axes | None" = None, *, flat: int 
     ax.figure.colorbar(shown, ax=ax, label=unit, shrink=0.85, extend=extend)
     title = FLAT_MAPS[name]
     if name != "coverage":
-        title += f": median of |.| {np.nanmedian(np.abs(image)):.2g} %"
+        kind = "deviation " if name in _RELATIVE else ""
+        title += f", median {kind}{np.nanmedian(np.abs(image)):.2g} %"
     ax.set(xlabel="x [pixel]", ylabel="y [pixel]")
     ax.set_title(title, fontsize=10)
     return ax
@@ -170,6 +172,40 @@ def plot_flat_maps(parts: Any, *, flat: int = 0) -> "Figure":
     return figure
 
 
+def plot_reference_flat(flat: np.ndarray, err: np.ndarray) -> "Figure":
+    """Plot a flat as it is applied, and its error.
+
+    Parameters
+    ----------
+    flat, err : ndarray, shape (ny, nx)
+        Response of mean 1 and its 1-sigma error; NaN = not usable.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    response, error = 100 * (np.asarray(flat, float) - 1), 100 * np.asarray(err, float)
+    most = _find_percentile(np.abs(response))
+    for panel, image, cmap, limits, title in zip(
+        figure.subplots(1, 2),
+        (response, error),
+        ("RdBu_r", "cividis"),
+        ((-most, most), (0.0, _find_percentile(error))),
+        ("flat, from 1 [%]", "error [%]"),
+        strict=True,
+    ):
+        shown = panel.imshow(
+            image,
+            origin="lower",
+            cmap=colormaps[cmap].with_extremes(bad=_BAD),
+            vmin=limits[0],
+            vmax=limits[1],
+        )
+        figure.colorbar(shown, ax=panel, extend="both" if limits[0] else "max")
+        panel.set(xlabel="x [pixel]", ylabel="y [pixel]", title=title)
+    return figure
+
+
 def plot_null_space(parts: Any) -> "Figure":
     """Plot what the exposures determine worst: shares of information, and combinations of modes.
 
@@ -197,7 +233,9 @@ def plot_null_space(parts: Any) -> "Figure":
     panels[0].semilogy(
         np.arange(1, shares.size + 1), np.maximum(shares, floor), "o", ms=4, color=COLOURS["blue"]
     )
-    panels[0].axhline(LEAST_SHARE, color=COLOURS["vermilion"], ls="--", label="least that is trusted")
+    panels[0].axhline(
+        LEAST_SHARE, color=COLOURS["vermilion"], ls="--", label="least that is trusted"
+    )
     panels[0].set(
         xlabel="combination of modes, worst first",
         ylabel="share of information left",
@@ -254,9 +292,7 @@ def plot_residuals_by_position(parts: Any, ax: "Axes | None" = None) -> "Axes":
         extent=(-0.5, n_x * side - 0.5, -0.5, n_y * side - 0.5),
     )
     ax.figure.colorbar(shown, ax=ax, label="mean residual [%]", extend="both")
-    ax.set(
-        xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), xlabel="x [pixel]", ylabel="y [pixel]"
-    )
+    ax.set(xlim=(-0.5, nx - 0.5), ylim=(-0.5, ny - 0.5), xlabel="x [pixel]", ylabel="y [pixel]")
     scatter = f"{np.std(pull):.2f}" if pull.size > 1 else "?"
     ax.set_title(
         f"cells of {side:.0f} pixels; their means scatter by {scatter} of their errors",

@@ -1,0 +1,468 @@
+"""The page of the flats of a run: one part for each set of images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import bottleneck as bn
+import numpy as np
+from astropy.table import Table
+
+from ..errors import InputError, TvBadPixError
+from ..flatfield.build import MOST_SIGMA
+from ..flatfield.gauge import LEAST_SHARE
+from ..refmodels import dq_value, read_star_flat
+from .flat_figures import (
+    list_groups,
+    plot_background,
+    plot_connectivity,
+    plot_hold_out,
+    plot_modes,
+    plot_residuals_by_star,
+    plot_stability,
+)
+from .flat_maps import (
+    plot_distortion,
+    plot_flat_maps,
+    plot_null_space,
+    plot_reference_flat,
+    plot_residuals_by_position,
+)
+from .flat_zoom import make_zoom
+from .page import Item, Page, Section, Verdict, try_item
+from .products import pick_products, read_product
+
+__all__ = ["make_flat_page"]
+
+# Flats of which the page shows the maps, in all, and pixels of P that it can be zoomed into: so
+# that it stays small.
+_MOST_MAPS, _MOST_PIXELS = 6, 1_200_000
+_FLAGS = ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT", "NON_SCIENCE")
+# What is judged of the stability; sky and pointing vary, and are told.
+_JUDGED = ("flat", "pixels", "PSF core", "distortion")
+_CAPTIONS = {
+    "zoom": "Wheel or box to zoom, drag to move; both maps move together. Grey: not usable.",
+    "maps": "All as per cent of the mean response; the stretch holds 99.5 % of the pixels, and is "
+    "the same for both errors. Grey: not usable. Useafter {}.",
+    "modes": "Coefficients of the polynomials that are orthonormal over the field, with 1-sigma "
+    "errors: each is an rms over the field.",
+    "null": "Combinations of modes that the exposures tell worst, by the share of information that "
+    "is left when star fluxes and zero points are unknown. What looks like a plane is what zero "
+    "points can imitate; their prior tells it.",
+    "links": "Stars that two exposures share (on the diagonal: all of the exposure).",
+    "stars": "Each point is a star. Expected: noise of the pixels, scaled as the residuals say, and "
+    "a floor.",
+    "place": "Mean residuals of stars in cells of the detector: what the modes cannot describe "
+    "would show as structure, and as a scatter above 1.",
+    "time": "Change from the mean of all epochs.",
+    "vectors": "Shift of the WCS of the inputs against the stars, modes of degree 2 and up; offset, "
+    "scale and turn of each exposure are taken off.",
+    "sky": "Level of the sky of each exposure that is in the stack.",
+    "check": "Exposures that the flat was not made of, before and after it: scatter from pixel to "
+    "pixel, rms of the sky in cells of 32 x 32 pixels, scatter of star fluxes. Noise is in all.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """Products of one set of images; `parts` is None where its file is missing or unreadable."""
+
+    label: str
+    prefix: str
+    parts: Any
+    flats: Mapping[str, Path]
+    missing: list[str] = field(default_factory=list)
+
+    def draw(
+        self, title: str, name: str, caption: str, plot: Callable[[Any], Any], width: float = 7.0
+    ) -> Item | None:
+        """Draw on axes of a figure of its own; what cannot be drawn is missing."""
+
+        def make() -> Item:
+            from matplotlib.figure import Figure
+
+            figure = Figure(figsize=(width, 4.4), layout="constrained")
+            plot(figure.add_subplot())
+            return Item(title, caption, figure, f"{self.label}_{name}")
+
+        return self.add(title, make)
+
+    def add(self, title: str, make: Callable[[], Item]) -> Item | None:
+        """Make an item; what fails is missing, under the name of the set."""
+        return try_item(self.missing, f"{self.prefix}{title}", make)
+
+
+def make_flat_page(paths: Sequence[Path]) -> Page:
+    """Make the page of the flats of a run.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Star flats, flats; tables add nothing, and nothing is missing without them.
+
+    Returns
+    -------
+    Page
+        With a part for each set of images; what is not among the files is named.
+
+    Raises
+    ------
+    InputError
+        There is neither a star flat nor a flat.
+    """
+    sets = _list_sets(paths)
+    if not sets:
+        raise InputError(
+            "expected the parts of flats (*_starflat.asdf) or flats, found none; give what "
+            "external_flat_builder wrote"
+        )
+    verdicts: list[Verdict] = []
+    provenance: dict[str, str] = {}
+    sections: list[Section] = []
+    most_maps = max(1, _MOST_MAPS // len(sets))
+    for one in sets:
+        if one.parts is not None:
+            verdicts += _judge(one)
+        verdicts += _judge_flats(one)
+        provenance |= _tell(one)
+        sections += _show(one, most_maps, _MOST_PIXELS // len(sets))
+    names = ", ".join(one.label.replace("_", " ") for one in sets)
+    missing = tuple(line for one in sets for line in one.missing)
+    return Page(f"Flats of {names}", tuple(verdicts), provenance, tuple(sections), missing)
+
+
+def _list_sets(paths: Sequence[Path]) -> list[_Set]:
+    """Put together what belongs together, by the names of the flats that a product has."""
+    flats = {path.stem: path for path in pick_products(paths, "FLAT")}
+    found: list[tuple[str, Any, dict[str, Path], list[str]]] = []
+    for path in pick_products(paths, "STARFLAT"):
+        missing: list[str] = []
+        name = read_product(path).name
+        try:
+            parts = read_star_flat(path)
+        except TvBadPixError as error:
+            missing.append(f"{path.name}: {error}")
+            continue_with = path.stem.rpartition("_")[0]
+            mine = {stem: flats.pop(stem) for stem in list(flats) if stem.startswith(continue_with)}
+            found.append((_cut(continue_with, name), None, mine, missing))
+            continue
+        stems = list(parts.flats.instance["filename"])
+        lost = [stem for stem in stems if stem not in flats]
+        missing += [f"{stem}.asdf: it is not beside {path.name}" for stem in lost]
+        mine = {stem: flats.pop(stem) for stem in stems if stem in flats}
+        found.append((_cut(stems[0].rpartition("_flat_")[0], name), parts, mine, missing))
+    for stem, path in flats.items():
+        lost = [f"All but the flat of {stem}: its parts (*_starflat.asdf) are not beside it"]
+        found.append((_cut(stem, read_product(path).name), None, {stem: path}, lost))
+    several = len(found) > 1
+    return [
+        _Set(label, f"{label.replace('_', ' ')}, " if several else "", parts, mine, missing)
+        for label, parts, mine, missing in found
+    ]
+
+
+def _cut(stem: str, name: str) -> str:
+    """Cut the name of the run off."""
+    return stem.removeprefix(f"{name}_")
+
+
+def _judge(one: _Set) -> Iterator[Verdict]:
+    """Judge what the parts say."""
+    tree, at = one.parts.instance, one.prefix
+    status = list(tree["exposures"]["status"])
+    counts = {name: status.count(name) for name in dict.fromkeys(status)}
+    told = ", ".join(f"{n} {name}" for name, n in counts.items())
+    yield Verdict(f"{at}exposures", f"{len(status)}: {told}", "", None)
+    coverage = np.asarray(tree["maps"]["coverage"])
+    seen = coverage[coverage > 0]
+    middle = f"{np.median(seen):g}" if seen.size else "0"
+    value = f"median {middle} exposures, {100 * np.mean(coverage == 0):.2f} % of the pixels never"
+    yield Verdict(f"{at}coverage", value, "", None)
+    yield from _judge_star_flat(one)
+    area = tree["area"]
+    needed = "star" in tree
+    value = "as the optics make it" if area == "distorted" else "taken as constant"
+    limit = "as the optics make it, with a star flat"
+    yield Verdict(f"{at}pixel area", value, limit, area == "distorted" if needed else None)
+    for key, name in (("pixel", "pixels"), ("smooth", "sky"), ("star", "star fluxes")):
+        check = tree.get("check", {})
+        if f"{key}_after" in check:
+            before, after = (float(check[f"{key}_{when}"]) for when in ("before", "after"))
+            value = f"{100 * before:.3f} -> {100 * after:.3f} %"
+            label = f"{at}rms of held-out {name}, before -> after"
+            yield Verdict(label, value, "lower after than before", after < before)
+    n_flats = len(tree["flats"]["filename"])
+    own = {"flat": n_flats > 1, "pixels": "p_flats" in tree["maps"]}
+    for what, verdict in tree["drifts"]["verdicts"].items():
+        passed: bool | None = verdict == "STABLE" or own.get(what, False)
+        if verdict == "NOT MEASURABLE" or what not in _JUDGED:
+            passed = None
+        value = verdict + (f"; {n_flats} flats by epoch" if own.get(what) else "")
+        limit = "STABLE" + (", or a flat per epoch" if what in own else "")
+        yield Verdict(f"{at}stability: {what}", value, limit if what in _JUDGED else "", passed)
+
+
+def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
+    """Judge the star flat, or say that there is none."""
+    tree, at = one.parts.instance, one.prefix
+    if "star" not in tree:
+        why = [note for note in tree["notes"] if "star flat" in note.lower()]
+        text = "none; the smooth response is the sky's" + (f" ({why[0]})" if why else "")
+        yield Verdict(f"{at}star flat", text, "", None)
+        return
+    star, gauge = tree["star"], tree["gauge"]
+    n_exposures = int(np.isfinite(np.asarray(tree["exposures"]["zero_point"])).sum())
+    value = (
+        f"{len(tree['stars']['ra']) if 'stars' in tree else '?'} stars in {n_exposures} exposures; "
+        f"{star['n_used']} measurements, {star['n_outliers']} outliers; order {star['order']}"
+    )
+    yield Verdict(f"{at}star flat", value, "", None)
+    sigma = float(np.sqrt(np.trace(np.asarray(star["covariance"]))))
+    limit = f"at most {100 * MOST_SIGMA:g} %"
+    yield Verdict(
+        f"{at}star flat: error, rms over the field",
+        f"{100 * sigma:.3g} %",
+        limit,
+        sigma <= MOST_SIGMA,
+    )
+    noise = f"errors given times {star['noise_scale']:.2f}, floor {100 * star['noise_floor']:.2g} %"
+    if "residuals" in tree:
+        seen = tree["residuals"]
+        good = ~np.asarray(seen["outlier"])
+        pull = (np.asarray(seen["value"], float) / np.asarray(seen["sigma"]))[good]
+        chi2 = f"{np.mean(pull**2):.3f} per measurement ({noise})"
+        yield Verdict(f"{at}star flat: chi2", chi2, "", None)
+    else:
+        one.missing.append(f"{at}chi2 of the star flat: the product is of version 1.0")
+    yield Verdict(
+        f"{at}star flat: determined",
+        f"worst combination beyond the gauge keeps {gauge['weakest']:.2g} of its information",
+        f"at least {LEAST_SHARE:g}",
+        not gauge["ill_determined"],
+    )
+    free = float(gauge["gradient_sigma_free"])
+    alone = f"{100 * free:.2g} % from stars alone" if np.isfinite(free) else "nothing from stars"
+    value = (
+        f"{gauge['n_null']} directions unknown to stars, {gauge['n_components']} connected part(s);"
+        f" gradient {100 * gauge['gradient_sigma']:.2g} % with the prior, {alone}"
+    )
+    yield Verdict(f"{at}star flat: gauge", value, "", None)
+
+
+def _judge_flats(one: _Set) -> Iterator[Verdict]:
+    """Tell the shares of flagged pixels of each flat."""
+    limit = ""
+    if one.parts is not None:
+        limit = f"error above {100 * one.parts.settings.instance['unreliable_err']:g} %"
+    for row in _list_flats(one):
+        share = 100 * row["UNRELIABLE_FLAT"] / max(row["usable"], 1)
+        value = f"{share:.3g} % of {row['usable']} usable pixels, from {row['useafter']} on"
+        yield Verdict(f"{one.prefix}UNRELIABLE_FLAT", value, limit, None)
+
+
+def _tell(one: _Set) -> dict[str, str]:
+    """Tell where the products come from."""
+    at = one.prefix
+    if one.parts is None:
+        return {f"{at}flats": ", ".join(path.name for path in one.flats.values())}
+    tree = one.parts.instance
+    meta = tree["meta"]
+    told = {
+        "flats": ", ".join(tree["flats"]["filename"]),
+        "description": meta["description"],
+        "instrument": f"{meta['instrument']['name']} {meta['instrument']['detector']}, subarray "
+        f"{meta['subarray']['name']}",
+        "pedigree": meta["pedigree"],
+        "author": meta["author"],
+        "made": meta.get("date", ""),
+        "settings": ", ".join(f"{key}={value}" for key, value in tree["settings"].items()),
+        "versions": ", ".join(f"{key} {value}" for key, value in tree["versions"].items()),
+        "layout": tree["schema_version"],
+    }
+    return {f"{at}{key}": str(value) for key, value in told.items()}
+
+
+def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
+    """Show one set."""
+    title = one.prefix.capitalize() if not one.prefix else one.prefix
+    rows = _list_flats(one)
+    items = []
+    if rows:
+        items.append(one.add("Flats", lambda: Item("Flats", "", Table(rows))))
+    if one.parts is None:
+        for stem, path in one.flats.items():
+            items.append(one.add(stem, lambda stem=stem, path=path: _show_alone(one, stem, path)))
+        yield _fill(f"{title}flats", "", items)
+        return
+    parts = one.parts
+    items.append(
+        one.add(
+            "P and L",
+            lambda: Item("P and L", _CAPTIONS["zoom"], make_zoom(parts, most_pixels=most_pixels)),
+        )
+    )
+    dates = list(parts.flats.instance["useafter"])
+    for k, date in enumerate(dates[:most_maps]):
+        name = "maps" if len(dates) == 1 else f"maps_{k + 1}"
+        items.append(one.add(f"maps from {date} on", lambda k=k, name=name: _map(one, k, name)))
+    if len(dates) > most_maps:
+        one.missing.append(
+            f"{one.prefix}maps of the flats from {dates[most_maps]} on, to keep the page small: "
+            "draw them with jwst_tvbadpix.report.plot_flat_maps(read_star_flat(path), flat=k)"
+        )
+    yield _fill(f"{title}flats", "\n".join(parts.notes.instance), items)
+    yield _fill(f"{title}star flat", "", _show_star_flat(one))
+    yield _fill(f"{title}stability", "", _show_stability(one))
+    exposures = one.add("Exposures", lambda: Item("", "", _tabulate_exposures(parts)))
+    yield _fill(f"{title}exposures", "", [exposures])
+
+
+def _fill(title: str, text: str, items: Sequence[Item | None]) -> Section:
+    return Section(title[0].upper() + title[1:], text, tuple(item for item in items if item))
+
+
+def _map(one: _Set, number: int, name: str) -> Item:
+    date = one.parts.flats.instance["useafter"][number]
+    caption = _CAPTIONS["maps"].format(date)
+    figure = plot_flat_maps(one.parts, flat=number)
+    return Item(f"Maps, from {date} on", caption, figure, f"{one.label}_{name}")
+
+
+def _show_alone(one: _Set, stem: str, path: Path) -> Item:
+    """Show a flat without its parts."""
+    from stdatamodels.jwst.datamodels import FlatModel
+
+    with FlatModel(str(path)) as model:
+        figure = plot_reference_flat(model.data, model.err)
+    return Item(stem, "Response and its error, as they are applied.", figure, f"{one.label}_flat")
+
+
+def _show_star_flat(one: _Set) -> Iterator[Item | None]:
+    parts = one.parts
+    if "star" not in parts.instance:
+        one.missing.append(
+            f"{one.prefix}modes, null space, connectivity, residuals: there is no star flat"
+        )
+    else:
+        for title, name, plot in (
+            ("Modes", "modes", plot_modes),
+            ("Stars in common", "links", plot_connectivity),
+            ("Residuals by star", "stars", plot_residuals_by_star),
+            ("Residuals by position", "place", plot_residuals_by_position),
+        ):
+            yield one.draw(title, name, _CAPTIONS[name], lambda ax, plot=plot: plot(parts, ax))
+        yield one.add(
+            "Null space",
+            lambda: Item(
+                "Null space", _CAPTIONS["null"], plot_null_space(parts), f"{one.label}_null"
+            ),
+        )
+    yield one.draw(
+        "Held-out exposures", "check", _CAPTIONS["check"], lambda ax: plot_hold_out(parts, ax)
+    )
+
+
+def _show_stability(one: _Set) -> Iterator[Item | None]:
+    parts = one.parts
+    yield one.add(
+        "Changes",
+        lambda: Item(
+            "Changes", "Limits hold with a probability of 95 %.", _tabulate_changes(parts)
+        ),
+    )
+    verdicts = parts.drifts.verdicts.instance
+    for what in ("flat", "PSF core", "distortion", "distortion, linear"):
+        if what in parts.instance.get("series", {}):
+            name = what.replace(", ", "_").replace(" ", "_").lower()
+            yield one.add(
+                f"stability: {what}",
+                lambda what=what, name=name: _plot_groups(one, what, f"stability_{name}"),
+            )
+        else:
+            reason = next(
+                (
+                    note
+                    for note in parts.notes.instance
+                    if note.startswith(f"Stability of the {what}:")
+                ),
+                f"no values ({verdicts.get(what, 'there is no star flat')})",
+            )
+            one.missing.append(f"{one.prefix}{what} against time: {reason}")
+    if "distortion" in parts.instance:
+        yield one.draw(
+            "Distortion", "distortion", _CAPTIONS["vectors"], lambda ax: plot_distortion(parts, ax)
+        )
+    yield one.draw(
+        "Background", "background", _CAPTIONS["sky"], lambda ax: plot_background(parts, ax), 9.0
+    )
+
+
+def _plot_groups(one: _Set, what: str, name: str) -> Item:
+    """Plot the groups of a monitor's series under one another."""
+    from matplotlib.figure import Figure
+
+    groups = list(list_groups(one.parts, what))
+    figure = Figure(figsize=(9, 0.6 + 2.8 * len(groups)), layout="constrained")
+    for group, panel in zip(groups, np.ravel(figure.subplots(len(groups), 1)), strict=True):
+        plot_stability(one.parts, what, panel, group=group)
+    return Item(f"{what} against time", _CAPTIONS["time"], figure, f"{one.label}_{name}")
+
+
+def _list_flats(one: _Set) -> list[dict[str, Any]]:
+    """Count what each flat on disk flags; what cannot be read is missing."""
+    from stdatamodels.jwst.datamodels import FlatModel
+
+    rows: list[dict[str, Any]] = []
+    for path in one.flats.values():
+        with FlatModel(str(path)) as model:
+            dq, err = np.array(model.dq), np.array(model.err)
+            counts = {name: int(np.sum((dq & dq_value(name)) != 0)) for name in _FLAGS}
+            usable = (dq & dq_value("DO_NOT_USE", "NO_FLAT_FIELD")) == 0
+            rows.append(
+                {
+                    "file": path.name,
+                    "useafter": str(model.meta.useafter),
+                    "usable": int(usable.sum()),
+                    "median error [%]": round(100 * float(bn.nanmedian(err[usable])), 4),
+                    **counts,
+                }
+            )
+    return rows
+
+
+def _tabulate_exposures(parts: Any) -> Table:
+    """Tabulate the exposures as the page shows them."""
+    table = Table({key: list(column) for key, column in parts.exposures.instance.items()})
+    formats = {"start_mjd": ".5f", "end_mjd": ".5f", "sky_level": ".3f", "masked": ".3f"}
+    formats |= dict.fromkeys(("zero_point", "zero_point_err"), ".5f")
+    formats |= dict.fromkeys(("offset_ra", "offset_dec"), ".4f")
+    for name, text in formats.items():
+        table[name].info.format = text
+    return table
+
+
+def _tabulate_changes(parts: Any) -> Table:
+    """Tabulate each kind of change: what is believed of it, and the largest limit."""
+    drifts = Table(
+        {key: list(column) for key, column in parts.drifts.instance.items() if key != "verdicts"}
+    )
+    rows = []
+    for what, term in dict.fromkeys(zip(drifts["what"], drifts["term"], strict=True)):
+        mine = drifts[(drifts["what"] == what) & (drifts["term"] == term)]
+        believed = mine[np.array(mine["significant"], bool)]
+        limits = np.array(mine["upper_limit"], float)
+        rows.append(
+            {
+                "what": what,
+                "term": term,
+                "series": len(mine),
+                "believed": "; ".join(
+                    f"{row['series']} {row['value']:.3g} +- {row['err']:.2g}" for row in believed
+                )
+                or "none",
+                "largest limit": f"{limits.max():.3g}" if np.isfinite(limits.max()) else "none",
+                "not measurable": mine["reason"][0],
+            }
+        )
+    return Table(rows) if rows else Table({"what": ["nothing tells"]})
