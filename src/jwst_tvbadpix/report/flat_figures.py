@@ -63,9 +63,13 @@ def plot_modes(parts: Any, ax: "Axes | None" = None) -> "Axes":
     ax.set(
         xlabel="mode",
         ylabel="rms over the field [% of the response]",
-        title=f"{value.size} modes, {np.sum(np.abs(value) > 3 * err)} beyond 3 sigma; "
-        f"error of all {np.sqrt(np.sum(err**2)):.3g} %",
     )
+    ax.set_title(
+        f"{value.size} modes, {np.sum(np.abs(value) > 3 * err)} beyond 3 sigma; "
+        f"error of all {np.sqrt(np.sum(err**2)):.3g} %",
+        fontsize=10,
+    )
+    ax.locator_params(axis="x", integer=True)
     ax.legend(fontsize=8, ncols=4)
     return ax
 

@@ -239,7 +239,7 @@ def plot_null_space(parts: Any) -> "Figure":
     panels[0].set(
         xlabel="combination of modes, worst first",
         ylabel="share of information left",
-        title=f"{gauge['n_null']} directions unknown to stars",
+        title=f"{gauge['n_null']} direction(s) unknown to stars",
     )
     panels[0].legend(fontsize=7)
     basis = _make_basis(star, _find_field(parts))

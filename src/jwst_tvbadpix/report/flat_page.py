@@ -1,7 +1,8 @@
 """The page of the flats of a run: one part for each set of images."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,18 @@ _MOST_MAPS, _MOST_PIXELS = 6, 1_200_000
 _FLAGS = ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT", "NON_SCIENCE")
 # What is judged of the stability; sky and pointing vary, and are told.
 _JUDGED = ("flat", "pixels", "PSF core", "distortion")
+# Units of the changes, as the schema has them.
+_UNITS = {
+    "flat": "ln flux",
+    "PSF core": "relative",
+    "distortion": "arcsec",
+    "distortion, linear": "1",
+    "pixels": "ln response; number",
+    "background": "DN/s",
+}
 _CAPTIONS = {
-    "zoom": "Wheel or box to zoom, drag to move; both maps move together. Grey: not usable.",
+    "zoom": "Drag a box to zoom in; tools for wheel and moving are above. Both maps move "
+    "together; the mouse shows values. Grey: not usable.",
     "maps": "All as per cent of the mean response; the stretch holds 99.5 % of the pixels, and is "
     "the same for both errors. Grey: not usable. Useafter {}.",
     "modes": "Coefficients of the polynomials that are orthonormal over the field, with 1-sigma "
@@ -51,13 +62,13 @@ _CAPTIONS = {
     "is left when star fluxes and zero points are unknown. What looks like a plane is what zero "
     "points can imitate; their prior tells it.",
     "links": "Stars that two exposures share (on the diagonal: all of the exposure).",
-    "stars": "Each point is a star. Expected: noise of the pixels, scaled as the residuals say, and "
-    "a floor.",
+    "stars": "Each point is a star. Expected: noise of the pixels, scaled as the residuals say, "
+    "and a floor.",
     "place": "Mean residuals of stars in cells of the detector: what the modes cannot describe "
     "would show as structure, and as a scatter above 1.",
     "time": "Change from the mean of all epochs.",
-    "vectors": "Shift of the WCS of the inputs against the stars, modes of degree 2 and up; offset, "
-    "scale and turn of each exposure are taken off.",
+    "vectors": "Shift of the WCS of the inputs against the stars, modes of degree 2 and up; "
+    "offset, scale and turn of each exposure are taken off.",
     "sky": "Level of the sky of each exposure that is in the stack.",
     "check": "Exposures that the flat was not made of, before and after it: scatter from pixel to "
     "pixel, rms of the sky in cells of 32 x 32 pixels, scatter of star fluxes. Noise is in all.",
@@ -244,8 +255,8 @@ def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
     free = float(gauge["gradient_sigma_free"])
     alone = f"{100 * free:.2g} % from stars alone" if np.isfinite(free) else "nothing from stars"
     value = (
-        f"{gauge['n_null']} directions unknown to stars, {gauge['n_components']} connected part(s);"
-        f" gradient {100 * gauge['gradient_sigma']:.2g} % with the prior, {alone}"
+        f"{gauge['n_null']} direction(s) unknown to stars, {gauge['n_components']} part(s) of "
+        f"the sky; gradient {100 * gauge['gradient_sigma']:.2g} % with the prior, {alone}"
     )
     yield Verdict(f"{at}star flat: gauge", value, "", None)
 
@@ -285,14 +296,14 @@ def _tell(one: _Set) -> dict[str, str]:
 
 def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
     """Show one set."""
-    title = one.prefix.capitalize() if not one.prefix else one.prefix
+    title = one.prefix
     rows = _list_flats(one)
-    items = []
+    items: list[Item | None] = []
     if rows:
-        items.append(one.add("Flats", lambda: Item("Flats", "", Table(rows))))
+        items.append(Item("Flats", "", Table(rows)))
     if one.parts is None:
         for stem, path in one.flats.items():
-            items.append(one.add(stem, lambda stem=stem, path=path: _show_alone(one, stem, path)))
+            items.append(one.add(stem, partial(_show_alone, one, stem, path)))
         yield _fill(f"{title}flats", "", items)
         return
     parts = one.parts
@@ -305,20 +316,22 @@ def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
     dates = list(parts.flats.instance["useafter"])
     for k, date in enumerate(dates[:most_maps]):
         name = "maps" if len(dates) == 1 else f"maps_{k + 1}"
-        items.append(one.add(f"maps from {date} on", lambda k=k, name=name: _map(one, k, name)))
+        items.append(one.add(f"maps from {date} on", partial(_map, one, k, name)))
     if len(dates) > most_maps:
         one.missing.append(
             f"{one.prefix}maps of the flats from {dates[most_maps]} on, to keep the page small: "
             "draw them with jwst_tvbadpix.report.plot_flat_maps(read_star_flat(path), flat=k)"
         )
-    yield _fill(f"{title}flats", "\n".join(parts.notes.instance), items)
+    # What is only a verdict stands in the table.
+    notes = [text for text in parts.notes.instance if not text.startswith("Stability of the ")]
+    yield _fill(f"{title}flats", "\n".join(notes), items)
     yield _fill(f"{title}star flat", "", _show_star_flat(one))
     yield _fill(f"{title}stability", "", _show_stability(one))
     exposures = one.add("Exposures", lambda: Item("", "", _tabulate_exposures(parts)))
     yield _fill(f"{title}exposures", "", [exposures])
 
 
-def _fill(title: str, text: str, items: Sequence[Item | None]) -> Section:
+def _fill(title: str, text: str, items: Iterable[Item | None]) -> Section:
     return Section(title[0].upper() + title[1:], text, tuple(item for item in items if item))
 
 
@@ -351,16 +364,14 @@ def _show_star_flat(one: _Set) -> Iterator[Item | None]:
             ("Residuals by star", "stars", plot_residuals_by_star),
             ("Residuals by position", "place", plot_residuals_by_position),
         ):
-            yield one.draw(title, name, _CAPTIONS[name], lambda ax, plot=plot: plot(parts, ax))
+            yield one.draw(title, name, _CAPTIONS[name], partial(plot, parts))
         yield one.add(
             "Null space",
             lambda: Item(
                 "Null space", _CAPTIONS["null"], plot_null_space(parts), f"{one.label}_null"
             ),
         )
-    yield one.draw(
-        "Held-out exposures", "check", _CAPTIONS["check"], lambda ax: plot_hold_out(parts, ax)
-    )
+    yield one.draw("Held-out exposures", "check", _CAPTIONS["check"], partial(plot_hold_out, parts))
 
 
 def _show_stability(one: _Set) -> Iterator[Item | None]:
@@ -371,30 +382,22 @@ def _show_stability(one: _Set) -> Iterator[Item | None]:
             "Changes", "Limits hold with a probability of 95 %.", _tabulate_changes(parts)
         ),
     )
-    verdicts = parts.drifts.verdicts.instance
     for what in ("flat", "PSF core", "distortion", "distortion, linear"):
         if what in parts.instance.get("series", {}):
             name = what.replace(", ", "_").replace(" ", "_").lower()
             yield one.add(
-                f"stability: {what}",
-                lambda what=what, name=name: _plot_groups(one, what, f"stability_{name}"),
+                f"{what} against time", partial(_plot_groups, one, what, f"stability_{name}")
             )
         else:
-            reason = next(
-                (
-                    note
-                    for note in parts.notes.instance
-                    if note.startswith(f"Stability of the {what}:")
-                ),
-                f"no values ({verdicts.get(what, 'there is no star flat')})",
-            )
-            one.missing.append(f"{one.prefix}{what} against time: {reason}")
+            notes = [note for note in parts.notes.instance if f" the {what}: NOT" in note]
+            why = notes[0] if notes else "no star flat, or a product of version 1.0"
+            one.missing.append(f"{one.prefix}{what} against time: {why}")
     if "distortion" in parts.instance:
         yield one.draw(
-            "Distortion", "distortion", _CAPTIONS["vectors"], lambda ax: plot_distortion(parts, ax)
+            "Distortion", "distortion", _CAPTIONS["vectors"], partial(plot_distortion, parts)
         )
     yield one.draw(
-        "Background", "background", _CAPTIONS["sky"], lambda ax: plot_background(parts, ax), 9.0
+        "Background", "background", _CAPTIONS["sky"], partial(plot_background, parts), 9.0
     )
 
 
@@ -451,7 +454,7 @@ def _tabulate_changes(parts: Any) -> Table:
     for what, term in dict.fromkeys(zip(drifts["what"], drifts["term"], strict=True)):
         mine = drifts[(drifts["what"] == what) & (drifts["term"] == term)]
         believed = mine[np.array(mine["significant"], bool)]
-        limits = np.array(mine["upper_limit"], float)
+        most = np.fmax.reduce(np.array(mine["upper_limit"], float))
         rows.append(
             {
                 "what": what,
@@ -461,7 +464,8 @@ def _tabulate_changes(parts: Any) -> Table:
                     f"{row['series']} {row['value']:.3g} +- {row['err']:.2g}" for row in believed
                 )
                 or "none",
-                "largest limit": f"{limits.max():.3g}" if np.isfinite(limits.max()) else "none",
+                "unit": _UNITS.get(what, "") + (" per year" if term == "slope" else ""),
+                "largest limit": f"{most:.3g}" if np.isfinite(most) else "none",
                 "not measurable": mine["reason"][0],
             }
         )

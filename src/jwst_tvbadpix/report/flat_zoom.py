@@ -60,13 +60,10 @@ def average_squares(image: np.ndarray, factor: int) -> np.ndarray:
 
 def _draw(parts: Any, name: str, factor: int, first: Any) -> Any:
     """Draw one map; ranges are those of the first one, where there is one."""
-    from bokeh.models import (
-        ColorBar,
-        CustomJSHover,
-        CustomJSTickFormatter,
-        HoverTool,
-        LinearColorMapper,
-    )
+    from bokeh.models.annotations import ColorBar
+    from bokeh.models.formatters import CustomJSTickFormatter
+    from bokeh.models.mappers import LinearColorMapper
+    from bokeh.models.tools import CustomJSHover, HoverTool
     from bokeh.plotting import figure
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
