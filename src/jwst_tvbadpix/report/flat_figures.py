@@ -270,7 +270,7 @@ def plot_hold_out(parts: Any, ax: "Axes | None" = None) -> "Axes":
         Of a run with ``hold_out``.
     ax : matplotlib Axes, optional
     """
-    check = require_group(parts, "check", "exposures that were held out")
+    check = require_group(parts, "check", "held-out exposures")
     ax = get_axes(ax)
     known = [
         (label, 100 * float(check[f"{key}_before"]), 100 * float(check[f"{key}_after"]))

@@ -32,7 +32,7 @@ __all__ = [
 FLAT_MAPS = {
     "p_flat": "P: pixel to pixel",
     "l_flat": "L: smooth response",
-    "ratio": "sky over star response",
+    "ratio": "sky over star",
     "coverage": "coverage",
     "err_random": "random error",
     "err_systematic": "systematic error",
@@ -86,7 +86,7 @@ def plot_flat_map(parts: Any, name: str, ax: "Axes | None" = None, *, flat: int 
         kind = "deviation " if name in _RELATIVE else ""
         title += f", median {kind}{np.nanmedian(np.abs(image)):.2g} %"
     ax.set(xlabel="x [pixel]", ylabel="y [pixel]")
-    ax.set_title(title, fontsize=10)
+    ax.set_title(title, fontsize=9)
     return ax
 
 

@@ -1,7 +1,7 @@
 """The page of the flats of a run: one part for each set of images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,13 @@ __all__ = ["make_flat_page"]
 # that it stays small.
 _MOST_MAPS, _MOST_PIXELS = 6, 1_200_000
 _FLAGS = ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT", "NON_SCIENCE")
-# What is judged of the stability; sky and pointing vary, and are told.
-_JUDGED = ("flat", "pixels", "PSF core", "distortion")
+# What is judged of the stability, and what passes; sky and pointing vary, and are told.
+_LIMITS = {
+    "flat": "STABLE, or a flat per epoch",
+    "pixels": "STABLE, or a flat per epoch",
+    "PSF core": "no DRIFT",
+    "distortion": "no DRIFT",
+}
 # Units of the changes, as the schema has them.
 _UNITS = {
     "flat": "ln flux",
@@ -77,13 +82,17 @@ _CAPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class _Set:
-    """Products of one set of images; `parts` is None where its file is missing or unreadable."""
+    """Products of one set of images.
+
+    `parts` is None where their file is missing or unreadable, `rows` are what the flats flag.
+    """
 
     label: str
     prefix: str
     parts: Any
     flats: Mapping[str, Path]
-    missing: list[str] = field(default_factory=list)
+    rows: Sequence[Mapping[str, Any]]
+    missing: list[str]
 
     def draw(
         self, title: str, name: str, caption: str, plot: Callable[[Any], Any], width: float = 7.0
@@ -153,10 +162,11 @@ def _list_sets(paths: Sequence[Path]) -> list[_Set]:
         try:
             parts = read_star_flat(path)
         except TvBadPixError as error:
-            missing.append(f"{path.name}: {error}")
-            continue_with = path.stem.rpartition("_")[0]
-            mine = {stem: flats.pop(stem) for stem in list(flats) if stem.startswith(continue_with)}
-            found.append((_cut(continue_with, name), None, mine, missing))
+            missing.append(f"All but the flats: {error}")
+            start = path.stem.rpartition("_")[0]
+            stems = [stem for stem in flats if stem.startswith(f"{start}_flat_")]
+            mine = {stem: flats.pop(stem) for stem in stems}
+            found.append((_cut(start, name), None, mine, missing))
             continue
         stems = list(parts.flats.instance["filename"])
         lost = [stem for stem in stems if stem not in flats]
@@ -168,7 +178,14 @@ def _list_sets(paths: Sequence[Path]) -> list[_Set]:
         found.append((_cut(stem, read_product(path).name), None, {stem: path}, lost))
     several = len(found) > 1
     return [
-        _Set(label, f"{label.replace('_', ' ')}, " if several else "", parts, mine, missing)
+        _Set(
+            label,
+            f"{label.replace('_', ' ')}, " if several else "",
+            parts,
+            mine,
+            _list_flats(mine, missing),
+            missing,
+        )
         for label, parts, mine, missing in found
     ]
 
@@ -202,16 +219,24 @@ def _judge(one: _Set) -> Iterator[Verdict]:
             before, after = (float(check[f"{key}_{when}"]) for when in ("before", "after"))
             value = f"{100 * before:.3f} -> {100 * after:.3f} %"
             label = f"{at}rms of held-out {name}, before -> after"
-            yield Verdict(label, value, "lower after than before", after < before)
+            # Of cells of a sky that is even, noise is the most.
+            passed = None if key == "smooth" else after < before
+            yield Verdict(label, value, "" if passed is None else "lower after", passed)
+    yield from _judge_stability(one)
+
+
+def _judge_stability(one: _Set) -> Iterator[Verdict]:
+    """Judge what changes: the flat by whether there is one for each epoch then."""
+    tree = one.parts.instance
     n_flats = len(tree["flats"]["filename"])
     own = {"flat": n_flats > 1, "pixels": "p_flats" in tree["maps"]}
     for what, verdict in tree["drifts"]["verdicts"].items():
-        passed: bool | None = verdict == "STABLE" or own.get(what, False)
-        if verdict == "NOT MEASURABLE" or what not in _JUDGED:
-            passed = None
+        limit, passed = _LIMITS.get(what, ""), None
+        if limit and verdict != "NOT MEASURABLE":
+            passed = verdict == "STABLE" if what in own else verdict != "DRIFT"
+            passed = passed or own.get(what, False)
         value = verdict + (f"; {n_flats} flats by epoch" if own.get(what) else "")
-        limit = "STABLE" + (", or a flat per epoch" if what in own else "")
-        yield Verdict(f"{at}stability: {what}", value, limit if what in _JUDGED else "", passed)
+        yield Verdict(f"{one.prefix}stability: {what}", value, limit, passed)
 
 
 def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
@@ -219,6 +244,8 @@ def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
     tree, at = one.parts.instance, one.prefix
     if "star" not in tree:
         why = [note for note in tree["notes"] if "star flat" in note.lower()]
+        if tree["settings"]["star_flat"] == "never":
+            why = ["star_flat=never"]
         text = "none; the smooth response is the sky's" + (f" ({why[0]})" if why else "")
         yield Verdict(f"{at}star flat", text, "", None)
         return
@@ -243,7 +270,7 @@ def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
         good = ~np.asarray(seen["outlier"])
         pull = (np.asarray(seen["value"], float) / np.asarray(seen["sigma"]))[good]
         chi2 = f"{np.mean(pull**2):.3f} per measurement ({noise})"
-        yield Verdict(f"{at}star flat: chi2", chi2, "", None)
+        yield Verdict(f"{at}star flat: chi2", chi2, "1 is expected", None)
     else:
         one.missing.append(f"{at}chi2 of the star flat: the product is of version 1.0")
     yield Verdict(
@@ -262,13 +289,13 @@ def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
 
 
 def _judge_flats(one: _Set) -> Iterator[Verdict]:
-    """Tell the shares of flagged pixels of each flat."""
+    """Tell the share of pixels of each flat that is flagged."""
     limit = ""
     if one.parts is not None:
         limit = f"error above {100 * one.parts.settings.instance['unreliable_err']:g} %"
-    for row in _list_flats(one):
-        share = 100 * row["UNRELIABLE_FLAT"] / max(row["usable"], 1)
-        value = f"{share:.3g} % of {row['usable']} usable pixels, from {row['useafter']} on"
+    shares = [100 * row["UNRELIABLE_FLAT"] / max(row["usable"], 1) for row in one.rows]
+    if shares:
+        value = ", ".join(f"{share:.3g} %" for share in shares) + " of the usable pixels"
         yield Verdict(f"{one.prefix}UNRELIABLE_FLAT", value, limit, None)
 
 
@@ -297,10 +324,9 @@ def _tell(one: _Set) -> dict[str, str]:
 def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
     """Show one set."""
     title = one.prefix
-    rows = _list_flats(one)
     items: list[Item | None] = []
-    if rows:
-        items.append(Item("Flats", "", Table(rows)))
+    if one.rows:
+        items.append(Item("Flats", "", Table(list(one.rows))))
     if one.parts is None:
         for stem, path in one.flats.items():
             items.append(one.add(stem, partial(_show_alone, one, stem, path)))
@@ -325,7 +351,9 @@ def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
     # What is only a verdict stands in the table.
     notes = [text for text in parts.notes.instance if not text.startswith("Stability of the ")]
     yield _fill(f"{title}flats", "\n".join(notes), items)
-    yield _fill(f"{title}star flat", "", _show_star_flat(one))
+    star_flat = _fill(f"{title}star flat", "", _show_star_flat(one))
+    if star_flat.items:
+        yield star_flat
     yield _fill(f"{title}stability", "", _show_stability(one))
     exposures = one.add("Exposures", lambda: Item("", "", _tabulate_exposures(parts)))
     yield _fill(f"{title}exposures", "", [exposures])
@@ -355,7 +383,8 @@ def _show_star_flat(one: _Set) -> Iterator[Item | None]:
     parts = one.parts
     if "star" not in parts.instance:
         one.missing.append(
-            f"{one.prefix}modes, null space, connectivity, residuals: there is no star flat"
+            f"{one.prefix}modes, null space, connectivity, residuals; flat, PSF core and "
+            "distortion against time: there is no star flat"
         )
     else:
         for title, name, plot in (
@@ -382,7 +411,8 @@ def _show_stability(one: _Set) -> Iterator[Item | None]:
             "Changes", "Limits hold with a probability of 95 %.", _tabulate_changes(parts)
         ),
     )
-    for what in ("flat", "PSF core", "distortion", "distortion, linear"):
+    monitors = ("flat", "PSF core", "distortion", "distortion, linear")
+    for what in monitors if "star" in parts.instance else ():
         if what in parts.instance.get("series", {}):
             name = what.replace(", ", "_").replace(" ", "_").lower()
             yield one.add(
@@ -390,7 +420,7 @@ def _show_stability(one: _Set) -> Iterator[Item | None]:
             )
         else:
             notes = [note for note in parts.notes.instance if f" the {what}: NOT" in note]
-            why = notes[0] if notes else "no star flat, or a product of version 1.0"
+            why = notes[0] if notes else "the product is of version 1.0"
             one.missing.append(f"{one.prefix}{what} against time: {why}")
     if "distortion" in parts.instance:
         yield one.draw(
@@ -412,31 +442,40 @@ def _plot_groups(one: _Set, what: str, name: str) -> Item:
     return Item(f"{what} against time", _CAPTIONS["time"], figure, f"{one.label}_{name}")
 
 
-def _list_flats(one: _Set) -> list[dict[str, Any]]:
+def _list_flats(flats: Mapping[str, Path], missing: list[str]) -> list[dict[str, Any]]:
     """Count what each flat on disk flags; what cannot be read is missing."""
+    rows: list[dict[str, Any]] = []
+    for path in flats.values():
+        try:
+            rows.append(_count_flags(path))
+        except Exception as error:  # whatever is wrong with it, the rest can be shown
+            missing.append(f"{path.name}: {type(error).__name__}: {error}")
+    return rows
+
+
+def _count_flags(path: Path) -> dict[str, Any]:
     from stdatamodels.jwst.datamodels import FlatModel
 
-    rows: list[dict[str, Any]] = []
-    for path in one.flats.values():
-        with FlatModel(str(path)) as model:
-            dq, err = np.array(model.dq), np.array(model.err)
-            counts = {name: int(np.sum((dq & dq_value(name)) != 0)) for name in _FLAGS}
-            usable = (dq & dq_value("DO_NOT_USE", "NO_FLAT_FIELD")) == 0
-            rows.append(
-                {
-                    "file": path.name,
-                    "useafter": str(model.meta.useafter),
-                    "usable": int(usable.sum()),
-                    "median error [%]": round(100 * float(bn.nanmedian(err[usable])), 4),
-                    **counts,
-                }
-            )
-    return rows
+    with FlatModel(str(path)) as model:
+        dq, err = np.array(model.dq), np.array(model.err)
+        useafter = str(model.meta.useafter)
+    usable = (dq & dq_value("DO_NOT_USE", "NO_FLAT_FIELD")) == 0
+    error = 100 * float(bn.nanmedian(err[usable])) if usable.any() else np.nan
+    return {
+        "file": path.name,
+        "useafter": useafter,
+        "usable": int(usable.sum()),
+        "median error [%]": round(error, 4),
+        **{name: int(np.sum((dq & dq_value(name)) != 0)) for name in _FLAGS},
+    }
 
 
 def _tabulate_exposures(parts: Any) -> Table:
     """Tabulate the exposures as the page shows them."""
-    table = Table({key: list(column) for key, column in parts.exposures.instance.items()})
+    columns = parts.exposures.instance
+    first = ("filename", "status", "reason", "exp_type", "visit", "epoch")
+    names = [*first, *sorted(set(columns) - {*first, "sha256"}), "sha256"]
+    table = Table({name: list(columns[name]) for name in names})
     formats = {"start_mjd": ".5f", "end_mjd": ".5f", "sky_level": ".3f", "masked": ".3f"}
     formats |= dict.fromkeys(("zero_point", "zero_point_err"), ".5f")
     formats |= dict.fromkeys(("offset_ra", "offset_dec"), ".4f")

@@ -205,7 +205,8 @@ def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> 
             for ending in formats:
                 path = stem.with_name(f"{stem.name}_{item.name}.{ending}")
                 with _Temporary(path) as temporary:
-                    _save_figure(item.content, temporary, ending, dpi=150)
+                    # Images keep their pixels where the figure has the dots for them.
+                    _save_figure(item.content, temporary, ending, dpi=max(150, item.content.dpi))
                 paths.append(path)
     return paths
 
@@ -236,7 +237,7 @@ def _get_kind(item: Item) -> str:
     return "table" if isinstance(item.content, Table) else "plot"
 
 
-def _save_figure(figure: Any, target: Any, ending: str, dpi: int) -> None:
+def _save_figure(figure: Any, target: Any, ending: str, dpi: float) -> None:
     """Save without a date, so that the same figure makes the same bytes."""
     metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
     figure.savefig(target, format=ending, dpi=dpi, metadata=metadata)
