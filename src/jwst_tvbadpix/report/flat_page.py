@@ -71,7 +71,8 @@ _CAPTIONS = {
     "and a floor.",
     "place": "Mean residuals of stars in cells of the detector: what the modes cannot describe "
     "would show as structure, and as a scatter above 1.",
-    "time": "Change from the mean of all epochs.",
+    "time": "Change from the mean of all epochs. Epochs share a part of the errors that the bars "
+    "show; the verdict takes this into account.",
     "vectors": "Shift of the WCS of the inputs against the stars, modes of degree 2 and up; "
     "offset, scale and turn of each exposure are taken off.",
     "sky": "Level of the sky of each exposure that is in the stack.",
