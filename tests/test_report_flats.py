@@ -521,7 +521,7 @@ def test_figures_say_what_they_lack(folder, tmp_path, ax):
             plot(lacking, ax)
     with pytest.raises(EvidenceError, match="--hold_out"):
         plot_hold_out(lacking, ax)
-    with pytest.raises(EvidenceError, match="found .*flat"):
+    with pytest.raises(EvidenceError, match=r"found .*flat"):
         plot_stability(lacking, "moon", ax)
 
 

@@ -1,5 +1,6 @@
 """Figures and pages, from products alone."""
 
+from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .build import build_report
 from .figures import (
     plot_bad_pixel_map,
@@ -32,6 +33,7 @@ from .flux_figures import (
     plot_stars,
     plot_throughput,
 )
+from .light_curves import plot_pixels
 from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
 from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
@@ -46,6 +48,7 @@ __all__ = [
     "find_groups",
     "plot_background",
     "plot_bad_pixel_map",
+    "plot_base_change",
     "plot_connectivity",
     "plot_dependence",
     "plot_dependences",
@@ -55,10 +58,13 @@ __all__ = [
     "plot_flat_map",
     "plot_flat_maps",
     "plot_growth",
+    "plot_growth_per_year",
     "plot_hold_out",
     "plot_light_curve",
     "plot_modes",
     "plot_null_space",
+    "plot_odds",
+    "plot_pixels",
     "plot_proof",
     "plot_reference_flat",
     "plot_residuals_by_position",
@@ -70,6 +76,7 @@ __all__ = [
     "plot_summary",
     "plot_throughput",
     "plot_timeline",
+    "tabulate_growth",
     "try_item",
     "write_figures",
     "write_page",

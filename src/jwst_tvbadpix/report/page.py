@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from ..errors import TvBadPixError
 
@@ -31,6 +32,8 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+_Made = TypeVar("_Made")
+
 # Okabe & Ito's palette, safe for the colour-blind.
 COLOURS: Mapping[str, str] = {
     "black": "#000000",
@@ -42,8 +45,10 @@ COLOURS: Mapping[str, str] = {
     "vermilion": "#D55E00",
     "purple": "#CC79A7",
 }
-# Static figures within the page [dots per inch].
-_DPI = 110
+# Static figures [dots per inch].
+_DPI = 120
+# The files of figures that still exist: drawing takes longer than all the rest.
+_SAVED: "WeakKeyDictionary[Any, dict[str, bytes]]" = WeakKeyDictionary()
 # A longer table scrolls.
 _SHOWN_ROWS = 20
 _MODEL_ID = re.compile(r'"id": ?"(p\d+)"')
@@ -116,8 +121,8 @@ class Page:
     missing: tuple[str, ...] = ()
 
 
-def try_item(missing: list[str], title: str, make: Callable[[], Item]) -> Item | None:
-    """Make an item; a failure becomes a line of what is missing, and None.
+def try_item(missing: list[str], title: str, make: Callable[[], _Made]) -> _Made | None:
+    """Make an item, or what it is made of; a failure becomes a line of what is missing, and None.
 
     Parameters
     ----------
@@ -126,7 +131,7 @@ def try_item(missing: list[str], title: str, make: Callable[[], Item]) -> Item |
     title : str
         Of what is made.
     make : callable
-        Without arguments; returns the Item.
+        Without arguments; returns the Item, or whatever is wanted.
     """
     try:
         return make()
@@ -205,8 +210,9 @@ def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> 
             for ending in formats:
                 path = stem.with_name(f"{stem.name}_{item.name}.{ending}")
                 with _Temporary(path) as temporary:
-                    # Images keep their pixels where the figure has the dots for them.
-                    _save_figure(item.content, temporary, ending, dpi=max(150, item.content.dpi))
+                    # Images keep their pixels where their figure has the dots for them.
+                    dpi = max(_DPI, item.content.dpi)
+                    temporary.write_bytes(_save_figure(item.content, ending, dpi))
                 paths.append(path)
     return paths
 
@@ -237,17 +243,21 @@ def _get_kind(item: Item) -> str:
     return "table" if isinstance(item.content, Table) else "plot"
 
 
-def _save_figure(figure: Any, target: Any, ending: str, dpi: float) -> None:
-    """Save without a date, so that the same figure makes the same bytes."""
-    metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
-    figure.savefig(target, format=ending, dpi=dpi, metadata=metadata)
+def _save_figure(figure: Any, ending: str, dpi: float = _DPI) -> bytes:
+    """Save as a file's bytes: without a date, so that they are the same for the same figure."""
+    files = _SAVED.setdefault(figure, {})
+    key = f"{dpi:g} {ending}"
+    if key not in files:
+        metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
+        stream = io.BytesIO()
+        figure.savefig(stream, format=ending, dpi=dpi, metadata=metadata)
+        files[key] = stream.getvalue()
+    return files[key]
 
 
 def _encode_figure(figure: Any) -> str:
     """Encode a matplotlib figure as the address of an image."""
-    stream = io.BytesIO()
-    _save_figure(figure, stream, "png", _DPI)
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(_save_figure(figure, "png")).decode("ascii")
 
 
 def _encode_plot(layout: Any) -> Any:

@@ -32,11 +32,13 @@ class Product:
     path : Path
     reftype, detector : str
         A key of `KINDS`; empty where it names no detector.
+    useafter : str
     """
 
     path: Path
     reftype: str
     detector: str
+    useafter: str
 
     @property
     def name(self) -> str:
@@ -77,7 +79,9 @@ def read_product(path: Path) -> Product:
         raise InputError(
             f"expected one of {', '.join(KINDS)} in {path}, found REFTYPE {reftype!r}; {advice}"
         )
-    return Product(path, reftype, "" if detector == "N/A" else detector)
+    return Product(
+        path, reftype, "" if detector == "N/A" else detector, str(meta.get("useafter") or "")
+    )
 
 
 def pick_products(paths: Sequence[Path], reftype: str) -> list[Path]:
