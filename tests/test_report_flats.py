@@ -8,6 +8,7 @@ import asdf
 import numpy as np
 import pytest
 from astropy.table import Table
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pipeline import idle_collector
 
@@ -148,7 +149,7 @@ def test_the_maps_keep_every_pixel_in_the_file(parts):
     figure = plot_flat_maps(parts, flat=1)
     images = [panel.images[0] for panel in figure.axes if panel.images]
     assert len(images) == len(FLAT_MAPS)
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     ny, nx = parts.maps.coverage.shape
     for image in images:
         box = image.axes.get_window_extent()

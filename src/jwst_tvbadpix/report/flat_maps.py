@@ -161,8 +161,8 @@ def plot_flat_maps(parts: Any, *, flat: int = 0) -> "Figure":
 
     ny, nx = parts.maps.coverage.shape
     height = float(np.clip(8 * ny / nx, 3, 12))
-    # A panel is a good quarter of the figure wide.
-    figure = Figure(figsize=(13.5, height), dpi=max(150, nx / 3.4), layout="constrained")
+    # The axes of a panel are this wide [inch].
+    figure = Figure(figsize=(13.5, height), dpi=max(100, nx / 2.7), layout="constrained")
     for name, panel in zip(FLAT_MAPS, figure.subplots(2, 3).ravel(), strict=True):
         try:
             plot_flat_map(parts, name, panel, flat=flat)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import bottleneck as bn
 import numpy as np
@@ -81,6 +81,9 @@ _CAPTIONS = {
 }
 
 
+_Made = TypeVar("_Made")
+
+
 @dataclass(frozen=True, slots=True)
 class _Set:
     """Products of one set of images.
@@ -109,8 +112,8 @@ class _Set:
 
         return self.add(title, make)
 
-    def add(self, title: str, make: Callable[[], Item]) -> Item | None:
-        """Make an item; what fails is missing, under the name of the set."""
+    def add(self, title: str, make: Callable[[], _Made]) -> _Made | None:
+        """Make an item or the like; what fails is missing, under the name of the set."""
         return try_item(self.missing, f"{self.prefix}{title}", make)
 
 
@@ -143,10 +146,10 @@ def make_flat_page(paths: Sequence[Path]) -> Page:
     sections: list[Section] = []
     most_maps = max(1, _MOST_MAPS // len(sets))
     for one in sets:
-        if one.parts is not None:
-            verdicts += _judge(one)
-        verdicts += _judge_flats(one)
-        provenance |= _tell(one)
+        for title, judge in _JUDGES.items():
+            if one.parts is not None or judge is _judge_flats:
+                verdicts += one.add(title, partial(_list, judge, one)) or []
+        provenance |= one.add("provenance", partial(_tell, one)) or {}
         sections += _show(one, most_maps, _MOST_PIXELS // len(sets))
     names = ", ".join(one.label.replace("_", " ") for one in sets)
     missing = tuple(line for one in sets for line in one.missing)
@@ -173,7 +176,8 @@ def _list_sets(paths: Sequence[Path]) -> list[_Set]:
         lost = [stem for stem in stems if stem not in flats]
         missing += [f"{stem}.asdf: it is not beside {path.name}" for stem in lost]
         mine = {stem: flats.pop(stem) for stem in stems if stem in flats}
-        found.append((_cut(stems[0].rpartition("_flat_")[0], name), parts, mine, missing))
+        start = stems[0].rpartition("_flat_")[0] if stems else path.stem
+        found.append((_cut(start, name), parts, mine, missing))
     for stem, path in flats.items():
         lost = [f"All but the flat of {stem}: its parts (*_starflat.asdf) are not beside it"]
         found.append((_cut(stem, read_product(path).name), None, {stem: path}, lost))
@@ -196,8 +200,12 @@ def _cut(stem: str, name: str) -> str:
     return stem.removeprefix(f"{name}_")
 
 
-def _judge(one: _Set) -> Iterator[Verdict]:
-    """Judge what the parts say."""
+def _list(judge: Callable[[_Set], Iterator[Verdict]], one: _Set) -> list[Verdict]:
+    return list(judge(one))
+
+
+def _judge_exposures(one: _Set) -> Iterator[Verdict]:
+    """Tell how many exposures there are, and what they cover."""
     tree, at = one.parts.instance, one.prefix
     status = list(tree["exposures"]["status"])
     counts = {name: status.count(name) for name in dict.fromkeys(status)}
@@ -208,22 +216,30 @@ def _judge(one: _Set) -> Iterator[Verdict]:
     middle = f"{np.median(seen):g}" if seen.size else "0"
     value = f"median {middle} exposures, {100 * np.mean(coverage == 0):.2f} % of the pixels never"
     yield Verdict(f"{at}coverage", value, "", None)
-    yield from _judge_star_flat(one)
+
+
+def _judge_area(one: _Set) -> Iterator[Verdict]:
+    """Judge whether the area of the pixels is in the flat: a star flat needs it."""
+    tree = one.parts.instance
     area = tree["area"]
     needed = "star" in tree
     value = "as the optics make it" if area == "distorted" else "taken as constant"
     limit = "as the optics make it, with a star flat"
-    yield Verdict(f"{at}pixel area", value, limit, area == "distorted" if needed else None)
+    passed = area == "distorted" if needed else None
+    yield Verdict(f"{one.prefix}pixel area", value, limit, passed)
+
+
+def _judge_check(one: _Set) -> Iterator[Verdict]:
+    """Judge what the flat did to exposures that were held out."""
+    check = one.parts.instance.get("check", {})
     for key, name in (("pixel", "pixels"), ("smooth", "sky"), ("star", "star fluxes")):
-        check = tree.get("check", {})
         if f"{key}_after" in check:
             before, after = (float(check[f"{key}_{when}"]) for when in ("before", "after"))
             value = f"{100 * before:.3f} -> {100 * after:.3f} %"
-            label = f"{at}rms of held-out {name}, before -> after"
+            label = f"{one.prefix}rms of held-out {name}, before -> after"
             # Of cells of a sky that is even, noise is the most.
             passed = None if key == "smooth" else after < before
             yield Verdict(label, value, "" if passed is None else "lower after", passed)
-    yield from _judge_stability(one)
 
 
 def _judge_stability(one: _Set) -> Iterator[Verdict]:
@@ -298,6 +314,16 @@ def _judge_flats(one: _Set) -> Iterator[Verdict]:
     if shares:
         value = ", ".join(f"{share:.3g} %" for share in shares) + " of the usable pixels"
         yield Verdict(f"{one.prefix}UNRELIABLE_FLAT", value, limit, None)
+
+
+_JUDGES: Mapping[str, Callable[[_Set], Iterator[Verdict]]] = {
+    "exposures and coverage": _judge_exposures,
+    "verdicts on the star flat": _judge_star_flat,
+    "pixel area": _judge_area,
+    "verdict of the held-out exposures": _judge_check,
+    "verdicts on stability": _judge_stability,
+    "flagged pixels": _judge_flats,
+}
 
 
 def _tell(one: _Set) -> dict[str, str]:
