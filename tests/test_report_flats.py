@@ -145,8 +145,9 @@ def test_maps_are_per_cent_of_the_mean_with_one_stretch_for_both_errors(parts):
     assert find_stretch(parts, "err_random") == find_stretch(parts, "err_systematic")
 
 
-def test_the_maps_keep_every_pixel_in_the_file(parts):
-    figure = plot_flat_maps(parts, flat=1)
+@pytest.mark.parametrize("width", [13.5, 8.0])
+def test_the_maps_keep_every_pixel_in_the_file(parts, width):
+    figure = plot_flat_maps(parts, flat=1, width=width)
     images = [panel.images[0] for panel in figure.axes if panel.images]
     assert len(images) == len(FLAT_MAPS)
     FigureCanvasAgg(figure).draw()

@@ -43,6 +43,8 @@ _ERRORS = ("err_random", "err_systematic")
 _SHOWN = 99.5
 # Pixels that are not usable.
 _BAD = "0.8"
+# What stands beside the axes of one of three panels, at most [inch].
+_BESIDE_AXES = 1.4
 # Cells along the longer side of a map of residuals, measurements that a cell must have.
 _N_CELLS, _LEAST_IN_CELL = 16, 3
 # Arrows along the longer side of a field, and the length of the longest [cells].
@@ -86,7 +88,7 @@ def plot_flat_map(parts: Any, name: str, ax: "Axes | None" = None, *, flat: int 
         kind = "deviation " if name in _RELATIVE else ""
         title += f", median {kind}{np.nanmedian(np.abs(image)):.2g} %"
     ax.set(xlabel="x [pixel]", ylabel="y [pixel]")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title, fontsize=8)
     return ax
 
 
@@ -144,7 +146,7 @@ def find_stretch(parts: Any, name: str, *, flat: int = 0) -> tuple[float, float]
     return -most, most
 
 
-def plot_flat_maps(parts: Any, *, flat: int = 0) -> "Figure":
+def plot_flat_maps(parts: Any, *, flat: int = 0, width: float = 13.5) -> "Figure":
     """Plot P, L, ratio, coverage and both errors of one flat.
 
     Parameters
@@ -152,6 +154,8 @@ def plot_flat_maps(parts: Any, *, flat: int = 0) -> "Figure":
     parts : StarFlatModel
     flat : int
         Which of the flats, from 0.
+    width : float
+        Of the figure [inch].
 
     Notes
     -----
@@ -160,15 +164,20 @@ def plot_flat_maps(parts: Any, *, flat: int = 0) -> "Figure":
     from matplotlib.figure import Figure
 
     ny, nx = parts.maps.coverage.shape
-    height = float(np.clip(8 * ny / nx, 3, 12))
-    # The axes of a panel are this wide [inch].
-    figure = Figure(figsize=(13.5, height), dpi=max(100, nx / 2.7), layout="constrained")
-    for name, panel in zip(FLAT_MAPS, figure.subplots(2, 3).ravel(), strict=True):
+    height = width * float(np.clip(0.6 * ny / nx, 0.25, 0.9))
+    dots = nx / (width / 3 - _BESIDE_AXES)
+    figure = Figure(figsize=(width, height), dpi=max(100, dots), layout="constrained")
+    for name, panel in zip(
+        FLAT_MAPS, figure.subplots(2, 3, sharex=True, sharey=True).ravel(), strict=True
+    ):
         try:
             plot_flat_map(parts, name, panel, flat=flat)
         except EvidenceError:
-            panel.set_title(f"{FLAT_MAPS[name]}: none", fontsize=10)
+            panel.set_title(f"{FLAT_MAPS[name]}: none", fontsize=8)
             panel.set_axis_off()
+        panel.set(xlabel="", ylabel="")
+    figure.supxlabel("x [pixel]", fontsize=9)
+    figure.supylabel("y [pixel]", fontsize=9)
     return figure
 
 

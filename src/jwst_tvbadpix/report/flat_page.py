@@ -36,9 +36,10 @@ from .products import pick_products, read_product
 
 __all__ = ["make_flat_page"]
 
-# Flats of which the page shows the maps, in all, and pixels of P that it can be zoomed into: so
-# that it stays small.
+# Flats of which the page shows the maps, in all (at least one of each set), and pixels of P that it
+# can be zoomed into: so that it stays small. Maps of more flats than these are smaller [inch].
 _MOST_MAPS, _MOST_PIXELS = 6, 1_200_000
+_FEW_MAPS, _WIDE, _NARROW = 4, 13.5, 8.0
 _FLAGS = ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT", "NON_SCIENCE")
 # What is judged of the stability, and what passes; sky and pointing vary, and are told.
 _LIMITS = {
@@ -98,6 +99,11 @@ class _Set:
     rows: Sequence[Mapping[str, Any]]
     missing: list[str]
 
+    @property
+    def dates(self) -> list[str]:
+        """USEAFTER of the flats of the parts."""
+        return [] if self.parts is None else list(self.parts.flats.instance["useafter"])
+
     def draw(
         self, title: str, name: str, caption: str, plot: Callable[[Any], Any], width: float = 7.0
     ) -> Item | None:
@@ -145,12 +151,14 @@ def make_flat_page(paths: Sequence[Path]) -> Page:
     provenance: dict[str, str] = {}
     sections: list[Section] = []
     most_maps = max(1, _MOST_MAPS // len(sets))
+    n_maps = sum(min(len(one.dates), most_maps) for one in sets)
+    width = _WIDE if n_maps <= _FEW_MAPS else _NARROW
     for one in sets:
         for title, judge in _JUDGES.items():
             if one.parts is not None or judge is _judge_flats:
                 verdicts += one.add(title, partial(_list, judge, one)) or []
         provenance |= one.add("provenance", partial(_tell, one)) or {}
-        sections += _show(one, most_maps, _MOST_PIXELS // len(sets))
+        sections += _show(one, most_maps, width, _MOST_PIXELS // len(sets))
     names = ", ".join(one.label.replace("_", " ") for one in sets)
     missing = tuple(line for one in sets for line in one.missing)
     return Page(f"Flats of {names}", tuple(verdicts), provenance, tuple(sections), missing)
@@ -348,7 +356,7 @@ def _tell(one: _Set) -> dict[str, str]:
     return {f"{at}{key}": str(value) for key, value in told.items()}
 
 
-def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
+def _show(one: _Set, most_maps: int, width: float, most_pixels: int) -> Iterator[Section]:
     """Show one set."""
     title = one.prefix
     items: list[Item | None] = []
@@ -366,14 +374,13 @@ def _show(one: _Set, most_maps: int, most_pixels: int) -> Iterator[Section]:
             lambda: Item("P and L", _CAPTIONS["zoom"], make_zoom(parts, most_pixels=most_pixels)),
         )
     )
-    dates = list(parts.flats.instance["useafter"])
-    for k, date in enumerate(dates[:most_maps]):
-        name = "maps" if len(dates) == 1 else f"maps_{k + 1}"
-        items.append(one.add(f"maps from {date} on", partial(_map, one, k, name)))
-    if len(dates) > most_maps:
+    for k, date in enumerate(one.dates[:most_maps]):
+        items.append(one.add(f"maps from {date} on", partial(_map, one, k, width)))
+    if len(one.dates) > most_maps:
         one.missing.append(
-            f"{one.prefix}maps of the flats from {dates[most_maps]} on, to keep the page small: "
-            "draw them with jwst_tvbadpix.report.plot_flat_maps(read_star_flat(path), flat=k)"
+            f"{one.prefix}maps of the flats from {one.dates[most_maps]} on, to keep the page "
+            "small: draw them with jwst_tvbadpix.report.plot_flat_maps(read_star_flat(path), "
+            "flat=k)"
         )
     # What is only a verdict stands in the table.
     notes = [text for text in parts.notes.instance if not text.startswith("Stability of the ")]
@@ -390,10 +397,11 @@ def _fill(title: str, text: str, items: Iterable[Item | None]) -> Section:
     return Section(title[0].upper() + title[1:], text, tuple(item for item in items if item))
 
 
-def _map(one: _Set, number: int, name: str) -> Item:
-    date = one.parts.flats.instance["useafter"][number]
+def _map(one: _Set, number: int, width: float) -> Item:
+    date = one.dates[number]
+    name = "maps" if len(one.dates) == 1 else f"maps_{number + 1}"
     caption = _CAPTIONS["maps"].format(date)
-    figure = plot_flat_maps(one.parts, flat=number)
+    figure = plot_flat_maps(one.parts, flat=number, width=width)
     return Item(f"Maps, from {date} on", caption, figure, f"{one.label}_{name}")
 
 
