@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import bottleneck as bn
 import numpy as np
 from astropy.table import Table
 from astropy.time import Time
@@ -25,9 +24,6 @@ from .figures import (
 from .light_curves import plot_pixels
 from .page import Item, Page, Section, Verdict, try_item
 from .products import pick_products, read_product
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["make_badpix_page"]
 
@@ -237,68 +233,83 @@ def _format_setting(value: Any) -> str:
 
 
 def _list_sections(history: Any, missing: list[str]) -> list[Section]:
-    last = float(bn.nanmax(np.append(history.exposures.instance["expmid_mjd"], -np.inf)))
+    dates = np.asarray(history.exposures.instance["expmid_mjd"], float)
+    dated = dates.size > 1 and np.isfinite(dates).all() and np.ptp(dates) > 0
+    if dated:
+        last = float(dates.max())
+    else:
+        last = float(Time(history.settings.instance["first_useafter"], scale="utc").mjd)
+        number = f"{dates.size} exposures" if dates.size else "no exposures"
+        missing.append(f"Growth and examples: the history has {number}, none before another")
     if not history.hasattr("control"):
         missing.append(
             f"Control sample: histories of layout {history.schema_version} hold none; run the "
             "step again for one"
         )
 
-    def show(*items: Item | None) -> tuple[Item, ...]:
-        return tuple(item for item in items if item is not None)
-
-    def draw(title: str, caption: str, name: str, plot: Any, size: tuple[float, float]) -> Any:
-        return try_item(missing, title, partial(_draw, title, caption, name, plot, size))
-
-    def tabulate(title: str, caption: str, make: Callable[[Any], Table]) -> Any:
-        return try_item(missing, title, lambda: Item(title, caption, make(history)))
-
     pixels = try_item(
         missing, "Map and light curves", lambda: Item("", _PIXELS, plot_pixels(history))
     )
     at_last = partial(plot_bad_pixel_map, history, last)
-    growth = partial(plot_growth, history)
-    per_year = partial(plot_growth_per_year, history)
-    timeline = partial(plot_timeline, history)
+    exposures = try_item(
+        missing, "Exposures", lambda: Item("", _EXPOSURES, _tabulate_exposures(history))
+    )
     odds = partial(plot_odds, history)
     change = partial(plot_base_change, history, last)
+    draw = partial(_try_drawing, missing)
     base = "Against the base mask"
     sections = [
-        Section("Pixels", "", show(pixels)),
+        Section("Pixels", "", _show(pixels)),
         Section(
             "Last mask",
             "",
-            show(
+            _show(
                 draw("Bad pixels of the last exposure", "", "map", at_last, (8, 8.6)),
                 draw(base, _BASE, "base", change, (8, 8.6))
                 if _has_base(history, missing)
                 else None,
             ),
         ),
-        Section(
-            "Growth",
-            "",
-            show(
-                draw("Bad pixels against time", "", "growth", growth, (10, 4)),
-                draw("Changes per year by class", _PER_YEAR, "per_year", per_year, (10, 4.5)),
-                tabulate("Growth by class", _GROWTH, tabulate_growth),
-                draw("Onsets and recoveries", _TIMELINE, "timeline", timeline, (10, 4.5)),
-            ),
-        ),
-        Section("Examples", "", show(*_draw_examples(history, missing))),
-        Section("Odds", "", show(draw("False flags", _ODDS, "odds", odds, (8, 4.5)))),
+        *(_show_changes(history, missing) if dated else ()),
+        Section("Odds", "", _show(draw("False flags", _ODDS, "odds", odds, (8, 4.5)))),
     ]
     if history.hasattr("self_test"):
         test = partial(plot_self_test, history)
         item = draw("Self-test", _SELF_TEST, "self_test", test, (8, 5))
-        sections.append(Section("Self-test", "", show(item)))
+        sections.append(Section("Self-test", "", _show(item)))
     left_out = [text for text in history.warnings if text.startswith(_LEFT_OUT)]
-    sections.append(
-        Section(
-            "Exposures", "\n".join(left_out), show(tabulate("", _EXPOSURES, _tabulate_exposures))
-        )
-    )
+    sections.append(Section("Exposures", "\n".join(left_out), _show(exposures)))
     return sections
+
+
+def _show_changes(history: Any, missing: list[str]) -> list[Section]:
+    """Show what changed between the exposures."""
+    draw = partial(_try_drawing, missing)
+    growth = partial(plot_growth, history)
+    per_year = partial(plot_growth_per_year, history)
+    timeline = partial(plot_timeline, history)
+    table = try_item(
+        missing,
+        "Growth by class",
+        lambda: Item("Growth by class", _GROWTH, tabulate_growth(history)),
+    )
+    return [
+        Section(
+            "Growth",
+            "",
+            _show(
+                draw("Bad pixels against time", "", "growth", growth, (10, 4)),
+                draw("Changes per year by class", _PER_YEAR, "per_year", per_year, (10, 4.5)),
+                table,
+                draw("Onsets and recoveries", _TIMELINE, "timeline", timeline, (10, 4.5)),
+            ),
+        ),
+        Section("Examples", "", _show(*_draw_examples(history, missing))),
+    ]
+
+
+def _show(*items: Item | None) -> tuple[Item, ...]:
+    return tuple(item for item in items if item is not None)
 
 
 def _has_base(history: Any, missing: list[str]) -> bool:
@@ -308,38 +319,35 @@ def _has_base(history: Any, missing: list[str]) -> bool:
     return False
 
 
-def _draw(
-    title: str, caption: str, name: str, plot: Callable[[Any], Any], size: tuple[float, float]
-) -> Item:
-    from matplotlib.figure import Figure
+def _try_drawing(
+    missing: list[str],
+    title: str,
+    caption: str,
+    name: str,
+    plot: Callable[[Any], Any],
+    size: tuple[float, float],
+) -> Item | None:
+    """Draw a figure of one panel; None where that fails, which is then told."""
 
-    figure: Figure = Figure(figsize=size, layout="constrained")
-    plot(figure.add_subplot())
-    return Item(title, caption, figure, name)
+    def draw() -> Item:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+        plot(figure.add_subplot())
+        return Item(title, caption, figure, name)
+
+    return try_item(missing, title, draw)
 
 
 def _draw_examples(history: Any, missing: list[str]) -> list[Item | None]:
     """Draw the light curves of a typical pixel that turned bad, and of one that recovered."""
-    return [
-        try_item(
-            missing,
-            title,
-            partial(
-                _draw,
-                title,
-                _LIGHT_CURVE,
-                name,
-                partial(plot_light_curve, history, *place),
-                (10, 3.5),
-            ),
-        )
-        for (title, name), place in zip(
-            (("A typical onset", "onset"), ("A typical recovery", "recovery")),
-            choose_examples(history),
-            strict=True,
-        )
-        if place is not None
-    ]
+    names = (("A typical onset", "onset"), ("A typical recovery", "recovery"))
+    items = []
+    for (title, name), place in zip(names, choose_examples(history), strict=True):
+        if place is not None:
+            plot = partial(plot_light_curve, history, *place)
+            items.append(_try_drawing(missing, title, _LIGHT_CURVE, name, plot, (10, 3.5)))
+    return items
 
 
 def _tabulate_exposures(history: Any) -> Table:

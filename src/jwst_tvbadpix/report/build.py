@@ -37,7 +37,7 @@ def build_report(paths: Sequence[Path]) -> Page:
     """
     kinds = {KINDS[read_product(path).reftype] for path in sorted(paths) if path.suffix == ".asdf"}
     makers = [_MAKERS[kind] for kind in sorted(kinds) if kind in _MAKERS]
-    if len(makers) != 1:
+    if len(makers) != 1 or len(kinds) != 1:
         names = ", ".join(path.name for path in sorted(paths)[:3])
         raise InputError(
             f"expected the products of one run with a page ({', '.join(_MAKERS)}), found "

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.time import Time
 
 from ..badpix import CLASSES, select_counted
+from ..errors import InputError
 from ..refmodels import list_useafter, unpack_residuals
 from .figures import CLASS_COLOURS, choose_examples
 from .page import COLOURS
@@ -59,6 +60,11 @@ def plot_pixels(history: Any) -> "LayoutDOM":
     bokeh LayoutDOM
         Of itself complete: its links run in the browser.
 
+    Raises
+    ------
+    InputError
+        The history has no exposures.
+
     Notes
     -----
     Residuals travel as int16 in steps of a tenth of the pixel's noise, or of a 32000th of its
@@ -67,6 +73,8 @@ def plot_pixels(history: Any) -> "LayoutDOM":
     from bokeh.layouts import column, row
     from bokeh.models import ColumnDataSource, CustomJS
 
+    if not len(history.exposures.instance["filename"]):
+        raise InputError("expected exposures in the history, found none; make it again from some")
     owner, kept = _gather_pixels(history)
     marker = ColumnDataSource({"y": [], "x": []})
     facts = _gather_facts(history)

@@ -48,11 +48,11 @@ class Product:
         return name or stem.rpartition("_")[0] or stem
 
     @property
-    def key(self) -> tuple[str, ...]:
+    def key(self) -> tuple[str, str, str, str]:
         """What it shares with those that belong on one page with it."""
         kind = KINDS[self.reftype]
-        own = (self.detector,) if kind == "BADPIXHISTORY" else ()
-        return kind, str(self.path.parent), self.name, *own
+        own = self.detector if kind == "BADPIXHISTORY" else ""
+        return kind, str(self.path.parent), self.name, own
 
 
 def read_product(path: Path) -> Product:
@@ -112,7 +112,7 @@ def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
     InputError
         A file is no product of this package, or a folder holds none.
     """
-    groups: dict[tuple[str, ...], set[Path]] = {}
+    groups: dict[tuple[str, str, str, str], set[Path]] = {}
     for path in paths:
         for product in _list_folder(path) if path.is_dir() else _list_beside(read_product(path)):
             groups.setdefault(product.key, set()).add(product.path)
@@ -123,8 +123,9 @@ def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
             table for table in Path(key[1]).glob("*.ecsv") if str(table).startswith(f"{stem}_")
         }
         shared = [other for other in groups if other[2] == key[2]]
-        parts = [key[2]] if len(shared) == 1 else [key[2], *key[3:], key[0].lower()]
-        name = "_".join(parts)
+        differs = [len({other[k] for other in shared}) > 1 for k in (3, 0)]
+        parts = [part for part, own in zip((key[3], key[0].lower()), differs, strict=True) if own]
+        name = "_".join([key[2], *filter(None, parts)])
         while name in names:
             name += "_2"
         names[name] = sorted(files | tables)
