@@ -11,6 +11,7 @@ from astropy.table import Table
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from pipeline import idle_collector
+from report_history import open_chromium, open_page, wait_for
 
 from jwst_tvbadpix.errors import EvidenceError
 from jwst_tvbadpix.flatfield import FieldBasis
@@ -39,6 +40,13 @@ from jwst_tvbadpix.steps import ExternalFlatBuilder
 STEM = "mine_MIRIMAGE_F770W_SUB256"
 ADDED = ("residuals", "series", "distortion")
 OF_STARS = ("star", "stars", "residuals", "gauge", "distortion", "check")
+
+
+# Row, column and value in what stands beside the mouse, which lies in shadow trees.
+TOOLTIP = """const text = root => Array.from(root.querySelectorAll("*")).map(
+    node => node.shadowRoot ? node.shadowRoot.textContent + text(node.shadowRoot) : "").join("");
+  const found = /y, x:\\s*(\\d+), (\\d+)\\s*value:\\s*(-?[\\d.]+) %/.exec(text(document));
+  return found && found.slice(1);"""
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +244,17 @@ def test_stability_shows_the_values_of_the_verdict(parts, ax, what):
     assert len(ax.get_legend().get_texts()) <= 7
 
 
+def test_long_gaps_are_cut_out_of_the_axis(parts, ax):
+    plot_stability(parts, "flat", ax)
+    mjd = np.asarray(parts.series.instance["flat"]["mid_mjd"])
+    place = ax.containers[2][0].get_xdata()
+    assert np.argsort(place).tolist() == np.argsort(mjd).tolist()
+    # 200 days between two epochs of hours.
+    assert np.diff(np.sort(place)).max() < 5 * np.median(np.diff(np.sort(place)))
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "200"]
+    assert "2022-05-01" in ax.get_xlabel()
+
+
 def test_modes_of_the_epochs_differ_by_what_the_flat_drifted(programme, parts):
     series = parts.series.instance["flat"]
     late = np.asarray(series["mid_mjd"]) > 59800
@@ -266,7 +285,8 @@ def test_arrows_are_the_distortion_that_was_found(parts, ax):
 def test_sky_levels_are_those_of_the_table(parts, ax):
     plot_background(parts, ax)
     level = np.asarray(parts.exposures.instance["sky_level"])
-    shown = np.concatenate([line.get_ydata() for line in ax.lines])
+    points = [line.get_ydata() for line in ax.lines if line.get_linestyle() == "None"]
+    shown = np.concatenate(points)
     np.testing.assert_array_equal(np.sort(shown), np.sort(level[np.isfinite(level)]))
 
 
@@ -311,6 +331,27 @@ def test_zoomed_maps_hold_the_values_and_move_together(parts):
     assert np.abs(value - expected)[within].max() <= (high - low) / 253 * 0.51
     few = make_zoom(parts, most_pixels=10_000).select_one({"name": "p_flat"})
     assert few.data_source.data["image"][0].shape == (86, 86)
+
+
+def test_the_mouse_shows_the_value_of_a_pixel(folder, parts):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    with open_chromium() as chrome:
+        assert int(open_page(chrome, folder / "mine_report.html")) < 5000
+        plot = chrome.find_element("id", "plot-1")
+        chrome.execute_script("arguments[0].scrollIntoView()", plot)
+        mouse = ActionChains(chrome).move_to_element_with_offset(plot, -350, 0)
+
+        def read():
+            mouse.move_by_offset(1, 0).perform()
+            return chrome.execute_script(TOOLTIP)
+
+        y, x, value = map(float, wait_for(read))
+        severe = [entry for entry in chrome.get_log("browser") if entry["level"] == "SEVERE"]
+    expected = scale_map(parts, "p_flat")[0][int(y), int(x)]
+    low, high = find_stretch(parts, "p_flat")
+    assert value == pytest.approx(np.clip(expected, low, high), abs=(high - low) / 253)
+    assert not severe
 
 
 # The page

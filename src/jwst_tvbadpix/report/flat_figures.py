@@ -29,6 +29,8 @@ _COLOURS = tuple(
 _MARKERS = "osD^vP*"
 # Units of the series, their factor and their name; others are per cent.
 _UNITS = {"distortion": (1e3, "shift [mas]"), "distortion, linear": (1e6, "change [ppm]")}
+# Gaps longer than this many usual ones are shortened to so many; most labels of times then.
+_LONG_GAP, _MOST_LABELS = 4.0, 8
 _LABELS = {"flat": "rms over the field [% of the response]", "PSF core": "change [%]"}
 
 
@@ -189,6 +191,7 @@ def plot_stability(parts: Any, what: str, ax: "Axes | None" = None, *, group: st
     Notes
     -----
     Points of different series are moved apart a little. Of each series its mean is taken away.
+    Long gaps without exposures are cut out of the axis of time.
     """
     ax = get_axes(ax)
     series = _find_series(parts, what)
@@ -196,8 +199,8 @@ def plot_stability(parts: Any, what: str, ax: "Axes | None" = None, *, group: st
     columns = groups[group or next(iter(groups))]
     factor, unit = _UNITS.get(what, (100.0, _LABELS.get(what, "change [%]")))
     mjd = np.asarray(series["mid_mjd"])
-    days = mjd - mjd.min()
-    gap = max(float(np.ptp(days)), 1e-3) / 150
+    place = _place_times(ax, mjd)
+    gap = float(np.ptp(place)) / 150
     changed = _list_significant(parts, what)
     for k, column in enumerate(columns):
         name = str(series["name"][column])
@@ -205,7 +208,7 @@ def plot_stability(parts: Any, what: str, ax: "Axes | None" = None, *, group: st
         error = factor * np.asarray(series["errors"])[:, column]
         value = value - bn.nanmean(value) if np.isfinite(value).any() else value
         ax.errorbar(
-            days + (k - (len(columns) - 1) / 2) * gap,
+            place + (k - (len(columns) - 1) / 2) * gap,
             value,
             error,
             fmt=_MARKERS[k % len(_MARKERS)],
@@ -218,7 +221,7 @@ def plot_stability(parts: Any, what: str, ax: "Axes | None" = None, *, group: st
     ax.axhline(0, color="0.6", lw=1, zorder=0)
     verdict = parts.drifts.verdicts.instance.get(what, "not judged")
     title = f"{what}{', ' if group else ''}{group}: {verdict}"
-    ax.set(xlabel=_name_days(mjd.min()), ylabel=unit)
+    ax.set_ylabel(unit)
     ax.set_title(f"{title} ({mjd.size} epochs; filled: a change is believed)", fontsize=10)
     ax.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
@@ -242,17 +245,19 @@ def plot_background(parts: Any, ax: "Axes | None" = None) -> "Axes":
         )
     mjd = (np.asarray(table["start_mjd"]) + np.asarray(table["end_mjd"])) / 2
     visit = np.asarray(table["visit"])
+    place = np.full(mjd.size, np.nan)
+    place[known] = _place_times(ax, mjd[known])
     for k, one in enumerate(dict.fromkeys(visit[known])):
         mine = known & (visit == one)
         ax.plot(
-            (mjd - mjd[known].min())[mine],
+            place[mine],
             level[mine],
             _MARKERS[k % len(_MARKERS)],
             ms=5,
             color=_COLOURS[k % len(_COLOURS)],
         )
     verdict = parts.drifts.verdicts.instance.get("background", "not judged")
-    ax.set(xlabel=_name_days(mjd[known].min()), ylabel="sky [DN/s]")
+    ax.set_ylabel("sky [DN/s]")
     ax.set_title(
         f"background: {verdict} ({known.sum()} exposures in {len(set(visit[known]))} visits, "
         "marks change from visit to visit)",
@@ -312,5 +317,24 @@ def _list_significant(parts: Any, what: str) -> set[str]:
     return {str(series) for one, series, believed in columns if one == what and believed}
 
 
-def _name_days(mjd: float) -> str:
-    return f"days since {str(Time(mjd, format='mjd').isot)[:16]}"
+def _place_times(ax: "Axes", mjd: np.ndarray) -> np.ndarray:
+    """Place times along an axis, long gaps shortened: place of each; label the axis.
+
+    Visits of hours lie months apart: to scale, each would be one point.
+    """
+    times, number = np.unique(mjd, return_inverse=True)
+    gaps = np.diff(times)
+    ax.set_xlabel(f"days since {str(Time(times[0], format='mjd').isot)[:16]}")
+    if not gaps.size:
+        return np.zeros(mjd.size)
+    usual = _LONG_GAP * float(np.median(gaps))
+    place = np.concatenate([[0.0], np.cumsum(np.minimum(gaps, usual))])
+    long = np.flatnonzero(gaps > usual)
+    if long.size:
+        for k in long:
+            ax.axvline((place[k] + place[k + 1]) / 2, color="0.8", ls=":", zorder=0)
+        shown = np.concatenate([[0], long + 1])
+        shown = shown[np.unique(np.linspace(0, shown.size - 1, _MOST_LABELS).astype(int))]
+        ax.set_xticks(place[shown], [f"{times[k] - times[0]:.3g}" for k in shown])
+        ax.set_xlabel(f"{ax.get_xlabel()}; dotted: gap cut out")
+    return place[number]
