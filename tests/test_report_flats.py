@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pipeline import idle_collector
 from report_history import open_chromium, open_page, wait_for
 
-from jwst_tvbadpix.errors import EvidenceError
+from jwst_tvbadpix.errors import EvidenceError, InputError
 from jwst_tvbadpix.flatfield import FieldBasis
 from jwst_tvbadpix.refmodels import read_star_flat
 from jwst_tvbadpix.report import (
@@ -513,6 +513,32 @@ def test_several_sets_of_one_run_are_on_one_page(folder, tmp_path):
     assert len(names) == len(set(names)) > 20
     titles = [section.title for section in page.sections]
     assert len(titles) == len(set(titles)) == 8
+
+
+def test_many_flats_do_not_make_the_page_large(folder, monkeypatch):
+    monkeypatch.setattr("jwst_tvbadpix.report.flat_page._MOST_MAPS", 1)
+    page = make_page(folder)
+    (line,) = page.missing
+    assert "plot_flat_maps" in line
+    assert sum(title.startswith("Maps") for title in list_titles(page)) == 1
+
+
+def test_a_check_that_cannot_be_made_leaves_the_others(folder, tmp_path):
+    def change(tree):
+        tree["maps"]["coverage"] = np.zeros_like(tree["maps"]["coverage"])
+        tree["settings"].pop("unreliable_err")
+
+    page = make_page(copy_products(folder, tmp_path / "copy", change))
+    assert [line for line in page.missing if line.startswith("flagged pixels: ")]
+    rows = read_verdicts(page)
+    assert "100.00 % of the pixels never" in rows["coverage"].value
+    assert rows["stability: flat"].passed is True
+
+
+def test_what_is_no_product_of_parts_is_refused(folder):
+    path = next(folder.glob("*_flat_*.asdf"))
+    with pytest.raises(InputError, match=r"parts of flats \(\*_starflat.asdf\)"):
+        read_star_flat(path)
 
 
 def test_without_bokeh_the_static_figures_are_shown(folder, monkeypatch):

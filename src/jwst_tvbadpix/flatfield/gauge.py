@@ -80,7 +80,7 @@ class Gauge:
         Share of information that is left of each combination of modes, the least first; those of
         the gauge included, which zero points imitate.
     combinations : ndarray, shape (n_modes, n_modes)
-        Their coefficients, one combination per column, of norm 1.
+        Their coefficients, one combination per column, of norm 1, the largest positive.
     ill_determined : bool
         Whether the survey leaves a mode beyond the gauge with too little to be trusted.
     forecast : RollForecast or None
@@ -170,6 +170,9 @@ def assess_gauge(
     free, known = _split(design, normal)
     weakest, mode = _find_weakest(free, known, _count_gauge(design))
     shares, combinations = eigh(free, known)
+    combinations /= np.linalg.norm(combinations, axis=0)
+    largest = np.argmax(np.abs(combinations), axis=0)
+    combinations *= np.sign(combinations[largest, np.arange(len(shares))])
     n_null = int(np.sum(shares < _NONE)) + (data.n_components if design.n_zero_points else 1)
     plane = design.basis.degree == 1
     gradient, rest = (float(np.sqrt(variance[part].sum())) for part in (plane, ~plane))
@@ -189,7 +192,7 @@ def assess_gauge(
         weakest,
         mode,
         np.maximum(shares, 0.0),
-        combinations / np.linalg.norm(combinations, axis=0),
+        combinations,
         weakest < LEAST_SHARE,
         forecast,
         (),

@@ -29,9 +29,9 @@ _COLOURS = tuple(
 _MARKERS = "osD^vP*"
 # Units of the series, their factor and their name; others are per cent.
 _UNITS = {"distortion": (1e3, "shift [mas]"), "distortion, linear": (1e6, "change [ppm]")}
+_LABELS = {"flat": "rms over the field [% of the response]", "PSF core": "change [%]"}
 # Gaps longer than this many usual ones are shortened to so many; most labels of times then.
 _LONG_GAP, _MOST_LABELS = 4.0, 8
-_LABELS = {"flat": "rms over the field [% of the response]", "PSF core": "change [%]"}
 
 
 def plot_modes(parts: Any, ax: "Axes | None" = None) -> "Axes":
@@ -62,10 +62,7 @@ def plot_modes(parts: Any, ax: "Axes | None" = None) -> "Axes":
             label=f"degree {one}",
         )
     ax.axhline(0, color="0.6", lw=1, zorder=0)
-    ax.set(
-        xlabel="mode",
-        ylabel="rms over the field [% of the response]",
-    )
+    ax.set(xlabel="mode", ylabel="rms over the field [% of the response]")
     ax.set_title(
         f"{value.size} modes, {np.sum(np.abs(value) > 3 * err)} beyond 3 sigma; "
         f"error of all {np.sqrt(np.sum(err**2)):.3g} %",
@@ -335,6 +332,6 @@ def _place_times(ax: "Axes", mjd: np.ndarray) -> np.ndarray:
             ax.axvline((place[k] + place[k + 1]) / 2, color="0.8", ls=":", zorder=0)
         shown = np.concatenate([[0], long + 1])
         shown = shown[np.unique(np.linspace(0, shown.size - 1, _MOST_LABELS).astype(int))]
-        ax.set_xticks(place[shown], [f"{times[k] - times[0]:.3g}" for k in shown])
+        ax.set_xticks(place[shown], [f"{round(times[k] - times[0], 2):g}" for k in shown])
         ax.set_xlabel(f"{ax.get_xlabel()}; dotted: gap cut out")
     return place[number]

@@ -60,8 +60,8 @@ _UNITS = {
 _CAPTIONS = {
     "zoom": "Drag a box to zoom in; tools for wheel and moving are above. Both maps move "
     "together; the mouse shows values. Grey: not usable.",
-    "maps": "All as per cent of the mean response; the stretch holds 99.5 % of the pixels, and is "
-    "the same for both errors. Grey: not usable. Useafter {}.",
+    "maps": "Per cent of the mean response, coverage in exposures. The stretch holds 99.5 % of the "
+    "pixels, and is the same for both errors. Grey: not usable. Useafter {}.",
     "modes": "Coefficients of the polynomials that are orthonormal over the field, with 1-sigma "
     "errors: each is an rms over the field.",
     "null": "Combinations of modes that the exposures tell worst, by the share of information that "
