@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from jwst_tvbadpix.badpix.candidates import (
     CORNER_REACH,
     _measure_corners,
+    is_control,
     make_decoys,
     select_candidates,
 )
@@ -106,6 +107,18 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         for f in fields(one)
     ]
     assert all(same) == enough
+
+
+def test_the_control_sample_is_one_per_cent_everywhere():
+    drawn = is_control(np.arange(2048)[:, None], np.arange(2048))
+    for axes in ((0, 1), 0, 1):
+        share = drawn.mean(axis=axes)
+        n = drawn.size / np.size(share)
+        assert np.abs(share - 0.01).max() < 4.5 * np.sqrt(0.01 / n)
+    # No neighbours more often than by chance.
+    assert (drawn[:, 1:] & drawn[:, :-1]).mean() == pytest.approx(1e-4, abs=4.5e-6 * 5)
+    window = is_control(np.arange(100, 164)[:, None], np.arange(8, 72))
+    np.testing.assert_array_equal(window, drawn[100:164, 8:72])
 
 
 # ------------------------------------------------------------------------------------ stars

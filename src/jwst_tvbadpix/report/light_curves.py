@@ -67,8 +67,8 @@ def plot_pixels(history: Any) -> "LayoutDOM":
 
     Notes
     -----
-    Residuals travel as int16 in steps of a tenth of the pixel's noise, or of a 32000th of its
-    largest residual; the noise as uint8 in steps of its fortieth part.
+    Residuals travel as int16 in steps of a fifth of the pixel's noise, or of a 32767th of its
+    largest residual; the noise as uint8 in steps of its twentieth part.
     """
     from bokeh.layouts import column, row
     from bokeh.models import ColumnDataSource, CustomJS
@@ -147,8 +147,8 @@ def _pack_coarsely(residual: np.ndarray, noise: np.ndarray) -> dict[str, np.ndar
     typical = np.nan_to_num(bn.nanmedian(noise, axis=1))
     columns = {}
     for name, values, parts, dtype in (
-        ("residual", residual, 10, np.int16),
-        ("noise", noise, 40, np.uint8),
+        ("residual", residual, 5, np.int16),
+        ("noise", noise, 20, np.uint8),
     ):
         largest = np.nan_to_num(bn.nanmax(np.abs(values), axis=1)) / (np.iinfo(dtype).max - 1)
         step = np.maximum(np.maximum(typical / parts, largest), 1e-12).astype(np.float32)
