@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from .badpix_page import make_badpix_page
+from .flat_page import make_flat_page
 from .flux_page import make_flux_page
 from .page import Page
 from .products import KINDS, read_product
@@ -15,6 +16,7 @@ __all__ = ["build_report"]
 _MAKERS: Mapping[str, Callable[[Sequence[Path]], Page]] = {
     "ABSFLUX": make_flux_page,
     "BADPIXHISTORY": make_badpix_page,
+    "STARFLAT": make_flat_page,
 }
 
 

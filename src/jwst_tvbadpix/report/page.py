@@ -210,7 +210,9 @@ def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> 
             for ending in formats:
                 path = stem.with_name(f"{stem.name}_{item.name}.{ending}")
                 with _Temporary(path) as temporary:
-                    temporary.write_bytes(_save_figure(item.content, ending))
+                    # Images keep their pixels where their figure has the dots for them.
+                    dpi = max(_DPI, item.content.dpi)
+                    temporary.write_bytes(_save_figure(item.content, ending, dpi))
                 paths.append(path)
     return paths
 
@@ -241,15 +243,16 @@ def _get_kind(item: Item) -> str:
     return "table" if isinstance(item.content, Table) else "plot"
 
 
-def _save_figure(figure: Any, ending: str) -> bytes:
+def _save_figure(figure: Any, ending: str, dpi: float = _DPI) -> bytes:
     """Save as a file's bytes: without a date, so that they are the same for the same figure."""
     files = _SAVED.setdefault(figure, {})
-    if ending not in files:
+    key = f"{dpi:g} {ending}"
+    if key not in files:
         metadata = {"CreationDate": None} if ending == "pdf" else {"Software": None}
         stream = io.BytesIO()
-        figure.savefig(stream, format=ending, dpi=_DPI, metadata=metadata)
-        files[ending] = stream.getvalue()
-    return files[ending]
+        figure.savefig(stream, format=ending, dpi=dpi, metadata=metadata)
+        files[key] = stream.getvalue()
+    return files[key]
 
 
 def _encode_figure(figure: Any) -> str:
