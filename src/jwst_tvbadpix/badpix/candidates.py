@@ -16,8 +16,10 @@ from .residuals import LocalResiduals, combine_axes, compute_residuals, subtract
 __all__ = [
     "CORNER_REACH",
     "Candidates",
+    "Control",
     "compute_sigma",
     "find_images",
+    "is_control",
     "make_decoys",
     "select_candidates",
 ]
@@ -35,6 +37,8 @@ _MEDIAN_LOOKS = 15
 _STAR, _PEAK = 3.0, 3.0
 # Pixels over which a corner shows: rows that a block needs beyond those of its residuals.
 CORNER_REACH = 2
+# Share of the pixels that are drawn for the control sample.
+_CONTROL = 0.01
 _RING = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -63,6 +67,22 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """Good pixels drawn at random, to compare with; axes as those of `Candidates`.
+
+    Attributes
+    ----------
+    y, x : ndarray of int16, shape (n_pixels,)
+    residual, variance : ndarray of float32, shape (n_looks, n_pixels)
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    residual: np.ndarray
+    variance: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class _Pixels:
     """Pixels of a block, before any choice; axis 0 = look."""
 
@@ -88,6 +108,18 @@ class _Pixels:
             x.astype(np.int16),
             *(getattr(self, f.name)[..., chosen] for f in fields(self)),
         )
+
+
+def is_control(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Draw pixels of the full frame for the control sample: bool, broadcast shape of `y` and `x`.
+
+    The draw is the SplitMix64 hash of the position, so that it depends on nothing else.
+    """
+    state = np.asarray(y).astype(np.uint64) << np.uint64(32) | np.asarray(x).astype(np.uint64)
+    state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ state >> np.uint64(shift)) * np.uint64(factor)
+    return (state ^ state >> np.uint64(31)) < np.uint64(_CONTROL * 2**64)
 
 
 def find_images(axes: dict[str, Any]) -> np.ndarray:
@@ -208,8 +240,10 @@ def _measure_corners(level: np.ndarray) -> np.ndarray:
 
 def select_candidates(
     rate: np.ndarray, core: slice, y: int, x: int, noise: NoiseModel, axes: dict[str, Any]
-) -> Candidates:
+) -> tuple[Candidates, Control]:
     """Compute the residuals of a block and keep the pixels worth a closer look.
+
+    Of the others with evidence 1 % are drawn as control sample.
 
     Parameters
     ----------
@@ -238,7 +272,18 @@ def select_candidates(
     pixels = _weigh(noise, found, images, core, for_a_time)
     chosen = _choose(pixels)
     rows, columns = np.nonzero(chosen)
-    return pixels.take(chosen, rows + y + core.start, columns + x)
+    candidates = pixels.take(chosen, rows + y + core.start, columns + x)
+    n_rows, n_columns = chosen.shape
+    drawn = is_control(np.arange(n_rows)[:, None] + y + core.start, np.arange(n_columns) + x)
+    drawn &= ~chosen & np.isfinite(pixels.residual).any(axis=0)
+    rows, columns = np.nonzero(drawn)
+    control = Control(
+        (rows + y + core.start).astype(np.int16),
+        (columns + x).astype(np.int16),
+        pixels.residual[:, drawn],
+        pixels.variance[:, drawn],
+    )
+    return candidates, control
 
 
 def make_decoys(

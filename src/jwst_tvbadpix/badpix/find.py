@@ -13,6 +13,7 @@ from ..parallel import map_in_threads
 from .candidates import (
     CORNER_REACH,
     Candidates,
+    Control,
     compute_sigma,
     find_images,
     make_decoys,
@@ -114,6 +115,8 @@ class PixelHistories:
     ----------
     candidates : Candidates
         Pixels that were solved.
+    control : Control
+        Good pixels to compare with.
     states : PixelStates
         Their best histories.
     score : ndarray of float64, shape (n_pixels,)
@@ -138,6 +141,7 @@ class PixelHistories:
     """
 
     candidates: Candidates
+    control: Control
     states: PixelStates
     score: np.ndarray
     bad: np.ndarray
@@ -190,9 +194,8 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, halo, axes)
-    n_evidence, n_pixels, n_hidden, candidates = _search(
-        stack, noise, usability.used, halo, axes, progress
-    )
+    found = _search(stack, noise, usability.used, halo, axes, progress)
+    n_evidence, n_pixels, n_hidden, candidates, control = found
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "
@@ -222,6 +225,7 @@ def find_histories(
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
     return PixelHistories(
         candidates,
+        control,
         states,
         score,
         bad,
@@ -270,15 +274,15 @@ def _search(
     halo: int,
     axes: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Candidates]:
-    """Go through the rows: evidence per pixel and per look, hidden pixels, the candidates."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Candidates, Control]:
+    """Go through the rows: evidence per pixel and look, hidden pixels, candidates, control."""
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
     n_hidden = np.zeros_like(n_pixels)
-    parts = []
+    parts: list[tuple[Candidates, Control]] = []
 
-    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, Candidates]:
+    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, tuple[Candidates, Control]]:
         rate = block.rate
         if not used.all():
             rate = np.where(used[:, None, None], rate, np.float32(np.nan))
@@ -294,7 +298,8 @@ def _search(
         parts.append(part)
         if progress:
             progress(last, y1 - y0)
-    return n_evidence, n_pixels, n_hidden, join_pixels(parts)
+    candidates, controls = zip(*parts, strict=True)
+    return n_evidence, n_pixels, n_hidden, join_pixels(candidates), join_pixels(controls)
 
 
 def _place(

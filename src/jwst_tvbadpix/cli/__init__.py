@@ -21,10 +21,11 @@ from . import (
     neutral_mask,
     parameters,
     prove,
+    report,
     reprocess,
     simulate,
 )
-from ._shared import HelpFormatter, add_common, log_to_stderr
+from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr
 
 __all__ = ["build_parser", "main"]
 
@@ -40,6 +41,7 @@ _COMMANDS = (
     mask_at,
     neutral_mask,
     check,
+    report,
     deliver,
     context,
     prove,
@@ -119,9 +121,10 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fail(options: argparse.Namespace, text: str, status: int) -> int:
-    if options.debug:
-        traceback.print_exc()
-    print(f"tvbadpix {options.command}: {text}", file=sys.stderr)
+    with above_bars():
+        if options.debug:
+            traceback.print_exc()
+        print(f"tvbadpix {options.command}: {text}", file=sys.stderr)
     return status
 
 

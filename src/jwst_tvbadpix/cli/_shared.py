@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HelpFormatter",
+    "above_bars",
     "add_common",
     "add_dry_run",
     "add_output_dir",
@@ -21,7 +22,6 @@ __all__ = [
     "drop_crds_variables",
     "list_twins",
     "log_to_stderr",
-    "read_count",
     "read_natural",
     "report_paths",
     "report_planned",
@@ -92,23 +92,21 @@ def read_natural(text: str) -> int:
     return int(text)
 
 
-def read_count(text: str) -> int:
-    """Read a whole number from 1 on; a type for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, found {text!r}")
-    return int(text)
+def above_bars() -> AbstractContextManager[None]:
+    """Make room on stderr above progress bars, where there are some."""
+    if "tqdm" not in sys.modules:
+        return nullcontext()
+    from tqdm import tqdm
+
+    bars: AbstractContextManager[None] = tqdm.external_write_mode(file=sys.stderr)
+    return bars
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Writes above a progress bar, where there is one."""
+    """Writes above progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "tqdm" not in sys.modules:
-            super().emit(record)
-            return
-        from tqdm import tqdm
-
-        with tqdm.external_write_mode(file=self.stream):
+        with above_bars():
             super().emit(record)
 
 

@@ -70,6 +70,6 @@ def _run(options: argparse.Namespace) -> int:
             f"{ramp.n_pixeldq} of {ramp.n_mask} bad pixels flagged"
         )
     good = all(ramp.right for ramp in result.picked)
-    print(f"\nFiles: {result.folder}\nPicture: {result.picture}")
+    print(f"\nFiles: {result.folder}\nPicture: {result.picture}\nPage: {result.page}")
     print(f"demo: {'PASS' if good else 'FAIL'}")
     return 0 if good else 1

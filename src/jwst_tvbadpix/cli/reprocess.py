@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._shared import add_output_dir, read_count, report_planned
+from ._shared import add_output_dir, report_planned
 
 if TYPE_CHECKING:
     from ..reprocess import ReprocessResult
@@ -68,7 +68,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--processes",
-        type=read_count,
+        type=int,
         default=min(_MOST_PROCESSES, os.cpu_count() or 1),
         metavar="N",
         help="exposures at a time, about 0.7 GB of memory each (default: %(default)s)",

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_dry_run, read_count, read_natural, report_planned
+from ._shared import add_dry_run, read_natural, report_planned
 
 __all__ = ["add_command"]
 
@@ -46,7 +46,7 @@ def add_command(commands: Any) -> None:
     )
     simulate.add_argument(
         "--exposures",
-        type=read_count,
+        type=int,
         metavar="N",
         help="how many (default: 12; of flats and standards 16)",
     )

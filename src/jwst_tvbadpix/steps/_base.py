@@ -29,6 +29,7 @@ from ..refmodels import (
     write_twins,
 )
 from ..refmodels.absflux import AbsFluxModel
+from ..report import build_report, write_figures, write_page
 
 __all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
@@ -103,7 +104,9 @@ class TvBadPixStep(Step):
         """Run the step; its products appear together, when all of them are written."""
         try:
             result = super().run(*args)
-            self._publish()
+            paths = self._publish()
+            if paths and getattr(self, "report", False):
+                self._add_report(paths, args)
             return result
         except TvBadPixError as error:
             _end_quietly(error)
@@ -134,17 +137,32 @@ class TvBadPixStep(Step):
             self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
         return self._staging
 
+    def _add_report(self, products: list[Path], inputs: tuple[Any, ...]) -> None:
+        """Write the page of the products; a failure to draw does not touch them."""
+        stem = products[0].with_name(self.make_product_name(inputs))
+        path = stem.with_name(f"{stem.name}_report.html")
+        try:
+            page = build_report(products)
+            write_page(page, path)
+            write_figures(page, stem)
+        except Exception as error:  # whatever it is, the products are what was asked for
+            path.unlink(missing_ok=True)  # of an earlier run
+            log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
+        else:
+            log.info("Saved %s: open it in a browser", path)
+
     def _output_folder(self) -> Path:
         folder = self.search_attr("output_dir", default="")
         return Path(os.path.expandvars(os.path.expanduser(folder)))
 
-    def _publish(self) -> None:
+    def _publish(self) -> list[Path]:
         """Move the products to where they belong, and name older ones of the same series."""
         if self._staging is None:
-            return
+            return []
         folder = self._output_folder()
         names = sorted(path.name for path in self._staging.iterdir())
-        rename_all([self._staging / name for name in names], [folder / name for name in names])
+        paths = [folder / name for name in names]
+        rename_all([self._staging / name for name in names], paths)
         ends = " to ".join(dict.fromkeys((names[0], names[-1])))
         log.info("Saved %d files in %s: %s", len(names), folder, ends)
         series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
@@ -162,6 +180,7 @@ class TvBadPixStep(Step):
                 folder,
                 older[0],
             )
+        return paths
 
     def make_input_path(self, file_path: Any) -> Any:
         """Find a bare file name here, else beside the first input."""

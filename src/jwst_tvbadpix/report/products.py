@@ -1,0 +1,161 @@
+"""Which products lie on disk, what they are, and which belong together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asdf.util import load_yaml
+
+from ..errors import InputError
+
+__all__ = ["KINDS", "Product", "find_groups", "pick_products", "read_product"]
+
+# REFTYPE of our products, and that of the one that leads those of a run.
+KINDS: Mapping[str, str] = {
+    "BADPIXHISTORY": "BADPIXHISTORY",
+    "MASK": "BADPIXHISTORY",
+    "STARFLAT": "STARFLAT",
+    "FLAT": "STARFLAT",
+    "ABSFLUX": "ABSFLUX",
+    "PHOTOM": "ABSFLUX",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What an ASDF file says of itself.
+
+    Attributes
+    ----------
+    path : Path
+    reftype, detector : str
+        A key of `KINDS`; empty where it names no detector.
+    useafter : str
+    """
+
+    path: Path
+    reftype: str
+    detector: str
+    useafter: str
+
+    @property
+    def name(self) -> str:
+        """NAME of its run: the file name up to the detector, or without its last part."""
+        stem = self.path.stem
+        name = stem.rpartition(f"_{self.detector}_")[0] if self.detector else ""
+        return name or stem.rpartition("_")[0] or stem
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What it shares with those that belong on one page with it."""
+        kind = KINDS[self.reftype]
+        own = self.detector if kind == "BADPIXHISTORY" else ""
+        return kind, str(self.path.parent), self.name, own
+
+
+def read_product(path: Path) -> Product:
+    """Read what a file is, without its arrays.
+
+    Raises
+    ------
+    InputError
+        It is no product of this package.
+    """
+    advice = "give a history, mask, star flat, flat, absflux or photom file (.asdf), or a folder"
+    if not path.is_file():
+        raise InputError(f"expected a product, found no file at {path}; {advice}")
+    try:
+        meta: Any = load_yaml(path, tagged=False)["meta"]
+        reftype = str(meta["reftype"]).upper()
+        detector = str(meta.get("instrument", {}).get("detector") or "")
+    except Exception as error:  # asdf and yaml raise what they like on what is no ASDF
+        raise InputError(
+            f"expected a product in ASDF, found {path}: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}; {advice}"
+        ) from error
+    if reftype not in KINDS:
+        raise InputError(
+            f"expected one of {', '.join(KINDS)} in {path}, found REFTYPE {reftype!r}; {advice}"
+        )
+    return Product(
+        path, reftype, "" if detector == "N/A" else detector, str(meta.get("useafter") or "")
+    )
+
+
+def pick_products(paths: Sequence[Path], reftype: str) -> list[Path]:
+    """Pick the ASDF products of a REFTYPE among files, in order."""
+    return [
+        path
+        for path in sorted(paths)
+        if path.suffix == ".asdf" and read_product(path).reftype == reftype
+    ]
+
+
+def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Find the products of each run that was named, and what lies beside them.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Products, and folders of products; for a product also those beside it of the same run.
+
+    Returns
+    -------
+    dict of str to list of Path
+        By the name of the page: ``NAME``, or what tells runs of the same NAME apart; ASDF
+        products and ECSV tables in order.
+
+    Raises
+    ------
+    InputError
+        A file is no product of this package, or a folder holds none.
+    """
+    groups: dict[tuple[str, str, str, str], set[Path]] = {}
+    for path in paths:
+        for product in _list_folder(path) if path.is_dir() else _list_beside(read_product(path)):
+            groups.setdefault(product.key, set()).add(product.path)
+    names: dict[str, list[Path]] = {}
+    for key, files in groups.items():
+        tables = {
+            table for table in Path(key[1]).glob("*.ecsv") if table.name.startswith(f"{key[2]}_")
+        }
+        shared = [other for other in groups if other[2] == key[2]]
+        differs = [len({other[k] for other in shared}) > 1 for k in (3, 0)]
+        parts = [part for part, own in zip((key[3], key[0].lower()), differs, strict=True) if own]
+        name = "_".join([key[2], *filter(None, parts)])
+        while name in names:
+            name += "_2"
+        names[name] = sorted(files | tables)
+    return names
+
+
+def _list_folder(folder: Path) -> list[Product]:
+    """List the products in a folder; other files are none of our business."""
+    found = []
+    for path in sorted(folder.glob("*.asdf")):
+        try:
+            found.append(read_product(path))
+        except InputError:
+            continue
+    if not found:
+        raise InputError(
+            f"expected products (*.asdf) in {folder}, found none; give the folder of a run's "
+            "output, or a product"
+        )
+    return found
+
+
+def _list_beside(product: Product) -> list[Product]:
+    """List a product and those of its run in the same folder."""
+    found = [product]
+    for path in sorted(product.path.parent.glob("*.asdf")):
+        if path == product.path or not path.name.startswith(product.name):
+            continue
+        try:
+            other = read_product(path)
+        except InputError:
+            continue
+        if other.key == product.key:
+            found.append(other)
+    return found
