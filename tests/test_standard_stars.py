@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 
+from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import EvidenceError
 from jwst_tvbadpix.simulate import (
     PIXEL_SR,
@@ -89,9 +90,14 @@ def test_loss_is_one_at_its_date_and_falls():
     assert loss.evaluate(59720.0 + 365) == pytest.approx(0.99 * (0.2 * np.exp(-1.825) + 0.8))
 
 
-def test_unknown_filter_is_refused(tmp_path):
+def test_what_is_not_simulated_is_refused(tmp_path, capsys):
     with pytest.raises(EvidenceError, match="F9999W"):
         simulate_standard_stars(tmp_path, filters=("F9999W",))
+    with pytest.raises(EvidenceError, match="at least 1 visit"):
+        simulate_standard_stars(tmp_path, n_visits=0)
+    command = ["simulate", str(tmp_path), "--mode", "standards", "--exposures", "3"]
+    assert main(command) == 1
+    assert "even number" in capsys.readouterr().err
 
 
 def test_spectra_lose_what_they_should(tmp_path):

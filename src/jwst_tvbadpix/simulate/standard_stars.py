@@ -235,7 +235,7 @@ def simulate_standard_stars(
     Raises
     ------
     EvidenceError
-        A filter is not one that is simulated.
+        A filter is not one that is simulated, or there is no visit.
     DetectorError
         The subarray is not one of the imager.
     """
@@ -244,6 +244,8 @@ def simulate_standard_stars(
         raise EvidenceError(
             f"expected filters among {', '.join(_FILTERS)}, found {', '.join(unknown)}; change them"
         )
+    if n_visits < 1:
+        raise EvidenceError(f"expected at least 1 visit, found {n_visits}; ask for more")
     folder = Path(folder)
     losses = losses or {
         name: Loss(amplitude=0.01 * (_FILTERS[name][0] / 10.0) ** 2) for name in filters
