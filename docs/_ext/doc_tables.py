@@ -232,9 +232,9 @@ def _describe(node: dict[str, Any], optional: bool) -> tuple[str, str]:
 
 def find_parser() -> argparse.ArgumentParser:
     """Make the parser of ``tvbadpix``."""
-    from jwst_tvbadpix.cli import _build_parser
+    from jwst_tvbadpix.cli import build_parser
 
-    return _build_parser()
+    return build_parser()
 
 
 def list_commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:
