@@ -170,6 +170,7 @@ def test_dry_run_of_each_example_writes_nothing(example, prepared, place, monkey
         "mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --date 2025-03-06 --output-dir new",
         "neutral-mask --detector NRS1 --readpatt NRSIRS2 --output-dir new",
         "check x_rate.fits --history masks/lrs_MIRIMAGE_badpixhistory.asdf --output new/t.ecsv",
+        "report masks --figures png --output-dir new",
         pytest.param("deliver masks --output-dir new", marks=pytest.mark.slow),
     ],
 )

@@ -200,13 +200,22 @@ def test_products_of_a_run_are_found_beside_each_other(tmp_path):
     history = write_head(tmp_path, "run_MIRIMAGE_badpixhistory.asdf", "BADPIXHISTORY")
     mask = write_head(tmp_path, "run_MIRIMAGE_P750L_mask_20220101T000000.asdf", "MASK")
     write_head(tmp_path, "run_2_MIRIMAGE_mask_20220101T000000.asdf", "MASK")
-    write_head(tmp_path, "run_MIRIMAGE_F770W_starflat.asdf", "STARFLAT")
     (tmp_path / "run_other.asdf").write_text("no ASDF")
     wanted = {"run": [history.name, mask.name]}
     wanted["run"].sort()
     assert names_of(find_groups([history])) == wanted
     assert names_of(find_groups([mask])) == wanted
     assert names_of(find_groups([mask, history])) == wanted
+
+
+def test_runs_of_a_name_get_pages_of_their_own(tmp_path):
+    paths = [
+        write_head(tmp_path, f"run_{detector}_badpixhistory.asdf", "BADPIXHISTORY", detector)
+        for detector in ("NRS1", "NRS2")
+    ]
+    assert names_of(find_groups(paths[1:])) == {"run_NRS2": [paths[1].name]}
+    write_head(tmp_path, "run_absflux.asdf", "ABSFLUX", "N/A")
+    assert list(find_groups(paths[:1])) == ["run_NRS1_badpixhistory"]
 
 
 def test_a_folder_makes_a_page_for_each_run(tmp_path):

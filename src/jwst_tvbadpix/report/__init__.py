@@ -47,7 +47,17 @@ from .flux_figures import (
 )
 from .flux_record import FluxRecord, read_flux_record, tabulate_visits
 from .light_curves import plot_pixels
-from .page import COLOURS, Item, Page, Section, Verdict, try_item, write_figures, write_page
+from .page import (
+    COLOURS,
+    Item,
+    Page,
+    Section,
+    Verdict,
+    list_figures,
+    try_item,
+    write_figures,
+    write_page,
+)
 from .products import find_groups
 from .proof_figures import plot_field, plot_proof, plot_spectrum
 
@@ -60,6 +70,7 @@ __all__ = [
     "Verdict",
     "build_report",
     "find_groups",
+    "list_figures",
     "plot_background",
     "plot_bad_pixel_map",
     "plot_base_change",

@@ -25,6 +25,7 @@ __all__ = [
     "Page",
     "Section",
     "Verdict",
+    "list_figures",
     "try_item",
     "write_figures",
     "write_page",
@@ -186,8 +187,10 @@ def write_page(page: Page, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write the named matplotlib figures of a page as files of their own.
+def list_figures(
+    page: Page, stem: Path, formats: Sequence[str] = ("png",)
+) -> dict[Path, tuple[Any, str]]:
+    """List the named matplotlib figures of a page, as files of their own.
 
     Parameters
     ----------
@@ -199,22 +202,27 @@ def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> 
 
     Returns
     -------
-    list of Path
+    dict of Path to tuple
+        The figure and the format, by the file.
     """
+    return {
+        stem.with_name(f"{stem.name}_{item.name}.{ending}"): (item.content, ending)
+        for section in page.sections
+        for item in section.items
+        if item.name and _get_kind(item) == "figure"
+        for ending in formats
+    }
+
+
+def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write the figures of `list_figures`; the files."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for section in page.sections:
-        for item in section.items:
-            if not item.name or _get_kind(item) != "figure":
-                continue
-            for ending in formats:
-                path = stem.with_name(f"{stem.name}_{item.name}.{ending}")
-                with _Temporary(path) as temporary:
-                    # Images keep their pixels where their figure has the dots for them.
-                    dpi = max(_DPI, item.content.dpi)
-                    temporary.write_bytes(_save_figure(item.content, ending, dpi))
-                paths.append(path)
-    return paths
+    figures = list_figures(page, stem, formats)
+    for path, (figure, ending) in figures.items():
+        with _Temporary(path) as temporary:
+            # Images keep their pixels where their figure has the dots for them.
+            temporary.write_bytes(_save_figure(figure, ending, max(_DPI, figure.dpi)))
+    return list(figures)
 
 
 class _Temporary:
@@ -280,7 +288,7 @@ def _list_scripts(plots: Sequence[Any]) -> list[Any]:
     from bokeh.resources import Resources
     from markupsafe import Markup
 
-    bundle = bundle_for_objs_and_resources(plots, Resources(mode="inline", log_level="warn"))
+    bundle = bundle_for_objs_and_resources(plots, Resources(mode="inline", log_level="error"))
     return [Markup(text.replace("</script", "<\\/script")) for text in bundle.js_raw]
 
 

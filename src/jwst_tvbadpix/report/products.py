@@ -111,23 +111,33 @@ def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
     InputError
         A file is no product of this package, or a folder holds none.
     """
-    groups: dict[tuple[str, str, str, str], set[Path]] = {}
-    for path in paths:
-        for product in _list_folder(path) if path.is_dir() else _list_beside(read_product(path)):
-            groups.setdefault(product.key, set()).add(product.path)
     names: dict[str, list[Path]] = {}
-    for key, files in groups.items():
-        tables = {
-            table for table in Path(key[1]).glob("*.ecsv") if table.name.startswith(f"{key[2]}_")
-        }
-        shared = [other for other in groups if other[2] == key[2]]
-        differs = [len({other[k] for other in shared}) > 1 for k in (3, 0)]
-        parts = [part for part, own in zip((key[3], key[0].lower()), differs, strict=True) if own]
-        name = "_".join([key[2], *filter(None, parts)])
-        while name in names:
-            name += "_2"
-        names[name] = sorted(files | tables)
+    done = set()
+    for path in paths:
+        for product in _list_folder(path) if path.is_dir() else [read_product(path)]:
+            if product.key in done:
+                continue
+            done.add(product.key)
+            near = _list_near(product)
+            name = _name_group(product, near)
+            while name in names:
+                name += "_2"
+            tables = [
+                table
+                for table in product.path.parent.glob("*.ecsv")
+                if table.name.startswith(f"{product.name}_")
+            ]
+            own = [other.path for other in near if other.key == product.key]
+            names[name] = sorted([*own, *tables])
     return names
+
+
+def _name_group(product: Product, near: Sequence[Product]) -> str:
+    """Name a page: NAME, with the detector and the kind where others share the NAME."""
+    keys = {other.key for other in near}
+    detector = product.key[3] if len({key[3] for key in keys}) > 1 else ""
+    kind = product.key[0].lower() if len({key[0] for key in keys}) > 1 else ""
+    return "_".join(filter(None, (product.name, detector, kind)))
 
 
 def _list_folder(folder: Path) -> list[Product]:
@@ -146,16 +156,16 @@ def _list_folder(folder: Path) -> list[Product]:
     return found
 
 
-def _list_beside(product: Product) -> list[Product]:
-    """List a product and those of its run in the same folder."""
+def _list_near(product: Product) -> list[Product]:
+    """List the products of the same NAME in the folder, that one included."""
     found = [product]
     for path in sorted(product.path.parent.glob("*.asdf")):
-        if path == product.path or not path.name.startswith(product.name):
+        if path == product.path or not path.name.startswith(f"{product.name}_"):
             continue
         try:
             other = read_product(path)
         except InputError:
             continue
-        if other.key == product.key:
+        if other.name == product.name:
             found.append(other)
     return found

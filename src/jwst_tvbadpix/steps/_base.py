@@ -29,7 +29,7 @@ from ..refmodels import (
     write_twins,
 )
 from ..refmodels.absflux import AbsFluxModel
-from ..report import build_report, write_figures, write_page
+from ..report import build_report, find_groups, write_figures, write_page
 
 __all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
@@ -106,7 +106,7 @@ class TvBadPixStep(Step):
             result = super().run(*args)
             paths = self._publish()
             if paths and getattr(self, "report", False):
-                self._add_report(paths, args)
+                _write_report(paths)
             return result
         except TvBadPixError as error:
             _end_quietly(error)
@@ -136,20 +136,6 @@ class TvBadPixStep(Step):
             folder.mkdir(parents=True, exist_ok=True)
             self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
         return self._staging
-
-    def _add_report(self, products: list[Path], inputs: tuple[Any, ...]) -> None:
-        """Write the page of the products; a failure to draw does not touch them."""
-        stem = products[0].with_name(self.make_product_name(inputs))
-        path = stem.with_name(f"{stem.name}_report.html")
-        try:
-            page = build_report(products)
-            write_page(page, path)
-            write_figures(page, stem)
-        except Exception as error:  # whatever it is, the products are what was asked for
-            path.unlink(missing_ok=True)  # of an earlier run
-            log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
-        else:
-            log.info("Saved %s: open it in a browser", path)
 
     def _output_folder(self) -> Path:
         folder = self.search_attr("output_dir", default="")
@@ -245,6 +231,22 @@ def _end_quietly(error: TvBadPixError) -> None:
         own = {"exit_status": 1, "__reduce__": lambda self: (kind, self.args)}
         own |= {"__module__": kind.__module__, "__doc__": kind.__doc__}
         error.__class__ = type(kind.__name__, (kind, StpipeExitException), own)
+
+
+def _write_report(products: list[Path]) -> None:
+    """Write the page of the products of a run beside them; a failure does not touch them."""
+    path = products[0].with_name("report.html")
+    try:
+        # One run; where another of its name is there, that of another detector, both are kept.
+        name = next(iter(find_groups(one for one in products if one.suffix == ".asdf")))
+        path = products[0].with_name(f"{name}_report.html")
+        path.unlink(missing_ok=True)  # of an earlier run
+        page = build_report(products)
+        write_page(page, path)
+        write_figures(page, path.with_name(name))
+        log.info("Saved %s: open it in a browser", path)
+    except Exception as error:  # whatever it is, the products are what was asked for
+        log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
 
 
 def show_progress(what: str, *, unit: str = "row") -> Callable[[int, int], None]:
