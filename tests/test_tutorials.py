@@ -11,6 +11,7 @@ from stpipe.entry_points import get_steps
 from tutorials import DOCS, PAGES, ROOT, find_missing, list_commands, read_blocks, run_page
 
 from jwst_tvbadpix.cli import build_parser
+from jwst_tvbadpix.programmes.recipes import STEPS, find_recipe, list_recipes
 
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 TEXTS = [ROOT / "README.md", *sorted(DOCS.rglob("*.rst"))]
@@ -79,6 +80,18 @@ def test_commands_of_the_pages_take_their_options(page, words):
             if option != "help":
                 assert part in node, f"{words[1]} has no parameter {option}"
                 node = node[part]
+
+
+def test_readme_has_the_status_of_every_programme():
+    """Programme, then rows per step and those with a doubt, as the recipes have them."""
+    found = re.findall(r"^\| (\d{4}) [^|]+((?:\| *\d+ )+)\|$", TEXTS[0].read_text(), re.MULTILINE)
+    told = {program: [int(n) for n in re.findall(r"\d+", numbers)] for program, numbers in found}
+    assert told == {program: count_rows(find_recipe(program).rows) for program in list_recipes()}
+
+
+def count_rows(rows):
+    counts = [sum(max(r.count, 1) for r in rows if r.step == step) for step in (*STEPS, "none")]
+    return [*counts, sum(bool(r.doubts) for r in rows)]
 
 
 def test_there_are_tutorials_and_notebooks_of_every_step():

@@ -252,7 +252,7 @@ def simulate_standard_stars(
     }
     rng = np.random.default_rng([seed, 21])
     setups = {name: _point_at_middle(_set_imager(name, subarray)) for name in filters}
-    jobs, specs, seen = [], [], []
+    jobs, seen = [], []
     for visit in _draw_visits(rng, stars, mjd, n_visits, jitter):
         for k, (name, setup) in enumerate(setups.items()):
             first = _make_spec(visit, setup, seed * 1000 + visit.number * 20 + k, "01539")
@@ -266,8 +266,8 @@ def simulate_standard_stars(
             share = np.exp(visit.offset) * losses[name].evaluate(spec.mid_mjd)
             layers = UndispersedSky(level), _place(visit.star, name, setup, share)
             jobs.append((spec, Scene(layers, pattern=pattern)))
-            specs.append(spec)
             seen.append(visit.star)
+    specs = tuple(spec for spec, _ in jobs)
     made = StandardStars(
         tuple(folder / spec.filename("rate") for spec in specs),
         folder / "jw01539-standards_asn.json",
@@ -275,30 +275,30 @@ def simulate_standard_stars(
         folder / "simulated_mirimage_apcorr.fits",
         {name: _FACTORS[name] for name in filters},
         dict(losses),
-        tuple(specs),
+        specs,
         tuple(seen),
     )
     if not dry_run:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_exposures(folder, jobs, progress)
-        write_association(
-            made.association, made.rates, kind="fluxcal", program="01539", target="standards"
-        )
+        _write_exposures(made, [scene for _, scene in jobs], progress)
         _write_fluxes(made.models, stars, filters)
         _write_apcorr(folder, filters)
     return made
 
 
 def _write_exposures(
-    folder: Path,
-    jobs: Sequence[tuple[ExposureSpec, Scene]],
-    progress: Callable[[int, int], None] | None,
+    made: StandardStars, scenes: Sequence[Scene], progress: Callable[[int, int], None] | None
 ) -> None:
-    """Write a rate of each scene."""
-    for done, (spec, scene) in enumerate(jobs, start=1):
-        write_rate(folder, spec, scene)
+    """Write a rate of each scene, and their association."""
+    made.association.parent.mkdir(parents=True, exist_ok=True)
+    for done, (path, spec, scene) in enumerate(
+        zip(made.rates, made.specs, scenes, strict=True), start=1
+    ):
+        write_rate(path, spec, scene)
         if progress is not None:
-            progress(done, len(jobs))
+            progress(done, len(scenes))
+    write_association(
+        made.association, made.rates, kind="fluxcal", program="01539", target="standards"
+    )
 
 
 def write_flux_truth(folder: str | Path, made: StandardStars) -> Path:
