@@ -31,6 +31,7 @@ from jwst_tvbadpix.report import (
     plot_odds,
     tabulate_growth,
 )
+from jwst_tvbadpix.report import badpix_page
 from jwst_tvbadpix.report.light_curves import ADVICE
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
@@ -122,6 +123,61 @@ def test_a_mask_that_lacks_fails_the_exposures_of_its_epoch(products):
     assert find_verdict(page, "Masks of the series").passed is False
     own = find_verdict(page, "own state")
     assert (own.value, own.passed) == ("10 of 12", False)
+
+
+def alter(mask):
+    mask["dq"] = np.array(mask["dq"])
+    mask["dq"][10, 10] |= 1
+
+
+def shift(mask):
+    mask["meta"]["useafter"] = "2023-08-01T00:00:00"
+
+
+def spoil(mask):
+    mask["meta"]["useafter"] = "soon"
+
+
+@pytest.mark.parametrize(
+    ("change", "own"), [(alter, "12 of 12"), (shift, "11 of 12"), (spoil, "10 of 12")]
+)
+def test_a_mask_that_is_not_what_the_history_says_fails(tmp_path, history, change, own):
+    paths = write_products(history, tmp_path)
+    rewrite(paths[2], change)
+    page = build_report(paths)
+    series = find_verdict(page, "Masks of the series")
+    assert (series.value, series.passed) == ("3 of 4", False)
+    assert find_verdict(page, "own state").value == own
+    assert page.missing == ()
+
+
+def test_masks_of_an_earlier_run_and_broken_ones_fail(tmp_path, history):
+    paths = write_products(history, tmp_path)
+    older = paths[1].with_name(paths[1].name.replace("20211225", "20220101"))
+    older.write_bytes(paths[1].read_bytes())
+    series = find_verdict(build_report([*paths, older]), "Masks of the series")
+    assert (series.value, series.passed) == ("4 of 4; not of it: 1", False)
+    paths[1].write_bytes(paths[1].read_bytes()[:-2000])
+    series = find_verdict(build_report(paths), "Masks of the series")
+    assert (series.value, series.passed) == ("3 of 4", False)
+
+
+def test_masks_in_the_irs2_frame_are_compared(tmp_path):
+    exposures = dict(make_report_history().exposures.instance)
+    exposures["readpatt"] = ["NRSIRS2"] * len(STARTS)
+    page = remake(tmp_path, detector="NRS1", exposures=exposures)
+    series = find_verdict(page, "Masks of the series")
+    assert (series.value, series.passed) == ("4 of 4", True)
+
+
+def test_what_cannot_be_judged_fails(products, monkeypatch):
+    def fail(history, masks):
+        raise RuntimeError("of another version\nwith more to say")
+
+    monkeypatch.setitem(badpix_page._JUDGES, "Base mask", fail)
+    page = build_report(products)
+    assert find_verdict(page, "Base mask").passed is False
+    assert page.missing == ("Base mask: RuntimeError: of another version",)
 
 
 def test_fewer_masks_than_changes_are_not_judged_by_state(tmp_path):
