@@ -6,6 +6,7 @@ from pathlib import Path
 import asdf
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from report_history import (
     BASE,
     BEFORE,
@@ -22,16 +23,24 @@ from report_history import (
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import InputError
-from jwst_tvbadpix.refmodels import read_history, unpack_residuals, write_asdf
+from jwst_tvbadpix.refmodels import (
+    compose_dq,
+    dq_value,
+    read_history,
+    unpack_residuals,
+    write_asdf,
+)
 from jwst_tvbadpix.report import (
+    badpix_page,
     build_report,
+    plot_bad_pixel_map,
     plot_base_change,
+    plot_growth,
     plot_growth_per_year,
     plot_light_curve,
     plot_odds,
     tabulate_growth,
 )
-from jwst_tvbadpix.report import badpix_page
 from jwst_tvbadpix.report.light_curves import ADVICE
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
@@ -56,8 +65,6 @@ def page(products):
 
 @pytest.fixture
 def axes():
-    from matplotlib.figure import Figure
-
     return Figure().add_subplot()
 
 
@@ -255,6 +262,28 @@ def test_growth_is_counted_by_class(history):
     assert "OTHER_BAD_PIXEL" not in [name for name in table if table[name]["last"]]
 
 
+def test_a_pixel_that_switches_is_counted_once(tmp_path, axes):
+    y, x = PIXELS["telegraph"][:2]
+    again = (y, x, "TELEGRAPH", 7, 9, False)
+    history = make_report_history((*PIXELS.values(), again))
+    last = compose_dq(history, STARTS[-1])
+    n_bad = int((last & dq_value("DO_NOT_USE") != 0).sum() - 1)  # one is of the base mask alone
+    assert plot_bad_pixel_map(history, STARTS[-1], axes).get_title().startswith(f"{n_bad} bad")
+    assert "TELEGRAPH (1)" in [line.get_label() for line in axes.lines]
+    table = {row["class"]: row for row in tabulate_growth(history)}
+    assert (table["TELEGRAPH"]["last"], table["all"]["last"]) == (1, n_bad)
+    assert plot_growth(history, Figure().add_subplot()).lines[0].get_ydata()[-1] == n_bad
+    sources = [one.data for one in get_sources(build_report(write_products(history, tmp_path)))]
+    masked = [one["y"].tolist() for one in sources if {"y", "start"} <= set(one)]
+    assert masked.count([y]) == 1
+
+
+def test_nothing_bad_is_drawn_without_warnings(axes):
+    history = make_report_history(())
+    assert plot_bad_pixel_map(history, STARTS[-1], axes).get_legend() is None
+    assert plot_odds(history, Figure().add_subplot()).get_ylim() == (0.1, 5)
+
+
 def test_bars_of_a_year_add_up_to_its_changes(history, axes):
     ax = plot_growth_per_year(history, axes)
     # Onsets of 2023 (exposures 4 and 6) and the recovery of 2024 (8), of a full and a part year.
@@ -281,8 +310,6 @@ def test_odds_promise_what_they_say(history, axes):
 
 
 def test_light_curves_of_candidates_and_of_the_control_sample(history):
-    from matplotlib.figure import Figure
-
     for place, n in ((PIXELS["onset"][:2], 12), (CANDIDATE, 12), (CONTROL, 11)):
         ax = plot_light_curve(history, *place, Figure().add_subplot())
         assert len(ax.containers[0][0].get_xdata()) == n
