@@ -99,7 +99,9 @@ def plot_pixels(history: Any) -> "LayoutDOM":
     detector.js_on_event("tap", link("map_tap", map=detector, renderers=renderers, input=field))
     masked = [layer for layer in renderers if "start" in layer.data_source.data]
     slider.js_on_change("value", link("map_date", map=detector, renderers=masked, slider=slider))
-    return row(column(detector, slider), column(field, curve, message))
+    parts = column(detector, slider), column(field, curve, message)
+    # One below the other in a narrow window.
+    return row(*parts, styles={"flex-wrap": "wrap"}, sizing_mode="stretch_width")
 
 
 def _make_widgets(first: str, n_masks: int) -> tuple[Any, Any, Any]:
