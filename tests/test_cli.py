@@ -313,6 +313,22 @@ def test_a_reader_that_leaves_is_no_error(words):
     assert (process.returncode, stderr) == (141, "")
 
 
+def test_a_closed_output_is_no_error():
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = f"{sys.executable} -m jwst_tvbadpix.cli parameters >&-"
+    done = subprocess.run(
+        ["sh", "-c", line], env=env, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_date_that_is_none_is_told_in_one_line(tmp_path, capsys):
+    assert main(["simulate", str(tmp_path), "--ramp-date", "2024-13-45", "--dry-run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "such as 2024-07-01T12:00:00" in line
+    assert "2024-13-45" in line
+
+
 def test_wrong_usage_is_2(capsys):
     for words in ([], ["nothing"], ["demo", "--seed", "1"], ["demo", "--log-level", "LOUD"]):
         with pytest.raises(SystemExit) as left:

@@ -26,6 +26,7 @@ from .series import (
     build_mask_at,
     build_mask_series,
     compose_dq,
+    iterate_masks,
     list_series,
     list_useafter,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "freeze_factors",
     "history_columns",
     "identity_dq_def",
+    "iterate_masks",
     "list_series",
     "list_tables",
     "list_useafter",
