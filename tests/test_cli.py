@@ -162,6 +162,7 @@ def test_dry_run_of_each_example_writes_nothing(example, prepared, place, monkey
     [
         "simulate new --mode slitless --exposures 2 --ramp-date 2024-01-01",
         "simulate new --mode flats --exposures 2",
+        "simulate new --mode standards --exposures 2",
         "find --mode LRS --output-dir new",
         "find --mode LRS field --association lrs --output new/lrs.ecsv --output-dir new",
         "associate field --output-dir new",

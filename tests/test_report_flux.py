@@ -209,6 +209,23 @@ def test_the_record_refuses_what_it_is_not(record):
         plot_residuals(alone, ax=Figure().subplots())
 
 
+def test_what_was_given_and_is_wrong_fails(tmp_path):
+    """A form and a common loss that the measurements speak against."""
+    fade = measure()
+    years = (fade.mjd - 59800.0) / 365
+    fade = dataclasses.replace(fade, factor=fade.factor * np.exp(0.03 * fade.band * years))
+    made = {"none": {}, "linear": {"share": "common"}}
+    for form, more in made.items():
+        _, files = write_products(tmp_path / form, fade, time_form=form, **more)
+        made[form] = build_report(files)
+    form = verdict_of(made["none"], "Form of")
+    assert form.passed is False
+    assert float(form.value.partition("AIC +")[2].split()[0]) > 10
+    share = verdict_of(made["linear"], "One loss")
+    assert share.passed is False
+    assert "chance" in share.value
+
+
 def test_the_budget_adds_up_and_tells_subarrays_from_classes(record):
     parts = sum_budget(record)
     later = parts.pop(BEYOND)
@@ -230,7 +247,9 @@ def test_the_page_begins_with_what_was_checked(page, run):
     # The photom file itself is not among the products of this run.
     assert verdict_of(page, "Modes and").passed is False
     assert verdict_of(page, "Modes and").value.endswith("not beside the fit: 1")
-    assert verdict_of(page, "Form of").value == "linear, as given"
+    form = verdict_of(page, "Form of")
+    assert form.value.startswith("linear, as given: AIC +")
+    assert form.passed is True
     assert "a year later" in verdict_of(page, "Dates and").value
     scatter = [v for v in page.verdicts if v.check.startswith("Scatter")]
     assert [v.check.split()[-1] for v in scatter] == ["F560W", "F770W", "F2550W"]

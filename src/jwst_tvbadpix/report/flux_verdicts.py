@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from astropy.time import Time
 
+from ..fluxcal.checks import LEAST_CHANCE, MUCH_WORSE
 from ..fluxcal.dependences import FALSE_SHARE
 from ..fluxcal.results import MOST_SHORTFALL
 from ..fluxcal.stars import CHANCE, N_SIGMA
@@ -47,6 +48,7 @@ def judge_flux(record: FluxRecord, present: set[str], missing: list[str]) -> tup
         *_judge_stars(record),
         *_judge_references(record, present, missing),
         *_tell_forms(record),
+        *_tell_share(record),
         *_tell_extrapolation(record),
     ]
     if record.dependences is not None:
@@ -166,23 +168,42 @@ def _judge_references(record: FluxRecord, present: set[str], missing: list[str])
 
 def _tell_forms(record: FluxRecord) -> list[Verdict]:
     """Say which change with time was taken for each detector, and by how much."""
+    given = str(record.model.settings.instance.get("time_form", "none"))
     kept = record.model.forms.instance
     rows = list(zip(kept["detector"], kept["forms"], kept["aic"], kept["chosen"], strict=True))
-    verdicts = []
-    for detector in dict.fromkeys(row[0] for row in rows):
-        mine = sorted((row for row in rows if row[0] == detector), key=lambda row: row[2])
-        taken = next(row for row in mine if row[3])
-        others = [f"{form} {aic:+.1f}" for _, form, aic, chosen in mine if not chosen]
-        value = f"{taken[1]}; next: {', '.join(others[:3])}" if others else taken[1]
-        if not others:
-            value += "; no other can be told apart at these dates"
-        verdicts.append(
-            Verdict(f"Form of throughput, {detector}", value, "least information criterion", None)
-        )
     if not rows:
-        given = str(record.model.settings.instance.get("time_form", "none"))
-        verdicts.append(Verdict("Form of throughput", f"{given}, as given", "", None))
-    return verdicts
+        return [Verdict("Form of throughput", f"{given}, as given", "", None)]
+    return [
+        _tell_form(detector, [row[1:] for row in rows if row[0] == detector], given != "auto")
+        for detector in dict.fromkeys(row[0] for row in rows)
+    ]
+
+
+def _tell_form(detector: str, forms: list[tuple[str, float, bool]], is_given: bool) -> Verdict:
+    """Say which form was taken for a detector: chosen by AIC, or given and compared by it."""
+    forms.sort(key=lambda form: form[1])
+    taken = next(form for form in forms if form[2])
+    others = [f"{form} {aic:+.1f}" for form, aic, chosen in forms if not chosen]
+    check = f"Form of throughput, {detector}"
+    if is_given:
+        value = f"{taken[0]}, as given: AIC {taken[1]:+.1f} from the least"
+        limit = f"at most {MUCH_WORSE:g}"
+        return Verdict(check, value, limit, bool(taken[1] <= MUCH_WORSE))
+    if others:
+        value = f"{taken[0]}; next: {', '.join(others[:3])}"
+    else:
+        value = f"{taken[0]}; no other can be told apart at these dates"
+    return Verdict(check, value, "least information criterion", None)
+
+
+def _tell_share(record: FluxRecord) -> list[Verdict]:
+    """Say whether the modes lose as one where they were said to."""
+    if not record.model.hasattr("share_test"):
+        return []
+    test = record.model.share_test
+    value = f"chi2 {test.chi2:.1f} for {test.n_degrees} degrees, chance {test.probability:.2g}"
+    limit = f"chance at least {LEAST_CHANCE:g}"
+    return [Verdict("One loss for all modes", value, limit, bool(test.probability >= LEAST_CHANCE))]
 
 
 def _tell_extrapolation(record: FluxRecord) -> list[Verdict]:

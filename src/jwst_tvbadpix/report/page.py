@@ -288,7 +288,7 @@ def _list_scripts(plots: Sequence[Any]) -> list[Any]:
     from bokeh.resources import Resources
     from markupsafe import Markup
 
-    bundle = bundle_for_objs_and_resources(plots, Resources(mode="inline", log_level="warn"))
+    bundle = bundle_for_objs_and_resources(plots, Resources(mode="inline", log_level="error"))
     return [Markup(text.replace("</script", "<\\/script")) for text in bundle.js_raw]
 
 
