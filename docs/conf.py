@@ -18,7 +18,7 @@ extensions = [
     "sphinx.ext.doctest",
     "tvbadpix_sphinx",
 ]
-exclude_patterns = ["_build", "_ext"]
+exclude_patterns = ["_build", "_ext", "jupyter_execute"]  # the last is made by myst_nb
 source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb"}
 # Notebooks are kept with their outputs; a test runs them.
 nb_execution_mode = "off"
