@@ -76,8 +76,9 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
         title=f"{count_pixels(rows, active)} bad pixels on {_format_date(mjd)}",
     )
     if active.any():
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08)}
-        ax.legend(fontsize=7, markerscale=4, ncols=4, **place)
+        ax.legend(
+            fontsize=7, markerscale=4, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4
+        )
     return ax
 
 
