@@ -217,7 +217,7 @@ def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
 def _published(*finals: Path) -> Iterator[list[Path]]:
     """Hand out temporary names beside the final ones; rename all at the end, or remove all."""
     token = secrets.token_hex(6)
-    temporaries = [path.with_name(f".{path.stem}.tmp-{token}{path.suffix}") for path in finals]
+    temporaries = [path.with_name(f".{path.name}.tmp-{token}") for path in finals]
     try:
         yield temporaries
         rename_all(temporaries, finals)
@@ -244,7 +244,7 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
         replaced.
     """
     token = secrets.token_hex(6)
-    backups = [path.with_name(f".{path.stem}.old-{token}{path.suffix}") for path in finals]
+    backups = [path.with_name(f".{path.name}.old-{token}") for path in finals]
     renamed: list[tuple[Path, Path]] = []
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):
