@@ -86,7 +86,7 @@ def fork(job):
         return pid, reader
     os.setsid()
     os.close(reader)
-    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stream == 0 else log, stream)
     os.chdir(job["cwd"])

@@ -66,7 +66,7 @@ def read_association(path: Path) -> list[Product]:
                 [
                     {
                         **member,
-                        "expname": str(member["expname"]),
+                        "expname": _read_name(member["expname"]),
                         "exptype": member["exptype"].lower(),
                     }
                     for member in product["members"]
@@ -81,7 +81,7 @@ def read_association(path: Path) -> list[Product]:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"expected a JWST association with named products and members in {path}, found "
-            f"{error!r}; make it with asn_from_list or tvbadpix associate"
+            f"{type(error).__name__}: {error}; make it with asn_from_list or tvbadpix associate"
         ) from error
     names = [member["expname"] for product in products for member in product.members]
     outside = [name for name in names if os.path.normpath(name).split(os.sep)[0] == os.pardir]
@@ -91,6 +91,13 @@ def read_association(path: Path) -> list[Product]:
             f"{outside[0]!r}; name it by its absolute path if it is meant"
         )
     return products
+
+
+def _read_name(name: Any) -> str:
+    """Read the name of a file; ValueError where the system cannot have such a file."""
+    if b"\0" in os.fsencode(str(name)):
+        raise ValueError(f"the name {name!r}")
+    return str(name)
 
 
 @contextmanager
