@@ -3,12 +3,14 @@
 ``python killing.py`` reads one job per line, as JSON: argv (``tvbadpix`` or ``strun`` first), cwd,
 log, and what ends it: `seconds` from the start, or `change` and `folder`, at the n-th change of a
 file beneath that folder. It prints, for each, its exit status (-9: killed), the seconds it ran and
-the changes it made.
+the changes it made. `times` starts it so often at once, `largest` limits its files [byte].
 """
 
 import importlib
 import json
+import locale
 import os
+import resource
 import signal
 import sys
 import time
@@ -91,6 +93,10 @@ def fork(job):
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stream == 0 else log, stream)
     os.chdir(job["cwd"])
     os.environ.update(job.get("env", {}))
+    time.tzset()
+    locale.setlocale(locale.LC_ALL, job.get("locale", "C"))
+    if "largest" in job:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest"], job["largest"]))
     count = count_changes(job)
     try:
         status = run(job)
@@ -126,7 +132,9 @@ def serve():
     for line in sys.stdin:
         job = json.loads(line)
         Path(job["cwd"]).mkdir(parents=True, exist_ok=True)
-        say(json.dumps(watch(*fork(job), job.get("seconds"))))
+        started = [fork(job) for _ in range(job.get("times", 1))]
+        ended = [watch(*one, job.get("seconds")) for one in started]
+        say(json.dumps({**ended[0], "all": [one["status"] for one in ended]}))
 
 
 def say(text):
