@@ -12,20 +12,16 @@ from itertools import cycle
 import pytest
 from pipeline import make_bare_environment
 from references import make_history, write_masks
-from writers import BY_NAME, CHEAP, WRITERS, Inputs, Server, Trial, list_hidden, take_sums
+from writers import BY_NAME, WRITERS, Inputs, Trial, list_hidden, take_sums
 
+from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.refmodels import read_history, write_asdf
 from jwst_tvbadpix.report import build_report, write_page
 
-QUICK = [pytest.param(name) for name in CHEAP]
-QUICK += [pytest.param(w.name, marks=pytest.mark.slow) for w in WRITERS if w.name not in CHEAP]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
+QUICK = [
+    pytest.param(w.name, marks=() if w.name == "neutral-mask" else pytest.mark.slow)
+    for w in WRITERS
+]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +68,7 @@ def test_a_full_disk_is_told_and_leaves_whole_files(trials, name):
     trial = trials(name)
     size = sum(path.stat().st_size for path in trial.whole.rglob("*") if path.is_file())
     failed = 0
-    for share in (0.0, 0.4, 0.8):
+    for share in (0.0, 0.6):
         with mounted(trial.out, f"size={max(4096, int(share * size))}"):
             ended = trial._run()
             require_told(trial, ended)
@@ -102,17 +98,12 @@ def test_two_runs_at_once_give_what_one_does_or_one_is_refused(trials, name):
     assert list_hidden(trial.out) <= trial.hidden
 
 
-@pytest.mark.parametrize("name", ["neutral-mask", "mask-at"])
-def test_inputs_and_home_on_a_read_only_disk(server, tmp_path, name):
+def test_inputs_and_home_on_a_read_only_disk(server, tmp_path):
     with mounted(tmp_path / "disk", "size=60m"):
-        inputs = Inputs(tmp_path / "disk", server)
         masks = write_masks(tmp_path / "disk" / "masks", make_history(2))
-        words = inputs.fill(BY_NAME["neutral-mask"], tmp_path / "out")
-        words += ["--base-mask", masks[0]]
-        if name == "mask-at":
-            (history,) = masks[0].parent.glob("*history.asdf")
-            words = ["tvbadpix", "mask-at", history, "--date", "2023-01-01"]
-            words += ["--output-dir", tmp_path / "out"]
+        (history,) = masks[0].parent.glob("*history.asdf")
+        words = ["tvbadpix", "mask-at", history, "--date", "2023-01-01"]
+        words += ["--output-dir", tmp_path / "out"]
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
         with pytest.raises(OSError, match="ead-only"):
             (tmp_path / "disk" / "x").touch()
@@ -121,34 +112,32 @@ def test_inputs_and_home_on_a_read_only_disk(server, tmp_path, name):
         assert ended["status"] == 0, server.log.read_text()
         assert len(take_sums(tmp_path / "out")) == 2
         # And where the products should go there.
-        words[-1 if name == "mask-at" else -3] = tmp_path / "disk" / "out"
+        words[-1] = tmp_path / "disk" / "out"
         ended = server.run(words, tmp_path / "out", env=home)
         assert ended["status"] == 1
         assert "Read-only" in server.log.read_text()
 
 
 @pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "America/St_Johns"])
-def test_time_zones_change_no_byte(trials, name, zone):
+def test_a_time_zone_changes_no_byte(trials, name):
     trial = trials(name)
-    assert trial._run(env={"TZ": zone})["status"] == 0
+    assert trial._run(env={"TZ": "Pacific/Kiritimati"})["status"] == 0
     trial._require_whole(take_sums(trial.out))
 
 
-@pytest.mark.parametrize("epoch", ["0", "1", "4102444800"])
-def test_any_clock_will_do(trials, epoch):
+def test_a_clock_of_1970_will_do(trials):
     trial = trials("neutral-mask")
-    assert trial._run(env={"SOURCE_DATE_EPOCH": epoch})["status"] == 0
+    assert trial._run(env={"SOURCE_DATE_EPOCH": "0"})["status"] == 0
     assert take_sums(trial.out).keys() == trial.expected.keys()
     assert take_sums(trial.out) != trial.expected
 
 
 @pytest.mark.parametrize("epoch", ["", "x", "1e9", "99999999999999999999"])
-def test_no_clock_is_told(trials, epoch):
-    trial = trials("neutral-mask")
-    assert trial._run(env={"SOURCE_DATE_EPOCH": epoch})["status"] == 1
-    assert "SOURCE_DATE_EPOCH" in trial.server.log.read_text()
-    assert not take_sums(trial.out)
+def test_no_clock_is_told(tmp_path, monkeypatch, capsys, epoch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    assert main(["neutral-mask", "--output-dir", str(tmp_path)]) == 1
+    assert "expected SOURCE_DATE_EPOCH as whole seconds" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def find_locale():

