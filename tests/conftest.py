@@ -1,5 +1,6 @@
 """Settings that all tests share: hypothesis draws the same examples each time."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -11,3 +12,13 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The process that runs commands in forks of itself, for the tests of faults."""
+    from writers import Server
+
+    server = Server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()

@@ -13,6 +13,7 @@ PACKAGE = Path(jwst_tvbadpix.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = ("stdatamodels", "jwst", "asdf", "matplotlib", "stpipe", "crds")
 OURS = (
+    "atomic",
     "refmodels",
     "exposures",
     "files",
@@ -119,7 +120,7 @@ def test_foundations_do_not_build_on_the_numerics(part):
 
 
 def test_simulate_shares_no_code_with_what_it_tests():
-    allowed = ours("simulate", "detectors", "errors")
+    allowed = ours("simulate", "atomic", "detectors", "errors")
     wrong = {
         f"{name_of(path)} imports {name}"
         for path in modules("simulate")

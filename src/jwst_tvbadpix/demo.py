@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.time import Time
 from scipy.ndimage import binary_dilation
 
+from .atomic import replace_whole
 from .delivery import build_context, use_context
 from .refmodels import compose_dq, dq_value
 from .report import plot_summary
@@ -143,7 +144,8 @@ def run_demo(folder: Path, *, say: Callable[[str], None]) -> DemoResult:
     say("Comparing with the truth and drawing the picture")
     precision, recall, by_kind, number = _compare(history, programme.defects, programme.specs)
     picture = folder / "tvbadpix_demo.png"
-    plot_summary(history, truth=number).savefig(picture, dpi=120)
+    with replace_whole(picture) as temporary:
+        plot_summary(history, truth=number).savefig(temporary, dpi=120)
     (page,) = masks_folder.glob("*_report.html")
     return DemoResult(
         folder=folder,

@@ -25,7 +25,7 @@ from . import (
     reprocess,
     simulate,
 )
-from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr
+from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr, require_epoch
 
 __all__ = ["build_parser", "main"]
 
@@ -107,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run a command; say what went wrong."""
     try:
+        require_epoch()
         return int(options.run(options))
     except BrokenPipeError:
         raise

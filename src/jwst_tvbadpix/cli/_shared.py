@@ -25,6 +25,7 @@ __all__ = [
     "read_natural",
     "report_paths",
     "report_planned",
+    "require_epoch",
     "write_table",
 ]
 
@@ -164,6 +165,22 @@ def _require_folder(folder: Path) -> Path:
             f"expected a folder that can be written to, found {above}; choose another --output-dir"
         )
     return above
+
+
+def require_epoch() -> None:
+    """Require a SOURCE_DATE_EPOCH that is none or a date: numpy cannot be imported with others."""
+    from datetime import UTC, datetime
+
+    from ..errors import InputError
+
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    try:
+        datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InputError(
+            f"expected SOURCE_DATE_EPOCH as whole seconds since 1970, found {epoch!r}; correct or "
+            "unset it"
+        ) from error
 
 
 def list_twins(stem: Path) -> tuple[Path, Path]:

@@ -12,6 +12,7 @@ import asdf
 from astropy.io import fits
 
 from ..errors import DateError, InputError
+from ..files import open_asdf
 from .context import _read_header, list_parkeys
 
 __all__ = ["Found", "Reference", "find_references"]
@@ -187,7 +188,7 @@ def _read_asdf_kind(path: Path) -> str | None:
         with warnings.catch_warnings():
             # Parameter files and results may have tags of packages that are not installed.
             warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
-            with asdf.open(path) as file:
+            with open_asdf(path) as file:
                 meta = file.tree.get("meta")
                 kind = meta.get("reftype") if hasattr(meta, "get") else None
     except Exception as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, ProductError
+from ..files import open_asdf
 from ._table import TABLE, Entry, make_tree
 
 __all__ = ["ParameterFile", "copy_parameters", "find_shipped", "make_files", "read_parameters"]
@@ -224,10 +225,8 @@ def _require_valid(file: Any, schema: str) -> None:
 
 def _read_tree(path: Path) -> dict[str, Any]:
     """Read what a parameter file says; its history and the version of asdf are of no interest."""
-    import asdf
-
     try:
-        with asdf.open(path, memmap=False, lazy_load=False) as file:
+        with open_asdf(path) as file:
             _require_valid(file, _SCHEMA)
             tree = dict(file.tree)
     except Exception as error:

@@ -169,7 +169,7 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     ----------
     paths : iterable of str or Path
         Files (taken whatever their ending) and folders (searched for .fits and .fits.gz
-        that are not hidden).
+        that are not hidden, nor in a hidden folder).
 
     Returns
     -------
@@ -185,7 +185,11 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in path.rglob("*") if p.name.lower().endswith((".fits", ".fits.gz"))]
-            inside = [p for p in inside if p.is_file() and not p.name.startswith(".")]
+            inside = [
+                p
+                for p in inside
+                if p.is_file() and not any(part[0] == "." for part in p.relative_to(path).parts)
+            ]
             if not inside:
                 raise InputError(
                     f"expected FITS files beneath {path}, found none; give the folder of the "

@@ -13,6 +13,7 @@ import numpy as np
 from astropy.table import Table
 from astropy.time import Time
 
+from ..atomic import replace_whole
 from ..delivery import Context
 from ..errors import ProductError
 from ..simulate import get_trace
@@ -146,10 +147,12 @@ def run_proof(folder: Path, *, seed: int, say: Callable[[str], None]) -> ProofRe
         *check_field(field, photometry, field_total, prepared.expected),
     )
     result = ProofResult(folder, plan, prepared.n_masks, spectra, photometry, totals, checks)
-    tabulate(result).write(folder / "proof_spectra.ecsv", overwrite=True)
-    for mode in MODES:
-        plot_proof(result, mode).savefig(folder / f"proof_{mode}.png", dpi=120)
-    plot_field(result).savefig(folder / f"proof_{IMAGING}.png", dpi=120)
+    with replace_whole(folder / "proof_spectra.ecsv") as temporary:
+        tabulate(result).write(temporary)
+    figures = {mode: plot_proof(result, mode) for mode in MODES} | {IMAGING: plot_field(result)}
+    for mode, figure in figures.items():
+        with replace_whole(folder / f"proof_{mode}.png") as temporary:
+            figure.savefig(temporary, dpi=120)
     return result
 
 

@@ -12,6 +12,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..errors import InputError, ProductError
+from ..files import open_asdf
 from ..fluxcal import FluxFit, RatioMatrix, Repeatability
 from .closure import Closure
 from .history import as_scalar
@@ -256,7 +257,7 @@ def read_absflux(path: str | Path) -> AbsFluxModel:
         It cannot be read, is something else, or has another layout.
     """
     try:
-        with AbsFluxModel(str(path), strict_validation=True) as model:
+        with open_asdf(path) as file, AbsFluxModel(file, strict_validation=True) as model:
             model.validate()
             read = model.copy()
             kind, layout = str(model.meta.reftype), str(model.schema_version)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import asdf
 import numpy as np
 from asdf.schema import load_schema
 from asdf.tags.core import AsdfObject
@@ -15,6 +14,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
 from ..errors import InputError, ProductError
+from ..files import open_asdf
 from .mask import AUTHOR, SOFTWARE, check_useafter
 
 __all__ = [
@@ -360,7 +360,7 @@ def read_history(path: str | Path) -> BadPixHistoryModel:
     if not path.is_file():
         raise InputError(f"expected a bad-pixel history, found no file at {path}; {advice}")
     try:
-        with asdf.open(path, memmap=False, lazy_load=False) as file:
+        with open_asdf(path) as file:
             tree = _in_memory(dict(file.tree))
     except Exception as error:
         raise InputError(

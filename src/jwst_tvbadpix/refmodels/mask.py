@@ -17,6 +17,7 @@ from stdatamodels.jwst.datamodels.dqflags import pixel
 from .. import __version__
 from ..detectors import Detector, get_detector
 from ..errors import DateError, DetectorError, InputError, ProductError
+from ..files import open_asdf
 from .dq import dq_value
 from .irs2 import IRS2_READPATTS, interleave_irs2, strip_irs2
 
@@ -338,7 +339,7 @@ def _read_raw(path: Path) -> tuple[str | None, np.ndarray, list[tuple[int, str]]
     with path.open("rb") as file:
         is_asdf = file.read(5) == b"#ASDF"
     if is_asdf:
-        with asdf.open(path, memmap=False, lazy_load=False) as opened:
+        with open_asdf(path) as opened:
             tree = dict(opened.tree)
             _require_mask(tree["meta"].get("reftype"), path)
             detector = tree["meta"]["instrument"].get("detector")

@@ -13,6 +13,7 @@ from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from ..errors import InputError, ProductError
+from ..files import require_plain_tree
 from ..fluxcal import Factor, Throughput
 from .closure import check_closure
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
@@ -237,6 +238,8 @@ def read_template(path: str | Path) -> JwstDataModel:
         It cannot be read, is invalid, or is no photom reference.
     """
     try:
+        if Path(path).suffix.lower() == ".asdf":
+            require_plain_tree(path)
         with datamodels.open(path, strict_validation=True) as model:
             model.validate()
             # Copied, so that nothing is left open.

@@ -13,6 +13,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
 from ..errors import InputError
+from ..files import open_asdf
 from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
@@ -158,7 +159,7 @@ def read_star_flat(path: str | Path) -> StarFlatModel:
         It cannot be read, is something else, or has another layout.
     """
     try:
-        with StarFlatModel(str(path), strict_validation=True) as model:
+        with open_asdf(path) as file, StarFlatModel(file, strict_validation=True) as model:
             model.validate()
             read = model.copy()
             kind, layout = str(model.meta.reftype), str(model.schema_version)

@@ -215,10 +215,14 @@ def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _published(*finals: Path) -> Iterator[list[Path]]:
-    """Hand out temporary names beside the final ones; rename all at the end, or remove all."""
-    token = secrets.token_hex(6)
-    temporaries = [path.with_name(f".{path.stem}.tmp-{token}{path.suffix}") for path in finals]
+    """Hand out names in a folder beside the final ones; rename all at the end, or remove all.
+
+    The folder also holds what asdf leaves of its own where the disk is full.
+    """
+    folder = finals[0].with_name(f".tvbadpix.tmp-{secrets.token_hex(6)}")
+    temporaries = [folder / path.name for path in finals]
     try:
+        folder.mkdir()
         yield temporaries
         rename_all(temporaries, finals)
     except ProductError:
@@ -226,12 +230,11 @@ def _published(*finals: Path) -> Iterator[list[Path]]:
     except Exception as error:
         raise ProductError(
             f"expected to write and read back {', '.join(str(path) for path in finals)}, found "
-            f"{type(error).__name__}: {error}; nothing was left there. Check the folder and "
-            "the values"
+            f"{type(error).__name__}: {error}; nothing was left there. Check the folder, "
+            "the space on its disk and the values"
         ) from error
     finally:
-        for path in temporaries:
-            path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
@@ -244,7 +247,7 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
         replaced.
     """
     token = secrets.token_hex(6)
-    backups = [path.with_name(f".{path.stem}.old-{token}{path.suffix}") for path in finals]
+    backups = [path.with_name(f".{path.name}.old-{token}") for path in finals]
     renamed: list[tuple[Path, Path]] = []
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):

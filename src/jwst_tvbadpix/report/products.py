@@ -8,6 +8,7 @@ from typing import Any
 from asdf.util import load_yaml
 
 from ..errors import InputError
+from ..files import require_plain_tree
 
 __all__ = ["KINDS", "Product", "find_groups", "pick_products", "read_product"]
 
@@ -66,6 +67,7 @@ def read_product(path: Path) -> Product:
     if not path.is_file():
         raise InputError(f"expected a product, found no file at {path}; {advice}")
     try:
+        require_plain_tree(path)
         meta: Any = load_yaml(path, tagged=False)["meta"]
         reftype = str(meta["reftype"]).upper()
         detector = str(meta.get("instrument", {}).get("detector") or "")

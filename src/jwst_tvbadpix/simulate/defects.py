@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
+from ..atomic import replace_whole
 from ..detectors import Detector, get_detector
 from ..errors import DateError, EvidenceError, InputError
 from .electronics import Region, find_region
@@ -392,7 +393,8 @@ def write_truth(path: str | Path, defects: Defects) -> Path:
         meta={"detector": defects.detector, "seed": defects.seed, "content": "simulation truth"},
     )
     path = Path(path)
-    table.write(path, format="ascii.ecsv", overwrite=True)
+    with replace_whole(path) as temporary:
+        table.write(temporary, format="ascii.ecsv")
     return path
 
 

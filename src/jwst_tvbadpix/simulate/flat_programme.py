@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.modeling import Model
 
+from ..atomic import replace_whole
 from ..detectors import get_detector
 from ..errors import EvidenceError
 from .electronics import Region
@@ -361,5 +362,6 @@ def write_flat_truth(folder: str | Path, programme: FlatProgramme) -> Path:
         "AREA": programme.area,
     }
     hdus = [fits.ImageHDU(np.asarray(plane), name=name) for name, plane in planes.items()]
-    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(path, overwrite=True)
+    with replace_whole(path) as temporary:
+        fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(temporary)
     return path

@@ -10,6 +10,7 @@ from astropy.time import Time
 from astropy.wcs import WCS
 from stdatamodels.jwst.datamodels import CubeModel, ImageModel, JwstDataModel, Level1bModel
 
+from ..atomic import replace_whole
 from ..detectors import get_detector
 from .defects import Defects
 from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
@@ -111,7 +112,8 @@ def _save(model: JwstDataModel, path: str | Path, spec: ExposureSpec, suffix: st
     _fill_exposure(model, spec)
     _fill_pointing(model, spec)
     model.meta.filename = path.name
-    model.save(path)
+    with replace_whole(path) as temporary:
+        model.save(temporary)
     model.close()
     return path
 
@@ -267,5 +269,6 @@ def write_association(
             }
         ],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with replace_whole(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return path

@@ -1,7 +1,6 @@
 """What all our steps share: log lines, several products, twins, and life without CRDS."""
 
 import glob
-import json
 import logging
 import os
 import re
@@ -20,6 +19,7 @@ from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
 from ..errors import InputError, ProductError, TvBadPixError
+from ..files import read_association
 from ..headers import ExposureRecord
 from ..refmodels import (
     BadPixHistoryModel,
@@ -202,13 +202,14 @@ class TvBadPixStep(Step):
         only: Any = inputs[0] if len(inputs) == 1 else None
         if isinstance(only, list | tuple) and len(only) == 1:
             only = only[0]
-        products: list[Any] = []
         if isinstance(only, str | Path) and Path(only).suffix.lower() == ".json":
-            products = json.loads(Path(self.make_input_path(str(only))).read_text())["products"]
+            names = [one.name for one in read_association(Path(self.make_input_path(str(only))))]
         elif hasattr(only, "asn"):
-            products = only.asn.get("products", [])
-        if len(products) == 1 and products[0].get("name"):
-            return str(products[0]["name"])
+            names = [str(one.get("name") or "") for one in only.asn.get("products", [])]
+        else:
+            names = []
+        if len(names) == 1 and names[0]:
+            return names[0]
         name = only if isinstance(only, str | Path) else getattr(only, "meta", None)
         name = getattr(name, "filename", name)
         return self.remove_suffix(Path(name).stem)[0] if name else "tvbadpix"

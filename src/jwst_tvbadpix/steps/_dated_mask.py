@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import asdf
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
@@ -17,7 +16,7 @@ from stpipe import crds_client
 
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
-from ..files import compute_sha256
+from ..files import compute_sha256, open_asdf
 from ..refmodels import build_mask_at, read_history
 from ..refmodels.irs2 import interleave_irs2, strip_irs2
 from ._base import has_crds
@@ -328,7 +327,7 @@ def _read_keywords(path: Path) -> dict[str, str]:
     """Read what a mask is selected by; of a list with | the list."""
     try:
         if path.suffix == ".asdf":
-            with asdf.open(path) as opened:
+            with open_asdf(path) as opened:
                 meta = {"meta": opened.tree["meta"]}
                 found = {key: _get(meta, place) for key, place in _ALSO_READ.items()}
                 for key, (alone, _, several) in _SELECTED_BY.items():
