@@ -134,23 +134,32 @@ class ExposureStack:
             read[y : y + ny, x : x + nx] = True
         return read
 
-    def read_rows(self, start: int, stop: int) -> np.ndarray:
-        """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence.
+    def read_rows(self, start: int, stop: int, looks: Sequence[int] | None = None) -> np.ndarray:
+        """Read full-frame rows of looks, all or some: float32 (n_looks, rows, nx).
 
         Notes
         -----
-        Where the detector has a pedestal, its level in each integration, which is drift of the
-        dark current and no light, is subtracted.
+        NaN = no evidence. Where the detector has a pedestal, its level in each integration, which
+        is drift of the dark current and no light, is subtracted.
         """
-        return self._read(start, stop, slice(0, 0))[0]
+        return self._read(start, stop, slice(0, 0), looks)[0]
 
-    def _read(self, start: int, stop: int, core: slice) -> tuple[np.ndarray, np.ndarray]:
+    def read_look(self, look: int) -> tuple[np.ndarray, int]:
+        """Read one look: its rates in the window as `read_rows`, and what a mask hid in it."""
+        y0, y1 = self.window[:2]
+        rate, hidden = self._read(y0, y1, slice(0, y1 - y0), (look,))
+        return rate[0], int(hidden[0])
+
+    def _read(
+        self, start: int, stop: int, core: slice, looks: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Read the rows as `read_rows`; count in those of `core` what a mask hid."""
+        chosen = self.looks if looks is None else [self.looks[k] for k in looks]
         x0, x1 = self.window[2:]
-        rate = np.full((len(self.looks), stop - start, x1 - x0), np.nan, np.float32)
-        hidden = np.zeros(len(self.looks), np.int64)
+        rate = np.full((len(chosen), stop - start, x1 - x0), np.nan, np.float32)
+        hidden = np.zeros(len(chosen), np.int64)
         reference = self.detector.reference_pixels()[start:stop]
-        for k, (index, integrations) in enumerate(self.looks):
+        for k, (index, integrations) in enumerate(chosen):
             (cy, cx), (ny, nx) = self.records[index].corner, self.records[index].shape
             first, last = max(start, cy), min(stop, cy + ny)
             if first >= last:

@@ -21,6 +21,7 @@ from .candidates import (
 from .histories import PixelStates, join_pixels, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
+from .outofcore import Shelf, ShelvedLooks, hash_parts, search_shelf, survey_surroundings
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -160,6 +161,8 @@ def find_histories(
     *,
     settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    open_shelf: Callable[[str], Shelf] | None = None,
+    max_bytes: int = 2_000_000_000,
 ) -> PixelHistories:
     """Find which pixel was bad at which look.
 
@@ -174,6 +177,11 @@ def find_histories(
     settings : Settings, optional
     progress : callable, optional
         Called with (rows done, rows in all).
+    open_shelf : callable, optional
+        Given a hash of what the evidence depends on, opens the shelf on which it is kept; see
+        `outofcore`. Without it all is done in memory, a block of rows at a time.
+    max_bytes : int
+        Memory for the rows that are read back from the shelf.
 
     Returns
     -------
@@ -190,9 +198,18 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, halo, axes)
-    n_evidence, n_pixels, n_hidden, candidates = _search(
-        stack, noise, usability.used, halo, axes, progress
-    )
+    if open_shelf is None:
+        n_evidence, n_pixels, n_hidden, candidates = _search(
+            stack, noise, usability.used, halo, axes, progress
+        )
+    else:
+        readable: Any = stack  # beyond what the search in memory asks of it, look by look
+        around = survey_surroundings(readable, noise, usability.used, halo, axes)
+        shelf = open_shelf(hash_parts(noise, around, usability.used, settings, axes))
+        looks = ShelvedLooks(readable, shelf, noise, around, axes)
+        found = search_shelf(looks, usability.used, max_bytes=max_bytes, progress=progress)
+        candidates = found.candidates
+        n_evidence, n_pixels, n_hidden = found.n_evidence, found.n_pixels, found.n_hidden
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "

@@ -1,0 +1,258 @@
+"""The search with the evidence of each look on disk: memory does not grow with their number.
+
+What depends on what:
+
+* On all looks together, the calibration block: usability, noise as a function of level and the
+  widths of the pattern (from sample strips), the surroundings of each pixel (from 15 looks spread
+  in time: who is nobody's neighbour, where local models never agree), and what decoys say of
+  scores (threshold, odds).
+* Given the block, on one look alone: residual, local level, variance of every pixel. They are
+  computed for a whole look at once, without the halo that blocks of rows need, and kept.
+* Given these, on one pixel alone: the quick tests, levels and states. Rows of all looks are read
+  back in tiles that fit into the memory given. Only scores look at neighbours, among candidates.
+
+All of it is the arithmetic of `select_candidates`, element by element in the same order, so the
+result is that of the search in memory, bit for bit. What still grows with the looks: the sample
+strips (two rows of each, at most 12 strips), and the candidates, 20 bytes per pixel and look.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import StoreError
+from ..parallel import map_in_threads
+from .candidates import (
+    Candidates,
+    Pixels,
+    Surroundings,
+    choose_looks,
+    choose_pixels,
+    choose_some,
+    compute_priors,
+    divide_time,
+    measure_surroundings,
+    weigh_looks,
+)
+from .histories import join_pixels
+from .noise import NoiseModel
+
+__all__ = [
+    "LookStack",
+    "Shelf",
+    "ShelfSearch",
+    "ShelvedLooks",
+    "hash_parts",
+    "search_shelf",
+    "survey_surroundings",
+]
+
+# Size of one array of a block of rows from which the surroundings are measured.
+_BLOCK_BYTES = 12_000_000
+# Bytes per pixel and look: of a tile as it is read, and of all that the quick tests make of it.
+_TILE_BYTES, _TEST_BYTES = 12, 100
+
+
+class LookStack(Protocol):
+    """What is asked of a stack of exposures (`jwst_tvbadpix.exposures.ExposureStack`)."""
+
+    @property
+    def window(self) -> tuple[int, int, int, int]: ...
+
+    def read_rows(
+        self, start: int, stop: int, looks: Sequence[int] | None = None
+    ) -> np.ndarray: ...
+
+    def read_look(self, look: int) -> tuple[np.ndarray, int]: ...
+
+
+class Shelf(Protocol):
+    """Where the evidence of looks lies (`jwst_tvbadpix.store.EvidenceShelf`)."""
+
+    def read_facts(self, look: int) -> dict[str, Any] | None: ...
+
+    def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None: ...
+
+    def put(
+        self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShelfSearch:
+    """What the quick tests of every pixel found.
+
+    Attributes
+    ----------
+    candidates : Candidates
+    n_evidence : ndarray of int32, shape of the window
+        Number of looks with evidence.
+    n_pixels, n_hidden : ndarray of int64, shape (n_looks,)
+        Pixels with evidence, and those that a mask hid, each look.
+    offset, response : ndarray of float32, shape of the window
+        delta [DN/s] and q of every pixel.
+    """
+
+    candidates: Candidates
+    n_evidence: np.ndarray
+    n_pixels: np.ndarray
+    n_hidden: np.ndarray
+    offset: np.ndarray
+    response: np.ndarray
+
+
+def hash_parts(*parts: Any) -> str:
+    """Hash settings and arrays, and dataclasses of these, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            digest.update(part.tobytes())
+        elif is_dataclass(part):
+            own = [getattr(part, f.name) for f in fields(part)]
+            digest.update(hash_parts(type(part).__name__, *own).encode())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def survey_surroundings(
+    stack: LookStack, noise: NoiseModel, used: np.ndarray, halo: int, axes: dict[str, Any]
+) -> Surroundings:
+    """Measure the surroundings of every pixel from looks spread in time, in blocks of rows."""
+    some, part = choose_some(len(used)), divide_time(len(used))
+    y0, y1, x0, x1 = stack.window
+    step = max(8, _BLOCK_BYTES // (4 * len(some) * (x1 - x0)))
+
+    def measure(start: int) -> Surroundings:
+        stop, first = min(y1, start + step), max(y0, start - halo)
+        rate = stack.read_rows(first, min(y1, stop + halo), some.tolist())
+        rate[~used[some]] = np.nan
+        core = slice(start - first, stop - first)
+        return measure_surroundings(rate, core, choose_looks(noise, some), axes, some, part)
+
+    parts = list(map_in_threads(measure, range(y0, y1, step)))
+    planes = (
+        np.concatenate([getattr(p, f.name) for p in parts], axis=-2) for f in fields(Surroundings)
+    )
+    return Surroundings(*planes)
+
+
+@dataclass(frozen=True, slots=True)
+class ShelvedLooks:
+    """Makes the evidence of one look at a time, from its exposure, and puts it on the shelf."""
+
+    stack: LookStack
+    shelf: Shelf
+    noise: NoiseModel
+    surroundings: Surroundings
+    axes: dict[str, Any]
+
+    def make(self, look: int) -> None:
+        """Compute and put one look."""
+        rate, n_hidden = self.stack.read_look(look)
+        own = np.array([look])
+        axes = {**self.axes, "dispersion_axes": [self.axes["dispersion_axes"][look]]}
+        noise, part = choose_looks(self.noise, own), divide_time(len(self.noise.n_used))[own]
+        (values,) = weigh_looks(rate[None], noise, axes, self.surroundings, part)
+        evidence = np.packbits(np.isfinite(rate), axis=-1)[None]
+        self.shelf.put(look, {"values": values, "evidence": evidence}, {"n_hidden": n_hidden})
+
+    def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray:
+        """Read rows of a look; what is absent or damaged is made again."""
+        found = self.shelf.read(look, rows, name)
+        if found is None:
+            self.make(look)
+            found = self.shelf.read(look, rows, name)
+        if found is None:
+            raise StoreError(
+                f"expected to read what was just written of look {look + 1}, found it damaged; "
+                "check the disk of the store"
+            )
+        return found
+
+
+def search_shelf(
+    looks: ShelvedLooks,
+    used: np.ndarray,
+    *,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> ShelfSearch:
+    """Complete the shelf, then search it in tiles of rows.
+
+    Parameters
+    ----------
+    looks : ShelvedLooks
+        Of all exposures, in order of time.
+    used : ndarray of bool, shape (n_looks,)
+        Looks that are evidence.
+    max_bytes : int
+        Memory for tiles and what is made of them; a tile has one row at least.
+    progress : callable, optional
+        Called with (rows done, rows in all).
+
+    Returns
+    -------
+    ShelfSearch
+    """
+    shelf, (y0, y1, x0, x1) = looks.shelf, looks.stack.window
+    absent = [k for k in range(len(used)) if shelf.read_facts(k) is None]
+    for _ in map_in_threads(looks.make, absent):
+        pass
+    n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
+    n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
+    for k in range(len(used)):
+        bits = looks.read(k, slice(None), "evidence")[0]
+        n_hidden[k] = (shelf.read_facts(k) or {})["n_hidden"]
+        if used[k]:
+            evidence = np.unpackbits(bits, axis=-1, count=x1 - x0)
+            n_evidence += evidence
+            n_pixels[k] = evidence.sum()
+
+    def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, np.ndarray]:
+        start, values = piece
+        own = np.arange(start, start + values.shape[-1])
+        around = looks.surroundings
+        pixels = Pixels(
+            *(np.ascontiguousarray(values[:, k]) for k in range(3)),
+            *compute_priors(looks.noise, around.structure.flat[own], around.relative.flat[own]),
+        )
+        chosen, fit = choose_pixels(pixels)
+        y, x = np.divmod(own[chosen], x1 - x0)
+        return pixels.take(chosen, y + y0, x + x0), np.stack([fit.offset, fit.response])
+
+    parts, levels = [], []
+    done = 0
+    for candidates, level in map_in_threads(test, _cut_tiles(looks, used, max_bytes)):
+        parts.append(candidates)
+        levels.append(level)
+        done += level.shape[1]
+        if progress:
+            progress(done // (x1 - x0), y1 - y0)
+    offset, response = np.concatenate(levels, axis=1).reshape(2, *n_evidence.shape)
+    return ShelfSearch(join_pixels(parts), n_evidence, n_pixels, n_hidden, offset, response)
+
+
+def _cut_tiles(
+    looks: ShelvedLooks, used: np.ndarray, max_bytes: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Read tiles of rows, and cut them into pieces: number of the first pixel, and the values."""
+    y0, y1, x0, x1 = looks.stack.window
+    ny, nx, n = y1 - y0, x1 - x0, len(used)
+    # A third for the tile; three pieces are worked on at a time.
+    rows = int(np.clip(max_bytes // 3 // (_TILE_BYTES * n * nx), 1, ny))
+    for start in range(0, ny, rows):
+        stop = min(ny, start + rows)
+        tile = np.full((n, 3, stop - start, nx), np.nan, np.float32)
+        for k in np.flatnonzero(used):
+            tile[k] = looks.read(int(k), slice(start, stop))
+        flat = tile.reshape(n, 3, -1)
+        n_pieces = -(-_TEST_BYTES * n * flat.shape[-1] // (max_bytes // 4))
+        edges = np.linspace(0, flat.shape[-1], min(n_pieces, flat.shape[-1]) + 1).astype(int)
+        for first, last in pairwise(edges):
+            yield start * nx + int(first), flat[..., first:last].copy()
