@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jwst_tvbadpix.badpix import PixelHistories, Settings, find_histories
+from jwst_tvbadpix.badpix import Control, PixelHistories, Settings, find_histories
 from jwst_tvbadpix.badpix.candidates import compute_sigma
 from jwst_tvbadpix.badpix.noise import NoiseModel, fit_noise
 from jwst_tvbadpix.badpix.odds import Calibration
@@ -111,6 +111,7 @@ def assemble_histories(candidates, states, bad, *, n_evidence, window, mid_mjd, 
     }
     return PixelHistories(
         candidates=candidates,
+        control=Control(*(np.zeros(0, np.int16),) * 2, *(np.zeros((n, 0), np.float32),) * 2),
         states=states,
         bad=bad,
         n_evidence=n_evidence,

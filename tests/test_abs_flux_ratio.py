@@ -19,6 +19,7 @@ from stdatamodels.jwst import datamodels
 from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.errors import EvidenceError, InputError, TvBadPixError
 from jwst_tvbadpix.fluxcal import fit_factors
+from jwst_tvbadpix.refmodels import CLOSURE
 from jwst_tvbadpix.refmodels.absflux import read_absflux
 from jwst_tvbadpix.simulate import simulate_standard_stars
 from jwst_tvbadpix.standards import read_standards
@@ -36,10 +37,9 @@ def _no_crds(monkeypatch):
 
 def run(inputs, folder, **parameters):
     """Run the step and save; the products by the end of their names."""
+    settings = {"output_dir": str(folder), "output_file": "std", "report": False} | parameters
     with idle_collector():
-        AbsFluxRatio.call(
-            inputs, save_results=True, output_dir=str(folder), output_file="std", **parameters
-        )
+        AbsFluxRatio.call(inputs, save_results=True, **settings)
     return {path.name.removeprefix("std_"): path for path in sorted(folder.iterdir())}
 
 
@@ -52,7 +52,11 @@ def tables(tmp_path_factory):
 def products(tables, tmp_path_factory):
     photometry, models = tables
     return run(
-        str(photometry), tmp_path_factory.mktemp("products"), model_fluxes=str(models), t0_mjd=T0
+        str(photometry),
+        tmp_path_factory.mktemp("products"),
+        model_fluxes=str(models),
+        t0_mjd=T0,
+        report=True,
     )
 
 
@@ -61,18 +65,33 @@ def test_the_products_are_those_of_the_design(products):
         "MIRIMAGE_imaging_photom.asdf",
         "MIRIMAGE_imaging_photom.fits",
         "absflux.asdf",
+        "budget.png",
         "dependences.ecsv",
         "dependences.png",
-        "fit.png",
+        "factors.png",
         "leave_out.ecsv",
+        "left_out.png",
         "modes.ecsv",
         "ratios.ecsv",
+        "ratios.png",
         "repeatability.ecsv",
+        "repeatability.png",
+        "report.html",
+        "residuals_flux_jy.png",
+        "residuals_mjd.png",
+        "residuals_wave.png",
+        "response.png",
+        "slopes.png",
+        "star_factors.png",
         "stars.ecsv",
+        "stars.png",
+        "throughput.png",
         "visits.ecsv",
     ]
     fit = read_absflux(products["absflux.asdf"])
     assert list(fit.references) == ["std_MIRIMAGE_imaging_photom"]
+    assert fit.closure.instance["reference"] == list(fit.references)
+    assert 0 < fit.closure.instance["worst"][0] <= CLOSURE
 
 
 def test_every_column_of_the_tables_is_described(products):
@@ -178,7 +197,13 @@ def test_the_same_tables_in_any_order_make_the_same_bytes(tables, tmp_path, monk
         parts.append(str(tmp_path / f"{name}.ecsv"))
         table[table["filter"] == name].write(parts[-1])
     found = [
-        run(inputs, tmp_path / str(number), model_fluxes=str(models), time_form="linear")
+        run(
+            inputs,
+            tmp_path / str(number),
+            model_fluxes=str(models),
+            time_form="linear",
+            report=True,
+        )
         for number, inputs in enumerate((parts, parts[::-1]))
     ]
     assert found[0].keys() == found[1].keys()

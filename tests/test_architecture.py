@@ -176,7 +176,9 @@ def test_only_the_command_line_prints():
     assert not wrong
 
 
-@pytest.mark.parametrize("module", ["jwst_tvbadpix", "jwst_tvbadpix._integration"])
+@pytest.mark.parametrize(
+    "module", ["jwst_tvbadpix", "jwst_tvbadpix._integration", "jwst_tvbadpix.cli"]
+)
 def test_import_is_light(module):
     """`strun` and `stpipe list` import the entry points of every package."""
     heavy = (*HEAVY, "numpy", "scipy", "astropy", "bottleneck")

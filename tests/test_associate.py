@@ -590,7 +590,8 @@ def test_the_command_writes_lists_and_counts(tmp_path, capsys):
     assert status == 0
     assert not out.exists()
     name = "09999_time_variable_bad_pixel_MIRIMAGE_lrs-slit_P750L_FULL"
-    assert dry[:2] == [name, "  time_variable_bad_pixel: 2 _rate (2 blank)"]
+    planned = f"would write {out / name}_asn.json"
+    assert dry[:2] == [planned, "  time_variable_bad_pixel: 2 _rate (2 blank)"]
     status, lines, _ = run(capsys, tmp_path / "in", "--output-dir", out)
     assert status == 0
     assert lines[0] == str(out / f"{name}_asn.json")
@@ -786,7 +787,10 @@ def test_the_download_command(archive, tmp_path, capsys):
     options = ["download", "4497", "--mode", "LRS", "--output-dir", str(tmp_path / "new")]
     assert main([*options, "--dry-run"]) == 0
     dry = capsys.readouterr().out.splitlines()
-    assert dry == ["a_rate.fits", "a_rateints.fits", "b_rate.fits", "download: 3 files, 0.0 GB"]
+    names = ("a_rate.fits", "a_rateints.fits", "b_rate.fits")
+    planned = [f"would write {tmp_path / 'new' / name}" for name in names]
+    assert dry == [*planned, "download: 3 files, 0.0 GB"]
+    assert not (tmp_path / "new").exists()
     assert main(options) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == str(tmp_path / "new" / "a_rate.fits")

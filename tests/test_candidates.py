@@ -10,6 +10,7 @@ from scipy.ndimage import gaussian_filter
 from jwst_tvbadpix.badpix.candidates import (
     CORNER_REACH,
     _measure_corners,
+    is_control,
     make_decoys,
     select_candidates,
 )
@@ -91,7 +92,8 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         n_used=np.full(N_LOOKS, y.size),
     )
     whole = select_candidates(rate, slice(0, 64), *CORNER, noise, AXES)
-    assert whole.y.size > 500
+    assert whole[0].y.size > 500
+    assert 5 < whole[1].y.size < 0.02 * y.size
     halo = compute_halo(11, 9) + reach
     parts = []
     for start in range(0, 64, 8):
@@ -99,9 +101,24 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         core, corner = slice(start - first, start - first + 8), (CORNER[0] + first, CORNER[1])
         block = np.ascontiguousarray(rate[:, first:last])
         parts.append(select_candidates(block, core, *corner, noise, AXES))
-    joined = join_pixels(parts)
-    same = [np.array_equal(getattr(joined, f.name), getattr(whole, f.name)) for f in fields(whole)]
+    same = [
+        np.array_equal(getattr(join_pixels(joined), f.name), getattr(one, f.name))
+        for one, joined in zip(whole, zip(*parts, strict=True), strict=True)
+        for f in fields(one)
+    ]
     assert all(same) == enough
+
+
+def test_the_control_sample_is_one_per_cent_everywhere():
+    drawn = is_control(np.arange(2048)[:, None], np.arange(2048))
+    for axes in ((0, 1), 0, 1):
+        share = drawn.mean(axis=axes)
+        n = drawn.size / np.size(share)
+        assert np.abs(share - 0.01).max() < 4.5 * np.sqrt(0.01 / n)
+    # No neighbours more often than by chance.
+    assert (drawn[:, 1:] & drawn[:, :-1]).mean() == pytest.approx(1e-4, abs=4.5e-6 * 5)
+    window = is_control(np.arange(100, 164)[:, None], np.arange(8, 72))
+    np.testing.assert_array_equal(window, drawn[100:164, 8:72])
 
 
 # ------------------------------------------------------------------------------------ stars
@@ -180,7 +197,7 @@ def count_decoys(found, noise, bad, **kwargs):
 
 def test_decoys_are_chosen_as_often_as_good_pixels(sky):
     rate, found, noise = sky
-    chosen = select_candidates(rate, slice(0, SHAPE[0]), *CORNER, noise, AXES).y.size
+    chosen = select_candidates(rate, slice(0, SHAPE[0]), *CORNER, noise, AXES)[0].y.size
     decoys, n = count_decoys(found, noise, np.zeros(SHAPE, bool))
     assert n == 4 * rate[0].size
     expected = decoys.y.size / 4

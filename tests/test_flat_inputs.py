@@ -227,6 +227,7 @@ def call(inputs, folder, **parameters):
         return ExternalFlatBuilder.call(
             [str(path) for path in inputs],
             save_results=True,
+            report=False,
             output_dir=str(folder),
             **parameters,
         )

@@ -58,6 +58,7 @@ def build(programme, folder, **parameters):
             str(inputs) if isinstance(inputs, Path) else inputs,
             save_results=True,
             output_dir=str(folder),
+            report=False,
             **parameters,
         )
     return Run(programme, folder)

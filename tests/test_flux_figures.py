@@ -6,7 +6,7 @@ from fluxtables import PIVOTS, STARS, write_photometry
 from matplotlib.figure import Figure
 
 from jwst_tvbadpix.fluxcal import fit_factors
-from jwst_tvbadpix.report import plot_dependences, plot_fit, plot_stars, plot_throughput
+from jwst_tvbadpix.report import plot_dependences, plot_stars, plot_throughput
 from jwst_tvbadpix.standards import read_standards
 
 
@@ -34,10 +34,6 @@ def test_stars_are_marked_by_their_verdicts(fit):
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert labels == [f"ok ({len(STARS) - 1})", "slope (1)"]
     assert "%" in ax.get_xlabel()
-
-
-def test_both_are_on_one_page(fit):
-    assert len(plot_fit(fit).axes) == 2
 
 
 def test_a_page_without_dependences_says_so(fit):

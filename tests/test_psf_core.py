@@ -111,10 +111,10 @@ def test_a_wider_core_is_found_and_its_size_is_right():
     assert not drifting["stretch"]
     assert not drifting["skew"]
     assert not drifting["size, gradient 1"]
-    change = found.values[9:, 3].mean() - found.values[:9, 3].mean()
+    change = found.drifts.values[9:, 3].mean() - found.drifts.values[:9, 3].mean()
     err = np.hypot(
         *(
-            np.sqrt(np.mean(found.errors[rows, 3] ** 2) / n)
+            np.sqrt(np.mean(found.drifts.errors[rows, 3] ** 2) / n)
             for rows, n in ((slice(9, None), 6), (slice(None, 9), 9))
         )
     )

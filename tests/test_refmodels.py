@@ -448,6 +448,7 @@ def make_history(**changes):
         "intervals": intervals,
         "residuals": make_columns("residuals", N_PIXEL),
         "base": {"file": "base.fits", "sha256": "00ff", **make_columns("base", 2)},
+        "control": make_columns("control", 2),
         "events": make_columns("events", 2),
         "self_test": {"new_flags": 0.5, "left_out": ["TELEGRAPH"], **make_columns("self_test", 2)},
         "settings": {"dating": "midpoint", "max_masks": np.int64(0), "cap": 7.5, "base": None},
@@ -495,7 +496,7 @@ def test_history_round_trip(tmp_path):
     }
     assert read.warnings == ["One exposure was left out: José's."]
     assert (read.self_test.new_flags, read.self_test.left_out) == (0.5, ["TELEGRAPH"])
-    assert (read.schema_version, read.coverage.shape) == ("1.0.0", [1024, 1032])
+    assert (read.schema_version, read.coverage.shape) == ("1.1.0", [1024, 1032])
     with BadPixHistoryModel(tmp_path / "moved.asdf") as opened:
         assert opened.intervals.instance["class"][0] == "UNRELIABLE_SLOPE"
 

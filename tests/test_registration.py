@@ -117,7 +117,7 @@ def test_numeric_parameters_are_the_settings_of_the_search():
     for name, value in settings.items():
         assert type(defaults[name]) is type(value), name
     other = ["base_mask", "base_policy", "mask_filter", "dating", "first_useafter", "suffix"]
-    other += ["events", "event_boost", "self_test", "max_masks", "depth"]
+    other += ["events", "event_boost", "self_test", "max_masks", "depth", "report"]
     assert sorted(names) == sorted([*settings, *other])
 
 

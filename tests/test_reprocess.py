@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from jwst_tvbadpix.delivery import build_context, use_context
 from jwst_tvbadpix.errors import InputError, ProductError
 from jwst_tvbadpix.files import compute_sha256
 from jwst_tvbadpix.refmodels import build_mask, build_neutral_mask, write_twins
-from jwst_tvbadpix.reprocess import reprocess
+from jwst_tvbadpix.reprocess import plan_reprocess, reprocess
 from jwst_tvbadpix.reprocess.ledger import STATE_FOLDER, open_ledger
 from jwst_tvbadpix.reprocess.plan import read_exposures, read_masks, read_stages
 from jwst_tvbadpix.reprocess.workers import Workers
@@ -583,6 +584,37 @@ def test_stage_2_gets_integrations_and_backgrounds(place, tmp_path):
     assert states(result) == ["failed"] * 3
     assert "background" in result.outcomes[0].error
     assert "a stage that fails" in result.outcomes[0].error
+
+
+def test_a_plan_tells_what_a_run_then_does(place, tmp_path):
+    members = [(str(ramp), "science") for ramp in place.ramps[:2]]
+    asn = write_asn(tmp_path / "asn.json", [*members, (str(place.ramps[2]), "background")])
+    cal, out = place.write_pars("planned_cal", "QuickSpec2"), tmp_path / "out"
+
+    def plan_run(*parameters):
+        context = place.context
+        found = plan_reprocess(asn, parameters, output_dir=out, context=context)
+        return states(found.result), [path.name for path in found.products]
+
+    rates = [f"{name}_rate.fits" for name in place.names]
+    calibrated = [f"{name}_calints.fits" for name in place.names[:2]]
+    assert plan_run(cal, place.rates) == (["done"] * 3, [*rates, *calibrated])
+    assert not out.exists()
+    place.run(out, cal, place.rates, asn=asn)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert {*rates, *calibrated} <= {path.name for path in before}
+    assert plan_run(cal, place.rates) == (["skipped"] * 3, [])
+    other = place.write_pars("other_cal", "QuickSpec2", skip=False)
+    assert plan_run(other, place.rates) == (["done", "done", "skipped"], calibrated)
+    # A background that changes reaches what it is subtracted from, and nothing else.
+    (out / rates[2]).write_bytes(b"")
+    assert plan_run(cal, place.rates) == (["done"] * 3, [rates[2], *calibrated])
+    (out / rates[2]).write_bytes(before.pop(out / rates[2]))
+    assert plan_run(cal, place.rates) == (["skipped"] * 3, [])
+    assert all(path.read_bytes() == content for path, content in before.items())
+    # Files of others are refused as by a run.
+    shutil.rmtree(out / STATE_FOLDER)
+    assert plan_run(cal, place.rates) == (["failed"] * 3, [])
 
 
 def test_an_instrument_that_the_context_does_not_know_fails(place, tmp_path):

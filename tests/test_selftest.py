@@ -340,7 +340,10 @@ def call(programme, **parameters):
     inputs = list(map(str, programme.rates))
     if parameters.pop("backwards", False):
         inputs = inputs[::-1]
-    return TimeVariableBadPixel.call(inputs, output_file="test", **parameters)
+    out = programme.association.parent / "out"
+    return TimeVariableBadPixel.call(
+        inputs, output_file="test", output_dir=str(out), report=False, **parameters
+    )
 
 
 @pytest.fixture(scope="module")

@@ -277,6 +277,24 @@ def test_wrong_errors_are_found_out(factor, floor):
     )
 
 
+def test_residuals_are_told_by_star_and_exposure_and_scatter_as_stated():
+    observations, _, _ = draw(31, zero_point_scatter=0.0)
+    columns = as_columns(observations)
+    columns[4][100] *= 1.3
+    flat = solve_star_flat(as_observations(columns), FIELD, order=2, zero_point_scatter=0.0)
+    seen = flat.residuals
+    assert len(seen.value) == flat.n_used
+    assert seen.outlier.sum() == flat.n_outliers
+    (row,) = np.flatnonzero((seen.exposure == columns[0][100]) & (seen.star == columns[1][100]))
+    assert seen.outlier[row]
+    assert (seen.x[row], seen.y[row]) == (columns[2][100], columns[3][100])
+    assert seen.value[row] == pytest.approx(0.3, abs=5 * ERR)
+    pull = (seen.value / seen.sigma)[~seen.outlier]
+    assert np.mean(pull**2) == pytest.approx(1, abs=5 * np.sqrt(2 / pull.size))
+    # A fit takes something of each residual.
+    assert np.median(seen.sigma) < ERR
+
+
 def test_floor_and_scale_are_told_apart_where_errors_differ():
     rng = np.random.default_rng(8)
     observations, _, _ = draw(12, n_exposures=30, n_stars=500, relative_err=1e-5)
@@ -335,6 +353,21 @@ def test_one_roll_leaves_a_constant_and_two_gradients():
     assert sigma[0] / sigma[1] == pytest.approx(2.5, rel=0.1)
     assert flat.gauge.forecast.needed_deg in flat.gauge.forecast.roll_deg
     assert any("rolled by" in line for line in flat.gauge.advice)
+
+
+def test_combinations_of_modes_are_told_with_what_is_left_of_them():
+    flat = solve_star_flat(draw(12)[0], FIELD, order=3, zero_point_scatter=np.inf)
+    gauge = flat.gauge
+    assert (np.diff(gauge.shares) >= 0).all()
+    # One roll: free zero points imitate both planes.
+    planes = flat.basis.degree == 1
+    np.testing.assert_allclose(gauge.shares[:2], 0, atol=1e-8)
+    norm = np.linalg.norm(gauge.combinations, axis=0)
+    np.testing.assert_allclose(norm, 1)
+    np.testing.assert_allclose(np.linalg.norm(gauge.combinations[planes, :2], axis=0), 1, atol=1e-3)
+    assert gauge.shares[2] == pytest.approx(gauge.weakest)
+    same = np.abs(gauge.combinations[:, 2] @ gauge.weakest_mode)
+    assert same == pytest.approx(1)
 
 
 def test_two_rolls_leave_a_constant():

@@ -370,11 +370,21 @@ def test_saved_parameters_run_again(programme, by_class, by_dating, folder):
 # --- saving ---
 
 
-def expected_names(models, stem):
+def list_products(out):
+    """Names of the files but for the figures of the page, which are its own affair."""
+    return sorted(name for name in os.listdir(out) if not name.endswith(".png"))
+
+
+def expected_names(models, name):
+    stem = f"{name}_MIRIMAGE"
     stamps = [m.meta.useafter.replace("-", "").replace(":", "") for m in models[1:]]
     masks = [f"{stem}_P750L_mask_{stamp}" for stamp in stamps]
     return sorted(
-        [f"{stem}_badpixhistory.asdf", *(f"{m}{end}" for m in masks for end in (".asdf", ".fits"))]
+        [
+            f"{name}_report.html",
+            f"{stem}_badpixhistory.asdf",
+            *(f"{m}{end}" for m in masks for end in (".asdf", ".fits")),
+        ]
     )
 
 
@@ -386,9 +396,10 @@ def test_call_without_save_results_writes_nothing(programme, made, folder):
 
 
 def test_names_of_the_products(by_alias, by_class, by_dating):
-    alias, cls = (sorted(os.listdir(out)) for out in (by_alias[0], by_class[0]))
-    assert alias == expected_names(by_dating["midpoint"], f"{PRODUCT}_MIRIMAGE")
-    assert cls == expected_names(by_dating["detected"], "my.name_MIRIMAGE")
+    alias, cls = (list_products(out) for out in (by_alias[0], by_class[0]))
+    assert alias == expected_names(by_dating["midpoint"], PRODUCT)
+    assert cls == expected_names(by_dating["detected"], "my.name")
+    assert (by_alias[0] / f"{PRODUCT}_growth.png").is_file()
     for out in (by_alias[0], by_class[0]):
         for path in out.glob("*_mask_*.fits"):
             stamp = path.stem.rpartition("_")[2]
@@ -429,7 +440,7 @@ def test_one_rateints_gives_a_static_mask_named_after_it(folder):
         str(path), save_results=True, output_dir=str(folder / "out")
     )
     stem = path.name.removesuffix("_rateints.fits")
-    assert sorted(os.listdir(folder / "out")) == expected_names([history, mask], f"{stem}_MIRIMAGE")
+    assert list_products(folder / "out") == expected_names([history, mask], stem)
     assert history.exposures.filename == [f"{path.name}[{k}]" for k in range(1, 7)]
     assert any("could not be dated" in text for text in history.warnings)
     rows = history.intervals.instance

@@ -203,14 +203,17 @@ def write_schema(name: str) -> list[str]:
     single = []
     for part, node in schema["properties"].items():
         optional = part not in schema["required"]
-        if "properties" not in node:
+        # A table of its own, or a mapping of names to tables of one shape.
+        inner = node if "properties" in node else node.get("additionalProperties")
+        if not isinstance(inner, dict) or "properties" not in inner:
             single.append((literal(part), *_describe(node, optional)))
             continue
-        title = f".. rubric:: {part}{' (optional)' if optional else ''}"
+        each = "" if inner is node else ", of each name"
+        title = f".. rubric:: {part}{each}{' (optional)' if optional else ''}"
         lines += [title, "", f"{escape(node.get('title', ''))}.", ""]
         rows = [
-            (literal(key), *_describe(child, key not in node.get("required", ())))
-            for key, child in node["properties"].items()
+            (literal(key), *_describe(child, key not in inner.get("required", ())))
+            for key, child in inner["properties"].items()
         ]
         lines += write_table(_SCHEMA_TITLES, rows, _SCHEMA_WIDTHS)
     single_values = write_table(_SCHEMA_TITLES, single, _SCHEMA_WIDTHS)
@@ -232,9 +235,9 @@ def _describe(node: dict[str, Any], optional: bool) -> tuple[str, str]:
 
 def find_parser() -> argparse.ArgumentParser:
     """Make the parser of ``tvbadpix``."""
-    from jwst_tvbadpix.cli import _build_parser
+    from jwst_tvbadpix.cli import build_parser
 
-    return _build_parser()
+    return build_parser()
 
 
 def list_commands() -> dict[str, tuple[str, argparse.ArgumentParser]]:

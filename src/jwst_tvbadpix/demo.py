@@ -66,8 +66,8 @@ class DemoResult:
 
     Attributes
     ----------
-    folder, picture : Path
-        Where everything is; the figure.
+    folder, picture, page : Path
+        Where everything is; the figure; the page of the run, for a browser.
     n_exposures, n_masks : int
     precision, recall : float
         Of bad (pixel, exposure) pairs against the truth; quiet spells of telegraph pixels and
@@ -80,6 +80,7 @@ class DemoResult:
 
     folder: Path
     picture: Path
+    page: Path
     n_exposures: int
     n_masks: int
     precision: float
@@ -143,8 +144,17 @@ def run_demo(folder: Path, *, say: Callable[[str], None]) -> DemoResult:
     precision, recall, by_kind, number = _compare(history, programme.defects, programme.specs)
     picture = folder / "tvbadpix_demo.png"
     plot_summary(history, truth=number).savefig(picture, dpi=120)
+    (page,) = masks_folder.glob("*_report.html")
     return DemoResult(
-        folder, picture, len(programme.rates), len(masks), precision, recall, by_kind, tuple(picked)
+        folder=folder,
+        picture=picture,
+        page=page,
+        n_exposures=len(programme.rates),
+        n_masks=len(masks),
+        precision=precision,
+        recall=recall,
+        recall_by_kind=by_kind,
+        picked=tuple(picked),
     )
 
 

@@ -1,6 +1,6 @@
 """Numerics of bad pixels: arrays in, frozen results out."""
 
-from .candidates import Candidates
+from .candidates import Candidates, Control
 from .depths import DEPTHS, DepthClass, group_depths
 from .find import PixelHistories, Settings, find_histories
 from .intervals import CLASSES, Intervals, extract_intervals
@@ -22,6 +22,7 @@ __all__ = [
     "DATING",
     "DEPTHS",
     "Candidates",
+    "Control",
     "DatedIntervals",
     "DepthClass",
     "Intervals",

@@ -15,18 +15,20 @@ from .residuals import LocalResiduals, combine_axes, compute_residuals, subtract
 __all__ = [
     "CORNER_REACH",
     "Candidates",
+    "Control",
     "Pixels",
     "Surroundings",
     "choose_looks",
-    "choose_pixels",
     "choose_some",
     "compute_priors",
     "compute_sigma",
     "divide_time",
     "find_images",
+    "is_control",
     "make_decoys",
     "measure_surroundings",
     "select_candidates",
+    "split_pixels",
     "weigh_looks",
 ]
 
@@ -43,6 +45,8 @@ _MEDIAN_LOOKS = 15
 _STAR, _PEAK = 3.0, 3.0
 # Pixels over which a corner shows: rows that a block needs beyond those of its residuals.
 CORNER_REACH = 2
+# Share of the pixels that are drawn for the control sample.
+_CONTROL = 0.01
 _RING = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
 
 
@@ -68,6 +72,22 @@ class Candidates:
     variance: np.ndarray
     sigma_offset: np.ndarray
     sigma_response: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Good pixels drawn at random, to compare with; axes as those of `Candidates`.
+
+    Attributes
+    ----------
+    y, x : ndarray of int16, shape (n_pixels,)
+    residual, variance : ndarray of float32, shape (n_looks, n_pixels)
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    residual: np.ndarray
+    variance: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +138,18 @@ class Pixels:
             x.astype(np.int16),
             *(getattr(self, f.name)[..., chosen] for f in fields(self)),
         )
+
+
+def is_control(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Draw pixels of the full frame for the control sample: bool, broadcast shape of `y` and `x`.
+
+    The draw is the SplitMix64 hash of the position, so that it depends on nothing else.
+    """
+    state = np.asarray(y).astype(np.uint64) << np.uint64(32) | np.asarray(x).astype(np.uint64)
+    state = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ state >> np.uint64(shift)) * np.uint64(factor)
+    return (state ^ state >> np.uint64(31)) < np.uint64(_CONTROL * 2**64)
 
 
 def find_images(axes: dict[str, Any]) -> np.ndarray:
@@ -367,8 +399,10 @@ def _measure_corners(level: np.ndarray) -> np.ndarray:
 
 def select_candidates(
     rate: np.ndarray, core: slice, y: int, x: int, noise: NoiseModel, axes: dict[str, Any]
-) -> Candidates:
+) -> tuple[Candidates, Control]:
     """Compute the residuals of a block and keep the pixels worth a closer look.
+
+    Of the others with evidence 1 % are drawn as control sample.
 
     Parameters
     ----------
@@ -389,9 +423,26 @@ def select_candidates(
     found = compare_looks(rate, noise, axes, outcast)
     for_a_time = None if part is None else outcast_then[part]
     pixels = _weigh(noise, found, images, core, for_a_time)
-    chosen, _ = choose_pixels(pixels)
-    rows, columns = np.nonzero(chosen)
-    return pixels.take(chosen, rows + y + core.start, columns + x)
+    own = np.indices(pixels.residual.shape[1:]) + np.array([y + core.start, x])[:, None, None]
+    return split_pixels(pixels, own[0], own[1])[:2]
+
+
+def split_pixels(
+    pixels: Pixels, y: np.ndarray, x: np.ndarray
+) -> tuple[Candidates, Control, BackgroundFit]:
+    """Split pixels, which lie at y and x, into candidates and others; the fit of all.
+
+    Of the others 1 % of those with evidence are the control sample.
+    """
+    chosen, fit = _choose(pixels)
+    drawn = is_control(y, x) & ~chosen & np.isfinite(pixels.residual).any(axis=0)
+    control = Control(
+        y[drawn].astype(np.int16),
+        x[drawn].astype(np.int16),
+        pixels.residual[:, drawn],
+        pixels.variance[:, drawn],
+    )
+    return pixels.take(chosen, y[chosen], x[chosen]), control, fit
 
 
 def make_decoys(
@@ -454,13 +505,13 @@ def make_decoys(
         offset, response = rng.standard_normal((2, own.size), np.float32)
         error += noise.sigma_offset * offset + noise.sigma_response * response * flat.local
         decoys = replace(flat, residual=np.where(usable, error, np.nan).astype(np.float32))
-        chosen, _ = choose_pixels(decoys)
+        chosen, _ = _choose(decoys)
         n = int(chosen.sum())
         parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
     return join_pixels(parts), own.size * n_copies
 
 
-def choose_pixels(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
+def _choose(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
     """Apply the quick tests: bool, shape of a plane; and the fit that they rest on."""
     fit = pixels.fit()
     chosen = _largest_step(fit.standardised, np.isfinite(pixels.residual)) > _STEP

@@ -13,6 +13,7 @@ from ..parallel import map_in_threads
 from .candidates import (
     CORNER_REACH,
     Candidates,
+    Control,
     compute_sigma,
     find_images,
     make_decoys,
@@ -21,7 +22,7 @@ from .candidates import (
 from .histories import PixelStates, join_pixels, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
-from .outofcore import Shelf, ShelvedLooks, hash_parts, search_shelf, survey_surroundings
+from .outofcore import Search, Shelf, ShelvedLooks, hash_parts, search_shelf, survey_surroundings
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -115,6 +116,8 @@ class PixelHistories:
     ----------
     candidates : Candidates
         Pixels that were solved.
+    control : Control
+        Good pixels to compare with.
     states : PixelStates
         Their best histories.
     score : ndarray of float64, shape (n_pixels,)
@@ -139,6 +142,7 @@ class PixelHistories:
     """
 
     candidates: Candidates
+    control: Control
     states: PixelStates
     score: np.ndarray
     bad: np.ndarray
@@ -199,17 +203,15 @@ def find_histories(
     strips = _choose_strips(stack, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, halo, axes)
     if open_shelf is None:
-        n_evidence, n_pixels, n_hidden, candidates = _search(
-            stack, noise, usability.used, halo, axes, progress
-        )
+        found = _search(stack, noise, usability.used, halo, axes, progress)
     else:
         readable: Any = stack  # beyond what the search in memory asks of it, look by look
         around = survey_surroundings(readable, noise, usability.used, halo, axes)
         shelf = open_shelf(hash_parts(noise, around, usability.used, settings, axes))
         looks = ShelvedLooks(readable, shelf, noise, around, axes)
         found = search_shelf(looks, usability.used, max_bytes=max_bytes, progress=progress)
-        candidates = found.candidates
-        n_evidence, n_pixels, n_hidden = found.n_evidence, found.n_pixels, found.n_hidden
+    n_evidence, n_pixels, n_hidden = found.n_evidence, found.n_pixels, found.n_hidden
+    candidates = found.candidates
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "
@@ -239,6 +241,7 @@ def find_histories(
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
     return PixelHistories(
         candidates,
+        found.control,
         states,
         score,
         bad,
@@ -287,15 +290,15 @@ def _search(
     halo: int,
     axes: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Candidates]:
-    """Go through the rows: evidence per pixel and per look, hidden pixels, the candidates."""
+) -> Search:
+    """Go through the rows, a block at a time."""
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
     n_hidden = np.zeros_like(n_pixels)
-    parts = []
+    parts: list[tuple[Candidates, Control]] = []
 
-    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, Candidates]:
+    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, tuple[Candidates, Control]]:
         rate = block.rate
         if not used.all():
             rate = np.where(used[:, None, None], rate, np.float32(np.nan))
@@ -311,7 +314,8 @@ def _search(
         parts.append(part)
         if progress:
             progress(last, y1 - y0)
-    return n_evidence, n_pixels, n_hidden, join_pixels(parts)
+    candidates, controls = zip(*parts, strict=True)
+    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
 
 
 def _place(

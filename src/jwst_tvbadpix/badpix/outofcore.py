@@ -28,14 +28,15 @@ from ..errors import StoreError
 from ..parallel import map_in_threads
 from .candidates import (
     Candidates,
+    Control,
     Pixels,
     Surroundings,
     choose_looks,
-    choose_pixels,
     choose_some,
     compute_priors,
     divide_time,
     measure_surroundings,
+    split_pixels,
     weigh_looks,
 )
 from .histories import join_pixels
@@ -43,8 +44,8 @@ from .noise import NoiseModel
 
 __all__ = [
     "LookStack",
+    "Search",
     "Shelf",
-    "ShelfSearch",
     "ShelvedLooks",
     "hash_parts",
     "search_shelf",
@@ -61,48 +62,51 @@ class LookStack(Protocol):
     """What is asked of a stack of exposures (`jwst_tvbadpix.exposures.ExposureStack`)."""
 
     @property
-    def window(self) -> tuple[int, int, int, int]: ...
+    def window(self) -> tuple[int, int, int, int]:
+        """Bounding box (y0, y1, x0, x1) of all that was read out."""
 
-    def read_rows(
-        self, start: int, stop: int, looks: Sequence[int] | None = None
-    ) -> np.ndarray: ...
+    def read_rows(self, start: int, stop: int, looks: Sequence[int] | None = None) -> np.ndarray:
+        """Read full-frame rows of some looks."""
 
-    def read_look(self, look: int) -> tuple[np.ndarray, int]: ...
+    def read_look(self, look: int) -> tuple[np.ndarray, int]:
+        """Read the window of one look, and the number of pixels that a mask hid in it."""
 
 
 class Shelf(Protocol):
     """Where the evidence of looks lies (`jwst_tvbadpix.store.EvidenceShelf`)."""
 
-    def read_facts(self, look: int) -> dict[str, Any] | None: ...
+    def read_facts(self, look: int) -> dict[str, Any] | None:
+        """Read what was put beside the arrays; None: absent or damaged."""
 
-    def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None: ...
+    def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None:
+        """Read rows of an array of a look; None: absent or damaged."""
 
-    def put(
-        self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]
-    ) -> None: ...
+    def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Write a look, in place of what was there."""
 
 
 @dataclass(frozen=True, slots=True)
-class ShelfSearch:
+class Search:
     """What the quick tests of every pixel found.
 
     Attributes
     ----------
     candidates : Candidates
+    control : Control
     n_evidence : ndarray of int32, shape of the window
         Number of looks with evidence.
     n_pixels, n_hidden : ndarray of int64, shape (n_looks,)
         Pixels with evidence, and those that a mask hid, each look.
-    offset, response : ndarray of float32, shape of the window
-        delta [DN/s] and q of every pixel.
+    levels : ndarray of float32, shape (2, *window), optional
+        Offset [DN/s] and response of every pixel, where they were kept.
     """
 
     candidates: Candidates
+    control: Control
     n_evidence: np.ndarray
     n_pixels: np.ndarray
     n_hidden: np.ndarray
-    offset: np.ndarray
-    response: np.ndarray
+    levels: np.ndarray | None = None
 
 
 def hash_parts(*parts: Any) -> str:
@@ -182,7 +186,7 @@ def search_shelf(
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] | None = None,
-) -> ShelfSearch:
+) -> Search:
     """Complete the shelf, then search it in tiles of rows.
 
     Parameters
@@ -198,7 +202,7 @@ def search_shelf(
 
     Returns
     -------
-    ShelfSearch
+    Search
     """
     shelf, (y0, y1, x0, x1) = looks.shelf, looks.stack.window
     absent = [k for k in range(len(used)) if shelf.read_facts(k) is None]
@@ -214,28 +218,32 @@ def search_shelf(
             n_evidence += evidence
             n_pixels[k] = evidence.sum()
 
-    def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, np.ndarray]:
+    def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control, np.ndarray]:
         start, values = piece
         own = np.arange(start, start + values.shape[-1])
         around = looks.surroundings
-        pixels = Pixels(
-            *(np.ascontiguousarray(values[:, k]) for k in range(3)),
-            *compute_priors(looks.noise, around.structure.flat[own], around.relative.flat[own]),
-        )
-        chosen, fit = choose_pixels(pixels)
-        y, x = np.divmod(own[chosen], x1 - x0)
-        return pixels.take(chosen, y + y0, x + x0), np.stack([fit.offset, fit.response])
+        priors = compute_priors(looks.noise, around.structure.flat[own], around.relative.flat[own])
+        residual, local, variance = (np.ascontiguousarray(values[:, k]) for k in range(3))
+        pixels = Pixels(residual, local, variance, *priors)
+        y, x = np.divmod(own, x1 - x0)
+        candidates, control, fit = split_pixels(pixels, y + y0, x + x0)
+        return candidates, control, np.stack([fit.offset, fit.response])
 
-    parts, levels = [], []
-    done = 0
-    for candidates, level in map_in_threads(test, _cut_tiles(looks, used, max_bytes)):
-        parts.append(candidates)
-        levels.append(level)
-        done += level.shape[1]
+    parts = []
+    for part in map_in_threads(test, _cut_tiles(looks, used, max_bytes)):
+        parts.append(part)
         if progress:
+            done = sum(levels.shape[1] for *_, levels in parts)
             progress(done // (x1 - x0), y1 - y0)
-    offset, response = np.concatenate(levels, axis=1).reshape(2, *n_evidence.shape)
-    return ShelfSearch(join_pixels(parts), n_evidence, n_pixels, n_hidden, offset, response)
+    candidates, control, levels = zip(*parts, strict=True)
+    return Search(
+        join_pixels(candidates),
+        join_pixels(control),
+        n_evidence,
+        n_pixels,
+        n_hidden,
+        np.concatenate(levels, axis=1).reshape(2, *n_evidence.shape),
+    )
 
 
 def _cut_tiles(

@@ -5,13 +5,21 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._shared import add_output_dir, report_paths
+from ._shared import add_output_dir, report_paths, report_planned
 
 if TYPE_CHECKING:
     from ..programmes.associate import Plan
     from ..programmes.recipes import Recipe
 
 __all__ = ["add_command"]
+
+_EPILOG = """\
+The exit status is 1 where there is no association. The last line is the summary.
+
+examples:
+  tvbadpix associate field --dry-run
+  tvbadpix associate --program 7487 --dry-run
+"""
 
 
 def add_command(commands: Any) -> None:
@@ -27,6 +35,7 @@ def add_command(commands: Any) -> None:
         "fit no step are listed with the reason. An association of the same name is replaced. "
         "Recipes come with the package for programmes 1539, 4487, 4497, 7487 and 7831; other "
         "programmes are sorted by their headers alone.",
+        epilog=_EPILOG,
     )
     associate.add_argument(
         "files", nargs="*", type=Path, metavar="FILE", help="FITS files, or folders of them"
@@ -36,12 +45,10 @@ def add_command(commands: Any) -> None:
         metavar="PID",
         help="use only exposures of this programme (7831 takes blank-sky, failed and dark "
         "exposures of any), and list what its recipe lacks; or a recipe of your own (.toml). "
-        "With --dry-run and without files: print the recipe",
+        "With --dry-run and without files: print the recipe (default: any programme, by the "
+        "recipes that come with the package)",
     )
     add_output_dir(associate)
-    associate.add_argument(
-        "--dry-run", action="store_true", help="print the table and write nothing"
-    )
     associate.set_defaults(run=_run)
 
 
@@ -51,6 +58,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..programmes.associations import write_associations
     from ..programmes.recipes import find_recipe, list_recipes, read_program
     from ..programmes.scan import list_fits, scan_headers
+    from ..steps._base import show_progress
 
     asked, program = read_program(options.program) if options.program else (None, None)
     if not options.files:
@@ -61,7 +69,8 @@ def _run(options: argparse.Namespace) -> int:
                 f"--program with one of {', '.join(list_recipes())} to see its recipe"
             )
         return _print_recipe(asked)
-    observations = scan_headers(list_fits(options.files))
+    show = show_progress("Reading headers", unit="file")
+    observations = scan_headers(list_fits(options.files), progress=show)
     recipes = [asked] if asked else []
     if program is None:
         programs = sorted({o.program for o in observations if o.program})
@@ -69,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         recipes = [recipe for recipe in shipped if not recipe.archival]
     plan = plan_associations(observations, recipes=recipes, program=program)
     if options.dry_run:
-        _print_table(plan)
+        _print_table(plan, options.output_dir)
     else:
         report_paths(write_associations(plan.associations, options.output_dir))
     _print_rest(plan, all_rows=program is not None)
@@ -105,12 +114,12 @@ def _print_recipe(recipe: "Recipe") -> int:
     return 0
 
 
-def _print_table(plan: "Plan") -> None:
+def _print_table(plan: "Plan", folder: Path) -> None:
     """Print what would be written."""
     for association in plan.associations:
         roles = Counter(member.role.name for member in association.members)
         said = ", ".join(f"{n} {role}" for role, n in sorted(roles.items()))
-        print(f"{association.name}")
+        report_planned([folder / association.filename])
         print(f"  {association.step}: {len(association.members)} _{association.stage} ({said})")
         if not association.ready:
             print("  ? must be reprocessed before the step takes it")

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ._shared import add_dry_run, write_table
+
 if TYPE_CHECKING:
     from ..check import ExposureCheck
 
@@ -13,8 +15,14 @@ _EPILOG = """\
 The aperture is, in this order: that given; the window that an _x1d made from detector pixels
 names; pixels near the target of an integral-field unit (WCS); so many pixels on either side of
 the target (WCS), or of the trace that is seen (5 for the LRS, 3 for others, or half the width
-that the _x1d names); the whole field. The first lines of the output say which. Exit status: 0,
-affected or not; 1 on an error. The last line is the summary."""
+that the _x1d names); the whole field. The first lines of the output say which. The exit
+status is 0, affected or not. The last line is the summary.
+
+examples:
+  tvbadpix check x_rate.fits --history masks/lrs_MIRIMAGE_badpixhistory.asdf
+  tvbadpix check x_rate.fits --aperture 30 45 5 395 --output found.ecsv \\
+      --history masks/lrs_MIRIMAGE_badpixhistory.asdf
+"""
 
 _SHOWN = (
     "y",
@@ -43,7 +51,6 @@ def add_command(commands: Any) -> None:
         description="Is my spectrum affected? The bad pixels within the extraction of an exposure "
         "at its date, with the spike that each is expected to make.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     check.add_argument(
         "file",
@@ -62,25 +69,34 @@ def add_command(commands: Any) -> None:
         "--aperture",
         nargs="+",
         metavar="EDGE",
-        help="X0 X1 Y0 Y1: first and last column, first and last row (0-based, of the exposure's "
-        "image), or all; give FILE first",
+        help="X0 X1 Y0 Y1: first and last column, first and last row (pixels, 0-based, of the "
+        "exposure's image), or all; give FILE first (default: found as said below)",
     )
     check.add_argument(
-        "--image", type=Path, metavar="FILE2D", help="the 2-D product of an _x1d, if not beside it"
+        "--image",
+        type=Path,
+        metavar="FILE2D",
+        help="the 2-D product of an _x1d (default: the one beside it)",
     )
     check.add_argument(
-        "--mask", type=Path, metavar="MASK", help="the file that R_MASK names, to show its flags"
+        "--mask",
+        type=Path,
+        metavar="MASK",
+        help="the file that R_MASK names, to show its flags (default: they are not shown)",
     )
     check.add_argument(
-        "--output", type=Path, metavar="FILE.ecsv", help="write the whole table as ECSV"
+        "--output",
+        type=Path,
+        metavar="FILE.ecsv",
+        help="write the whole table as ECSV (default: it is printed alone)",
     )
+    add_dry_run(check)
     check.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
     from ..check import check_exposure
     from ..refmodels import read_history
-    from ._shared import write_table
 
     found = check_exposure(
         options.file,
@@ -90,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         mask=options.mask,
     )
     if options.output:
-        write_table(found.table, options.output)
+        write_table(found.table, options.output, dry_run=options.dry_run)
     _print(found)
     return 0
 

@@ -8,6 +8,14 @@ from ._shared import drop_crds_variables
 
 __all__ = ["add_command"]
 
+_EPILOG = """\
+It writes no file. No variable of CRDS in the environment has any effect.
+
+examples:
+  eval "$(tvbadpix context delivery)"
+  tvbadpix context delivery --shell csh
+"""
+
 
 def add_command(commands: Any) -> None:
     """Add the command to the parser."""
@@ -16,12 +24,16 @@ def add_command(commands: Any) -> None:
         help="print the environment that makes strun use a local CRDS context",
         description="Check that a local CRDS context is whole, and print the commands that make "
         'strun and crds use it: eval "$(tvbadpix context OUT)"',
+        epilog=_EPILOG,
     )
     context.add_argument(
         "folder", type=Path, metavar="OUT", help="what `tvbadpix deliver` wrote, or a CRDS cache"
     )
     context.add_argument(
-        "--shell", choices=("sh", "csh"), default="sh", help="for sh, bash, zsh, or for csh, tcsh"
+        "--shell",
+        choices=("sh", "csh"),
+        default="sh",
+        help="sh for sh, bash, zsh; csh for csh, tcsh (default: %(default)s)",
     )
     context.set_defaults(run=_run)
 

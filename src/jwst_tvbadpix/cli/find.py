@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._shared import add_output_dir, report_paths, write_table
+from ._shared import add_output_dir, report_paths, report_planned, write_table
 
 if TYPE_CHECKING:
     from ..programmes.mast import MastQuery
@@ -20,7 +20,12 @@ Without FILES: writes the request for all public exposures of the mode, darks in
 With FILES: ranks them. A blank field without a source scores 1, a failed visit 0.9, an exposure
 of which the header says nothing 0.7, a dark 0.8; a source that is seen, or pixels that are not at
 hand, cost most of it. From 0.3 on an exposure is a candidate. The last line is the summary; the
-exit status is 1 where there is no candidate."""
+exit status is 1 where there is no candidate.
+
+examples:
+  tvbadpix find --mode LRS --after 2023-01-01
+  tvbadpix find --mode LRS field --association lrs --output lrs.ecsv
+"""
 
 # What the script does with the request that is put at its top.
 _SCRIPT = '''\
@@ -48,25 +53,42 @@ def add_command(commands: Any) -> None:
         description="Find exposures for a time-variable mask: the query to the archive, and the "
         "ranking of what it holds.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     find.add_argument(
         "files",
         nargs="*",
         type=Path,
         metavar="FILES",
-        help="FITS files, folders, or tables of headers (.csv, .ecsv, .json)",
+        help="FITS files, folders, or tables of headers (.csv, .ecsv, .json; default: none, the "
+        "query is written)",
     )
     find.add_argument(
-        "--mode", required=True, metavar="MODE", help="LRS, imaging, MRS, NIRSpec, ..."
+        "--mode",
+        required=True,
+        metavar="MODE",
+        help="LRS, imaging, MRS, NIRSpec, or the name of one",
     )
-    find.add_argument("--after", metavar="DATE", help="exposures from this date on (YYYY-MM-DD)")
-    find.add_argument("--before", metavar="DATE", help="exposures before this date (YYYY-MM-DD)")
-    find.add_argument("--output", type=Path, metavar="FILE.ecsv", help="write the ranking as ECSV")
+    find.add_argument(
+        "--after",
+        metavar="DATE",
+        help="exposures from this date on, YYYY-MM-DD (UTC; default: all)",
+    )
+    find.add_argument(
+        "--before",
+        metavar="DATE",
+        help="exposures before this date, YYYY-MM-DD (UTC; default: all)",
+    )
+    find.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE.ecsv",
+        help="write the ranking as ECSV (default: it is printed alone)",
+    )
     find.add_argument(
         "--association",
         metavar="NAME",
-        help="write the candidates as NAME_asn.json for time_variable_bad_pixel",
+        help="write the candidates as NAME_asn.json for time_variable_bad_pixel (default: they "
+        "are only listed)",
     )
     add_output_dir(find)
     find.set_defaults(run=_run)
@@ -108,15 +130,19 @@ def _write_query(options: argparse.Namespace) -> int:
         public_at=str(Time.now().isot[:19]),
     )
     stem = f"find_{options.mode.lower()}"
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     texts = {
         options.output_dir / f"{stem}.json": query.to_json() + "\n",
         options.output_dir / f"{stem}.py": _format_script(query, f"{stem}.csv"),
     }
+    types = ", ".join(dict(query.filters)["exp_type"])
+    if options.dry_run:
+        report_planned(texts)
+        print(f"find: nothing written, query to {query.service} for {types}")
+        return 0
+    options.output_dir.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         _write_text(path, text)
-    report_paths(list(texts))
-    types = ", ".join(dict(query.filters)["exp_type"])
+    report_paths(texts)
     print(f"run python {stem}.py there, then tvbadpix find --mode {options.mode} {stem}.csv")
     print(f"find: query to {query.service} written for {types}")
     return 0
@@ -141,8 +167,6 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _rank(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from ..programmes.associations import write_associations
     from ..programmes.find import (
         associate_candidates,
@@ -150,31 +174,31 @@ def _rank(options: argparse.Namespace) -> int:
         rank_candidates,
         tabulate,
     )
+    from ..steps._base import show_progress
 
+    show = show_progress("Reading headers", unit="file")
     observations = [
         one
-        for one in list_observations(options.files)
+        for one in list_observations(options.files, progress=show)
         if _is_between(one.start_mjd, options.after, options.before)
     ]
-    with tqdm(total=0, desc="looking", unit="file", leave=False, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        ranked = rank_candidates(observations, options.mode, progress=show)
+    show = show_progress("Looking at the exposures", unit="exposure")
+    ranked = rank_candidates(observations, options.mode, progress=show)
     table = tabulate(ranked)
     if options.association:
         made = associate_candidates(ranked, options.association, options.mode)
     if options.output:
-        write_table(table, options.output)
+        write_table(table, options.output, dry_run=options.dry_run)
     if len(table):
         shown = ("file", "kind", "score", "date", "exposure_s", "target", "reason")
         print("\n".join(table[list(shown)].pformat(max_lines=-1, max_width=-1, align="<")))
     kinds = [one.kind for one in ranked]
     n_found = sum(map(bool, kinds))
     if options.association:
-        report_paths(write_associations(made, options.output_dir))
+        if options.dry_run:
+            report_planned(options.output_dir / association.filename for association in made)
+        else:
+            report_paths(write_associations(made, options.output_dir))
         n_left = n_found - sum(len(association.members) for association in made)
         if n_left:
             print(f"{n_left} candidates are in no association: give their _rate, _rateints or _cal")

@@ -4,17 +4,32 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, report_paths
+from ._shared import add_output_dir, list_twins, report_paths, report_planned
 
 __all__ = ["add_command"]
+
+_EPILOG = """\
+The mask is applied by:
+  strun calwebb_detector1 x_uncal.fits --steps.dq_init.override_mask=MASK.asdf
+
+examples:
+  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --date 2025-03-06
+  tvbadpix mask-at masks/lrs_MIRIMAGE_badpixhistory.asdf --exposure x_rate.fits
+"""
 
 
 def add_command(commands: Any) -> None:
     """Add the command to the parser."""
-    at = commands.add_parser("mask-at", help="write the mask of a date from a history")
+    at = commands.add_parser(
+        "mask-at",
+        help="write the mask of a date from a history",
+        description="Write the mask that holds at a date, as ASDF and FITS, from the history that "
+        "time_variable_bad_pixel made. Its name ends in its USEAFTER.",
+        epilog=_EPILOG,
+    )
     at.add_argument("history", type=Path, metavar="HISTORY", help="a *_badpixhistory.asdf file")
     when = at.add_mutually_exclusive_group(required=True)
-    when.add_argument("--date", help="YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC)")
+    when.add_argument("--date", metavar="DATE", help="YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC)")
     when.add_argument(
         "--exposure",
         type=Path,
@@ -24,12 +39,14 @@ def add_command(commands: Any) -> None:
     at.add_argument(
         "--depth",
         choices=("SHALLOW", "MEDIUM", "DEEP"),
-        help="depth class of the exposure, for a history made with depth=auto",
+        help="depth class of the exposure, for a history made with depth=auto (default: by "
+        "the groups of --exposure)",
     )
     at.add_argument(
         "--readpatt",
         metavar="PATTERN",
-        help="READPATT of the exposure, where there is more than one series of masks",
+        help="READPATT of the exposure, where there is more than one series of masks "
+        "(default: that of --exposure)",
     )
     add_output_dir(at)
     at.set_defaults(run=_run)
@@ -56,5 +73,8 @@ def _run(options: argparse.Namespace) -> int:
         ngroups=None if options.depth else ngroups,
         name=options.history.stem.removesuffix(ending),
     )
+    stem = options.output_dir / Path(mask.meta.filename).stem
+    if options.dry_run:
+        return report_planned(list_twins(stem))
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return report_paths(write_twins(mask, options.output_dir / Path(mask.meta.filename).stem))
+    return report_paths(write_twins(mask, stem))

@@ -4,9 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, report_paths
+from ._shared import add_output_dir, list_twins, report_paths, report_planned
 
 __all__ = ["add_command"]
+
+_EPILOG = """\
+examples:
+  tvbadpix neutral-mask --base-mask jwst_miri_mask_0067.fits
+  tvbadpix neutral-mask --detector NRS1 --readpatt NRSIRS2
+"""
 
 
 def add_command(commands: Any) -> None:
@@ -17,19 +23,23 @@ def add_command(commands: Any) -> None:
         description="Write a mask of reference and non-science pixels only. Exposures that are "
         "reprocessed with it (calwebb_detector1 --steps.dq_init.override_mask=FILE) show the "
         "pixels that the standard mask hides, so that they can be seen to recover.",
+        epilog=_EPILOG,
     )
-    neutral.add_argument("--detector", default="MIRIMAGE", help="default: %(default)s")
+    neutral.add_argument(
+        "--detector", default="MIRIMAGE", metavar="NAME", help="DETECTOR (default: %(default)s)"
+    )
     neutral.add_argument(
         "--base-mask",
         type=Path,
         metavar="FILE",
-        help="mask whose REFERENCE_PIXEL and NON_SCIENCE pixels are kept",
+        help="mask whose REFERENCE_PIXEL and NON_SCIENCE pixels are kept (default: the reference "
+        "pixels that the package knows)",
     )
     neutral.add_argument(
         "--readpatt",
         metavar="PATTERN",
         help="READPATT of the exposures; NRSIRS2 or NRSIRS2RAPID: with the interleaved reference "
-        "pixels of their ramps",
+        "pixels of their ramps (default: any other)",
     )
     add_output_dir(neutral)
     neutral.set_defaults(run=_run)
@@ -49,5 +59,8 @@ def _run(options: argparse.Namespace) -> int:
             )
     mask = build_neutral_mask(options.detector, base_dq=base, readpatt=options.readpatt)
     parts = ["neutral", options.detector, options.readpatt, "mask"]
+    stem = options.output_dir / "_".join(filter(None, parts))
+    if options.dry_run:
+        return report_planned(list_twins(stem))
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    return report_paths(write_twins(mask, options.output_dir / "_".join(filter(None, parts))))
+    return report_paths(write_twins(mask, stem))

@@ -1,12 +1,29 @@
 """``tvbadpix prove``: what the dated masks do to spectra and to photometry."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
-from ._shared import drop_crds_variables, read_natural
+from ._shared import (
+    add_dry_run,
+    check_space,
+    drop_crds_variables,
+    read_natural,
+    report_planned,
+)
 
 __all__ = ["add_command"]
+
+log = logging.getLogger(__name__)
+
+_SIZE_GB = 1.0
+
+_EPILOG = """\
+examples:
+  tvbadpix prove
+  tvbadpix prove --output-dir proof --seed 2
+"""
 
 
 def add_command(commands: Any) -> None:
@@ -20,25 +37,36 @@ def add_command(commands: Any) -> None:
         "with the dated series that time_variable_bad_pixel makes of simulated LRS blank sky, each "
         "picked by CRDS; compare spectra and fluxes with the truth. The last line is the verdict; "
         "the exit status is 0 only if it is PASS.",
+        epilog=_EPILOG,
     )
     prove.add_argument(
         "--output-dir",
         type=Path,
         default=Path("tvbadpix_proof"),
         metavar="DIR",
-        help="where everything is written, about 1 GB (default: %(default)s)",
+        help=f"where everything is written, about {_SIZE_GB:g} GB (default: %(default)s)",
     )
-    prove.add_argument("--seed", type=read_natural, default=7831, help="default: %(default)s")
+    prove.add_argument(
+        "--seed",
+        type=read_natural,
+        default=7831,
+        metavar="N",
+        help="seed of dates, defects and noise, from 0 on (default: %(default)s)",
+    )
+    add_dry_run(prove)
     prove.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    check_space(options.output_dir, _SIZE_GB)
+    if options.dry_run:
+        report_planned([f"{options.output_dir}/"])
+        print(f"prove: nothing written, about {_SIZE_GB:g} GB fit")
+        return 0
     with drop_crds_variables():
         from ..proof import RECOMMENDED, run_proof
 
-        result = run_proof(
-            options.output_dir, seed=options.seed, say=lambda text: print(f"* {text}", flush=True)
-        )
+        result = run_proof(options.output_dir, seed=options.seed, say=log.info)
     print(
         "\nFeatures above 3 sigma within 2 bins of a defect (imaging: stars off by as much, with a "
         "defect\nin the aperture), in excess of noise, summed over the dates (mean over draws of "

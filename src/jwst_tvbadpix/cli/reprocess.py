@@ -3,16 +3,27 @@
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ._shared import add_output_dir
+from ._shared import add_output_dir, report_planned
+
+if TYPE_CHECKING:
+    from ..reprocess import ReprocessResult
 
 __all__ = ["add_command"]
 
 log = logging.getLogger(__name__)
+
+_EPILOG = """\
+Logs of single runs lie in
+DIR/.tvbadpix_reprocess. --dry-run names the main product of each stage.
+
+examples:
+  tvbadpix reprocess ramps_asn.json --context crds_cache --output-dir reduced \\
+      --parameters detector1_neutral --mask jwst_miri_mask_0067.fits
+"""
 
 # More need a lot of memory: about 0.7 GB for each full frame.
 _MOST_PROCESSES = 4
@@ -27,6 +38,7 @@ def add_command(commands: Any) -> None:
         "of the others, over the exposures of a JWST association, with the CRDS set-up of the "
         "environment or a local one. What is done and unchanged is skipped, so that a run that "
         "was killed is resumed by the same command. Exit status 1 if an exposure failed.",
+        epilog=_EPILOG,
     )
     parser.add_argument(
         "association", type=Path, metavar="ASN", help="association of level 2 or 3 (.json)"
@@ -46,7 +58,7 @@ def add_command(commands: Any) -> None:
         type=Path,
         metavar="FILE",
         help="mask for calwebb_detector1, such as the one of tvbadpix neutral-mask; once for each "
-        "detector",
+        "detector (default: that of the parameter file, or of CRDS)",
     )
     parser.add_argument(
         "--context",
@@ -59,7 +71,7 @@ def add_command(commands: Any) -> None:
         type=int,
         default=min(_MOST_PROCESSES, os.cpu_count() or 1),
         metavar="N",
-        help="exposures at a time (default: %(default)s)",
+        help="exposures at a time, about 0.7 GB of memory each (default: %(default)s)",
     )
     add_output_dir(parser)
     parser.set_defaults(run=_run)
@@ -69,10 +81,19 @@ def _run(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..delivery import open_context
-    from ..reprocess import reprocess
+    from ..reprocess import plan_reprocess, reprocess
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
-    logging.getLogger("jwst_tvbadpix").setLevel(logging.INFO)
+    context = open_context(options.context) if options.context else None
+    if options.dry_run:
+        plan = plan_reprocess(
+            options.association,
+            options.parameters,
+            output_dir=options.output_dir,
+            masks=options.mask,
+            context=context,
+        )
+        report_planned(plan.products)
+        return _sum_up(plan.result, "to do")
     with tqdm(total=0, desc="Reprocessing", unit="run", disable=None) as bar:
         result = reprocess(
             options.association,
@@ -80,13 +101,19 @@ def _run(options: argparse.Namespace) -> int:
             output_dir=options.output_dir,
             processes=options.processes,
             masks=options.mask,
-            context=open_context(options.context) if options.context else None,
+            context=context,
             progress=_make_progress(bar),
         )
+    return _sum_up(result, "done")
+
+
+def _sum_up(result: "ReprocessResult", done: str) -> int:
+    """Print what became of each exposure; the exit status."""
     for outcome in result.outcomes:
-        print(f"{outcome.name}: {outcome.state}{outcome.error and f': {outcome.error}'}")
-    done, skipped, failed = map(result.count, ("done", "skipped", "failed"))
-    print(f"reprocess: {done} done, {skipped} skipped (unchanged), {failed} failed")
+        state = done if outcome.state == "done" else outcome.state
+        print(f"{outcome.name}: {state}{outcome.error and f': {outcome.error}'}")
+    n_done, skipped, failed = map(result.count, ("done", "skipped", "failed"))
+    print(f"reprocess: {n_done} {done}, {skipped} skipped (unchanged), {failed} failed")
     return 1 if failed else 0
 
 

@@ -4,23 +4,39 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import read_natural
+from ._shared import add_dry_run, read_natural, report_planned
 
 __all__ = ["add_command"]
+
+_EPILOG = """\
+The last line is the association. The truth lies beside it: truth.ecsv (defects, with their dates)
+or truth_flat.fits.
+
+examples:
+  tvbadpix simulate field --mode slitless --exposures 4
+  tvbadpix simulate flats --mode flats --size full --exposures 20
+"""
 
 
 def add_command(commands: Any) -> None:
     """Add the command to the parser."""
     simulate = commands.add_parser(
-        "simulate", help="write simulated rate files, their association and the truth"
+        "simulate",
+        help="write simulated rate files, their association and the truth",
+        description="Simulate exposures over four years on a detector whose pixels go bad and "
+        "recover at known dates, or the dithered exposures of a star field for flats.",
+        epilog=_EPILOG,
     )
-    simulate.add_argument("output_dir", type=Path, metavar="DIR", help="where to write")
+    simulate.add_argument(
+        "output_dir", type=Path, metavar="DIR", help="folder to write to, made when absent"
+    )
     simulate.add_argument(
         "--mode",
         choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "flats"),
         default="slit",
-        help="MIRI LRS through the slit or slitless, MIRI imaging or MRS, NIRSpec, NIRCam; flats: "
-        "a dense star field dithered over the MIRI imager (F770W), with the distortion reference "
+        metavar="MODE",
+        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam, or flats: a "
+        "dense star field dithered over the MIRI imager (F770W), with the distortion reference "
         "(default: %(default)s)",
     )
     simulate.add_argument(
@@ -34,14 +50,22 @@ def add_command(commands: Any) -> None:
         choices=("small", "full"),
         help="of flats: SUB256 or the full frame (default: small)",
     )
-    simulate.add_argument("--seed", type=read_natural, default=7831, help="default: %(default)s")
+    simulate.add_argument(
+        "--seed",
+        type=read_natural,
+        default=7831,
+        metavar="N",
+        help="seed of detector, defects, dates and noise, from 0 on (default: %(default)s)",
+    )
     simulate.add_argument(
         "--ramp-date",
         action="append",
         default=[],
         metavar="DATE",
-        help="also write an _uncal ramp of this date; may be repeated",
+        help="also write an _uncal ramp of this date, YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC); may "
+        "be repeated (default: none)",
     )
+    add_dry_run(simulate)
     simulate.set_defaults(run=_run)
 
 
@@ -69,8 +93,11 @@ def _run(options: argparse.Namespace) -> int:
         n_exposures=12 if options.exposures is None else options.exposures,
         seed=options.seed,
         ramp_dates=options.ramp_date,
-        progress=show_progress("Simulating"),
+        progress=show_progress("Simulating", unit="file"),
+        dry_run=options.dry_run,
     )
+    if options.dry_run:
+        return _report(*programme.rates, *programme.ramps, programme.truth, programme.association)
     print(
         f"{len(programme.rates)} rates and {len(programme.ramps)} ramps; truth: {programme.truth}"
     )
@@ -78,8 +105,17 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _report(*paths: Path) -> int:
+    """Print what would be written; the exit status."""
+    report_planned(paths)
+    print(f"simulate: nothing written, {len(paths)} files")
+    return 0
+
+
 def _run_flats(options: argparse.Namespace) -> int:
     from ..simulate import (
+        DISTORTION,
+        FLAT_TRUTH,
         find_region,
         make_distortion,
         simulate_flat_programme,
@@ -99,8 +135,14 @@ def _run_flats(options: argparse.Namespace) -> int:
         scattered=0.02,
         distortion=distortion,
         seed=options.seed,
-        progress=show_progress("Simulating"),
+        progress=show_progress("Simulating", unit="file"),
+        dry_run=options.dry_run,
     )
+    if options.dry_run:
+        folder = options.output_dir
+        return _report(
+            *programme.rates, folder / FLAT_TRUTH, folder / DISTORTION, programme.association
+        )
     truth = write_flat_truth(options.output_dir, programme)
     print(f"{len(programme.rates)} rates; truth: {truth}")
     print(f"distortion: {write_distortion(options.output_dir, distortion)}")

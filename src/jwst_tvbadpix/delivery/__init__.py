@@ -2,7 +2,7 @@
 
 from .allowed import ALLOWED_WARNINGS
 from .context import Context, build_context, open_context, use_context
-from .deliver import deliver
+from .deliver import deliver, plan_delivery
 from .resolve import format_environment, resolve_context
 from .verdict import Check, Verdict
 
@@ -15,6 +15,7 @@ __all__ = [
     "deliver",
     "format_environment",
     "open_context",
+    "plan_delivery",
     "resolve_context",
     "use_context",
 ]

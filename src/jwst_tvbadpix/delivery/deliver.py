@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -39,19 +40,20 @@ from .derive import (
 from .form import fill_form
 from .found import Found, find_references
 from .manifest import describe_delivery, format_table, tabulate_entries
-from .publish import OWN, list_own, publish
+from .publish import OWN, list_own, publish, require_free
 from .readback import match_histories, read_back
 from .resolve import write_delivered
 from .verdict import Verdict
 from .workers import Outcome, submit, workers
 
-__all__ = ["deliver"]
+__all__ = ["deliver", "plan_delivery"]
 
 log = logging.getLogger(__name__)
 
 _NEW, _EMPTY = "jwst_0001.pmap", "jwst_0000.pmap"
 # What is written; the help of the command lists it too.
 _CACHE, _LOGS, _FORMS, _LAST = "cache", "logs", "submission", "verdict.json"
+_TABLES, _DIFFERENCE = ("manifest", "bestrefs", "verdict"), "crds_diff.txt"
 
 
 def deliver(
@@ -96,11 +98,7 @@ def deliver(
     -----
     No server is contacted, and no CRDS variable of the environment has any effect.
     """
-    folder, output = Path(folder).resolve(), Path(output).resolve()
-    if derive_from and source is None:
-        raise InputError(
-            f"expected the CRDS cache that holds {derive_from}, found CRDS_PATH unset; set it"
-        )
+    folder, output = _resolve(folder, output, derive_from, source)
     clock = _Clock()
     with (
         publish(output, _LAST) as work,
@@ -108,9 +106,7 @@ def deliver(
         _at_ease(),
     ):
         say(f"Reading {folder}")
-        own = {OWN, work.name, *(name.split("/")[0] for name in list_own(output))}
-        skip = own if folder == output else [output.name] if folder == output.parent else ()
-        found = find_references(folder, skip=skip)
+        found = _find(folder, output, work)
         meant, histories, absent = match_histories(found)
         asked = read_datasets(datasets) if datasets else list_exposures(histories.values())
         clock.lap("reading")
@@ -125,6 +121,63 @@ def deliver(
         _write_logs(work, outcomes)
         _write(job, work, verdict)
     return verdict
+
+
+def plan_delivery(
+    folder: str | Path,
+    output: str | Path,
+    *,
+    derive_from: str | None = None,
+    source: Path | None = None,
+    datasets: Sequence[str | Path] = (),
+) -> tuple[list[str], str]:
+    """Tell what `deliver` would write; parameters and errors are the same.
+
+    Returns
+    -------
+    paths : list of str
+        Files, and with a slash at the end folders whose content the checks decide.
+    context : str
+        Name of the context. It is made, in a temporary folder: what crds does not take shows.
+    """
+    folder, output = _resolve(folder, output, derive_from, source)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = Path(temporary, _CACHE)
+        with _environ(_environment(cache, _NEW, parameters=False)), _at_ease():
+            found = _find(folder, output, cache)
+            _, histories, _ = match_histories(found)
+            if datasets:
+                read_datasets(datasets)
+            else:
+                list_exposures(histories.values())
+            context, _ = _make_context(cache, found, derive_from, source)
+            write_delivered(cache, {})  # checksums are not of interest, but the file
+        made = [p for p in sorted(cache.rglob("*")) if p.is_symlink() or p.is_file()]
+        names = [f"{_CACHE}/{path.relative_to(cache)}" for path in made]
+    kinds = sorted({(reference.instrument, reference.kind) for reference in found.references})
+    names += [f"{_FORMS}/{instrument}_{kind}.yaml" for instrument, kind in kinds]
+    names += [f"{stem}.{ending}" for stem in _TABLES for ending in ("json", "txt")]
+    names += [*([_DIFFERENCE] if derive_from else ()), f"{_LOGS}/", OWN]
+    require_free(names, output)
+    return [f"{output}/{name}" for name in names], context.env["CRDS_CONTEXT"]
+
+
+def _resolve(
+    folder: str | Path, output: str | Path, derive_from: str | None, source: Path | None
+) -> tuple[Path, Path]:
+    """Resolve the folders; a context to derive from must have its cache."""
+    if derive_from and source is None:
+        raise InputError(
+            f"expected the CRDS cache that holds {derive_from}, found CRDS_PATH unset; set it"
+        )
+    return Path(folder).resolve(), Path(output).resolve()
+
+
+def _find(folder: Path, output: Path, work: Path) -> Found:
+    """Find the references; what an earlier run wrote beside them is none."""
+    own = {OWN, work.name, *(name.split("/")[0] for name in list_own(output))}
+    skip = own if folder == output else [output.name] if folder == output.parent else ()
+    return find_references(folder, skip=skip)
 
 
 @contextmanager
@@ -287,7 +340,7 @@ def _write_logs(work: Path, outcomes: Outcomes) -> None:
     """Write what each program said."""
     (work / _LOGS).mkdir()
     for (what, name), outcome in outcomes.items():
-        path = work / "crds_diff.txt" if what == "diff" else work / _LOGS / f"{what}_{name}.log"
+        path = work / _DIFFERENCE if what == "diff" else work / _LOGS / f"{what}_{name}.log"
         path.write_text(outcome.log)
 
 

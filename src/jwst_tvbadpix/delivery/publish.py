@@ -4,14 +4,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ProductError
 from ..processes import lock_folder
 
-__all__ = ["OWN", "list_own", "publish"]
+__all__ = ["OWN", "list_own", "publish", "require_free"]
 
 # Where the files of a run are listed.
 OWN = ".tvbadpix_deliver.json"
@@ -90,12 +90,22 @@ def publish(folder: Path, last: str) -> Iterator[Path]:
                     path.rmdir()
 
 
-def _move(work: Path, folder: Path, last: str) -> None:
-    new = [
-        str(p.relative_to(work)) for p in sorted(work.rglob("*")) if p.is_symlink() or p.is_file()
-    ]
-    old = list_own(folder)
-    places = {folder / name for name in new if name not in old}
+def require_free(names: Iterable[str], folder: Path) -> None:
+    """Refuse to replace files that are not of an earlier run.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Files relative to the folder; folders, with a slash at the end, may be there.
+    folder : Path
+
+    Raises
+    ------
+    ProductError
+        A file of another origin is in the place of one of them, or of a folder above it.
+    """
+    old = {*list_own(folder), OWN}
+    places = {folder / name for name in names if name not in old and not name.endswith("/")}
     taken = [path for path in sorted(places) if os.path.lexists(path)]
     above = {parent for path in places for parent in path.relative_to(folder).parents}
     taken += [folder / path for path in sorted(above) if (folder / path).is_file()]
@@ -104,6 +114,14 @@ def _move(work: Path, folder: Path, last: str) -> None:
             f"expected {taken[0]} to be free or of an earlier run, found a file that this command "
             "has not written; choose another folder or move it away"
         )
+
+
+def _move(work: Path, folder: Path, last: str) -> None:
+    new = [
+        str(p.relative_to(work)) for p in sorted(work.rglob("*")) if p.is_symlink() or p.is_file()
+    ]
+    require_free(new, folder)
+    old = list_own(folder)
     # Before anything else, so that a run that is cut short knows what is its own.
     _write_list(folder, sorted({*old, *new}))
     (folder / last).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from .sky import Background, Transients, find_transients
 from .skyplane import SkyPlane, compute_scale, make_plane
 from .stability import PixelDrift, find_flat_drifts, find_pixel_drift
 from .stack import ExcludedFrame, StackedFlat, stack_flat
-from .starflat import StarFlat, solve_star_flat
+from .starflat import StarFlat, StarResiduals, solve_star_flat
 from .stars import (
     SkyOfPixel,
     StarTable,
@@ -61,6 +61,7 @@ __all__ = [
     "StackedFlat",
     "StarFlat",
     "StarObservations",
+    "StarResiduals",
     "StarResponse",
     "StarTable",
     "Term",

@@ -22,7 +22,7 @@ from .stack import StackedFlat, stack_flat
 from .starflat import StarFlat, solve_star_flat
 from .stars import SkyOfPixel, StarTable, compute_area_ratio, find_stars, sum_apertures
 
-__all__ = ["BuiltFlat", "ExposureFacts", "FlatSettings", "build_flat"]
+__all__ = ["MOST_SIGMA", "BuiltFlat", "ExposureFacts", "FlatSettings", "build_flat"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _APERTURE, _RING, _LEAST_APERTURE = 1.5, (3.0, 5.0), 2.5
 _MATCH_PIXELS, _MAX_OFFSET_ARCSEC = 1.4, 3.0
 # Error of a star flat above which the sky knows the smooth response better: what scattered light
 # makes of it is of the order of a per cent (assumption).
-_MOST_SIGMA = 0.01
+MOST_SIGMA = 0.01
 # How the warning of exposures begins whose zero point is not that of the others.
 _ODD = "The sensitivity is not that of the other exposures in"
 # Total degree of the sky's smooth response where there is no star flat.
@@ -433,11 +433,11 @@ def _solve(
     if star.gauge.ill_determined and settings.star_flat != "always":
         _warn(notes, "The star flat is ill-determined and is not used in the reference")
         return None
-    if star.sigma > _MOST_SIGMA and settings.star_flat != "always":
+    if star.sigma > MOST_SIGMA and settings.star_flat != "always":
         _note(
             notes,
             f"The star flat is known to {100 * star.sigma:.2g} % only (at most "
-            f"{100 * _MOST_SIGMA:g} %) and is not used in the reference; give more exposures",
+            f"{100 * MOST_SIGMA:g} %) and is not used in the reference; give more exposures",
         )
         return None
     return star

@@ -101,6 +101,11 @@ class Drifts:
         First to last visit [day].
     false_discovery_rate, time_constant_day : float
         Settings.
+    mid_mjd : ndarray of float64, shape (n_epochs,)
+        Times [MJD].
+    visit : ndarray of int, shape (n_epochs,)
+    values, errors : ndarray of float64, shape (n_epochs, n_series)
+        What was judged, with its 1-sigma errors.
     """
 
     names: tuple[str, ...]
@@ -114,6 +119,10 @@ class Drifts:
     baseline_day: float
     false_discovery_rate: float
     time_constant_day: float
+    mid_mjd: np.ndarray
+    visit: np.ndarray
+    values: np.ndarray
+    errors: np.ndarray
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -307,6 +316,10 @@ def find_drifts(
         baseline,
         false_discovery_rate,
         time_constant_day,
+        mid_mjd,
+        visit,
+        values,
+        np.sqrt(np.einsum("kjj->jk", covariance)),
     )
 
 

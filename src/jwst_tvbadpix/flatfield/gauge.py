@@ -11,6 +11,7 @@ from .normal import Design, NormalEquations, assemble, eliminate
 from .observations import PreparedObservations
 
 __all__ = [
+    "LEAST_SHARE",
     "Gauge",
     "RollForecast",
     "assess_gauge",
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 
 # Share of the information that a mode keeps when the fluxes of the stars and the zero points are
 # unknown: none at all (rounding), and too little to trust.
-_NONE, _LITTLE = 1e-8, 1e-3
+_NONE, LEAST_SHARE = 1e-8, 1e-3
 # Share of planes in a combination of modes that zero points imitate.
 _MOSTLY = 0.5
 # Rolls that are forecast [deg], and rows that a forecast is made of, at most.
@@ -75,6 +76,11 @@ class Gauge:
         fluxes and zero points are unknown, of all when star fluxes are.
     weakest_mode : ndarray, shape (n_modes,)
         The combination of modes that this is: its coefficients, of norm 1.
+    shares : ndarray, shape (n_modes,)
+        Share of information that is left of each combination of modes, the least first; those of
+        the gauge included, which zero points imitate.
+    combinations : ndarray, shape (n_modes, n_modes)
+        Their coefficients, one combination per column, of norm 1, the largest positive.
     ill_determined : bool
         Whether the survey leaves a mode beyond the gauge with too little to be trusted.
     forecast : RollForecast or None
@@ -92,6 +98,8 @@ class Gauge:
     gradient_sigma_free: float
     weakest: float
     weakest_mode: np.ndarray
+    shares: np.ndarray
+    combinations: np.ndarray
     ill_determined: bool
     forecast: RollForecast | None
     advice: tuple[str, ...]
@@ -161,7 +169,10 @@ def assess_gauge(
     """
     free, fixed, known = _split(design, normal)
     weakest, mode = _find_weakest(free, fixed, known, _count_gauge(design))
-    shares = eigh(free, known, eigvals_only=True)
+    shares, combinations = eigh(free, known)
+    combinations /= np.linalg.norm(combinations, axis=0)
+    largest = np.argmax(np.abs(combinations), axis=0)
+    combinations *= np.sign(combinations[largest, np.arange(len(shares))])
     n_null = int(np.sum(shares < _NONE)) + (data.n_components if design.n_zero_points else 1)
     plane = design.basis.degree == 1
     gradient, rest = (float(np.sqrt(variance[part].sum())) for part in (plane, ~plane))
@@ -180,7 +191,9 @@ def assess_gauge(
         gradient_free,
         weakest,
         mode,
-        weakest < _LITTLE,
+        np.maximum(shares, 0.0),
+        combinations,
+        weakest < LEAST_SHARE,
         forecast,
         (),
     )

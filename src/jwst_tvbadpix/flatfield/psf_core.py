@@ -76,12 +76,10 @@ class CoreDrifts:
     ----------
     drifts : Drifts
         Relative change of core_ratio, size and sharpness, absolute of stretch and skew; for each,
-        the mean over the field and its two gradients: 'size', 'size, gradient 1', ...
+        the mean over the field and its two gradients: 'size', 'size, gradient 1', ... Values are
+        averaged over the phases of the pixel, at the median flux.
     exposure : ndarray of int, shape (n_used,)
         Exposures with stars enough, in the order given.
-    values, errors : ndarray of float64, shape (n_used, n_series)
-        Of each exposure and series of `drifts`, averaged over the phases of the pixel, at the
-        median flux.
     level : ndarray of float64, shape (5,)
         Mean of each metric, in its own unit.
     flux_slope, flux_slope_err : ndarray of float64, shape (5,)
@@ -95,8 +93,6 @@ class CoreDrifts:
 
     drifts: Drifts
     exposure: np.ndarray
-    values: np.ndarray
-    errors: np.ndarray
     level: np.ndarray
     flux_slope: np.ndarray
     flux_slope_err: np.ndarray
@@ -361,8 +357,6 @@ def find_core_drifts(
     return CoreDrifts(
         drifts,
         np.array(chosen),
-        series,
-        np.sqrt(np.einsum("kjj->jk", covariance)),
         np.mean(series[:, ::3], axis=0) * unit,
         np.array([fit.parameters[-1] for fit in fits]),
         np.array([np.sqrt(fit.covariance[-1, -1]) for fit in fits]),

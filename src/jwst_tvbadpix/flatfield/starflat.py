@@ -27,7 +27,7 @@ from .weights import (
 )
 from .zero_points import OddZeroPoint, find_odd_zero_points, find_zero_point_scatter
 
-__all__ = ["StarFlat", "solve_star_flat"]
+__all__ = ["StarFlat", "StarResiduals", "solve_star_flat"]
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,33 @@ _SETTLED = 0.02
 _LEAST_LEFT, _TINY = 0.05, 1e-300
 # Above this many exposures their scatter is found anew only in the first solutions.
 _MANY_EXPOSURES = 600
+
+
+@dataclass(frozen=True, slots=True)
+class StarResiduals:
+    """What measurements are off the solution, one row each, by star and exposure.
+
+    Attributes
+    ----------
+    exposure, star : ndarray of int, shape (n_used,)
+        As the caller numbered them.
+    x, y : ndarray of float64, shape (n_used,)
+        Position on the detector [pixel, 0-based].
+    value : ndarray of float64, shape (n_used,)
+        Flux over what was expected, less 1.
+    sigma : ndarray of float64, shape (n_used,)
+        What it should scatter by: the noise that was found, less what the fit takes.
+    outlier : ndarray of bool, shape (n_used,)
+        Measurements without weight.
+    """
+
+    exposure: np.ndarray
+    star: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    value: np.ndarray
+    sigma: np.ndarray
+    outlier: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +122,8 @@ class StarFlat:
         Of these, the ones without weight.
     n_left_out : mapping
         Reason -> measurements not used.
+    residuals : StarResiduals
+        Of the measurements used.
     """
 
     basis: FieldBasis
@@ -118,6 +147,7 @@ class StarFlat:
     n_used: int
     n_outliers: int
     n_left_out: Mapping[str, int]
+    residuals: StarResiduals
 
     @property
     def order(self) -> int:
@@ -509,4 +539,20 @@ def _collect(
         n_used=data.n_used,
         n_outliers=int(np.sum(fit.weight == 0)),
         n_left_out=data.n_left_out,
+        residuals=_list_residuals(data, wide, fit),
+    )
+
+
+def _list_residuals(data: PreparedObservations, design: Design, fit: _Fit) -> StarResiduals:
+    """List what the measurements are off, and what they should be off."""
+    expected = np.exp(fit.model)
+    variance = fit.noise.compute_variance(data.flux_err / expected) * fit.excess[data.star]
+    return StarResiduals(
+        data.exposure_id[data.exposure],
+        data.star_id[data.star],
+        data.x,
+        data.y,
+        data.flux / expected - 1,
+        np.sqrt(variance * _share_out(data, design, fit)[1]),
+        fit.weight == 0,
     )

@@ -17,12 +17,12 @@ from .solver import (
     make_normal,
 )
 
-__all__ = ["ShareTest", "check_share", "describe_forms"]
+__all__ = ["LEAST_CHANCE", "MUCH_WORSE", "ShareTest", "check_share", "describe_forms"]
 
 # AIC from which on a form has next to no support (Burnham & Anderson 2002, section 2.6).
-_MUCH_WORSE = 10.0
+MUCH_WORSE = 10.0
 # Chance below which a common loss is called wrong.
-_CHANCE = 1e-3
+LEAST_CHANCE = 1e-3
 # Parameters that may differ between modes, and groups of wavelengths of a detector at most.
 _LOSSES = ("loss_per_year", "ln_amplitude", "alpha")
 _MOST_GROUPS = 12
@@ -48,7 +48,7 @@ class ShareTest:
 
     def describe(self) -> str:
         """Say what is wrong; '' where nothing is."""
-        if self.probability >= _CHANCE:
+        if self.probability >= LEAST_CHANCE:
             return ""
         return (
             f"share=common gives all modes one loss, but theirs differ: chi2 {self.chi2:.1f} for "
@@ -60,7 +60,7 @@ class ShareTest:
 def describe_forms(choices: Sequence[FormChoice]) -> list[str]:
     """Say for each detector if the form that was taken is much worse than another."""
     said = []
-    for taken in (c for c in choices if c.chosen and c.aic > _MUCH_WORSE):
+    for taken in (c for c in choices if c.chosen and c.aic > MUCH_WORSE):
         best = next(c for c in choices if c.detector == taken.detector and c.aic == 0)
         said.append(
             f"{taken.detector}: the throughput that was given, {_name(taken)}, describes the "

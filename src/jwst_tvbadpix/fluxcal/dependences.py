@@ -14,8 +14,10 @@ from .solver import (
     make_normal,
 )
 
-__all__ = ["QUANTITIES", "Dependence", "measure_dependences"]
+__all__ = ["FALSE_SHARE", "QUANTITIES", "Dependence", "measure_dependences"]
 
+# Share of false ones among the dependences that are named.
+FALSE_SHARE = 0.05
 # Column of Measurements -> what ln(observed/model) is compared with.
 QUANTITIES = {
     "flux_jy": "log10 flux [Jy]",
@@ -61,7 +63,9 @@ class Dependence:
     verdict: str
 
 
-def measure_dependences(fit: FluxFit, *, false_share: float = 0.05) -> tuple[Dependence, ...]:
+def measure_dependences(
+    fit: FluxFit, *, false_share: float = FALSE_SHARE
+) -> tuple[Dependence, ...]:
     """Measure how the factors depend on the circumstances of the measurements.
 
     Parameters

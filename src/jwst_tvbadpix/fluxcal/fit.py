@@ -199,7 +199,7 @@ def _make_fit(
     normal = make_normal(problem, honest, solution.jacobian)
     inverse = make_inverse(normal)
     covariance = invert_normal(normal, n_units, n_parameters)
-    budget = _split_error(problem, honest, solution, inverse, n_units)
+    budget = _split_error(problem, honest, solution, inverse, layout, n_units)
     budget["form"] = np.sqrt(measure_spread(choices, rows.units, np.zeros(1))[:, 0])
     covariance = _add_systematics(covariance, rows, settings, budget)
     parameters = solution.values[:n_parameters]
@@ -243,15 +243,22 @@ def _make_fit(
 
 
 def _split_error(
-    problem: Problem, widths: Widths, solution: Solution, inverse: Inverse, n_units: int
+    problem: Problem,
+    widths: Widths,
+    solution: Solution,
+    inverse: Inverse,
+    layout: Layout,
+    n_units: int,
 ) -> dict[str, np.ndarray]:
     """Split the error of ln C of each unit between what causes it."""
     n_linear = problem.linear.shape[1]
     precision = compute_precision(problem, widths)
     formal = problem.sigma**2 / (problem.sigma**2 + widths.jitter[problem.jitter] ** 2)
     matrix, _ = make_penalty(problem, widths)
+    classes = range(n_linear)[layout.class_columns]
     labels = np.array(
-        ["subarrays and classes"] * n_linear
+        # Factors themselves have no prior, so that theirs is no share.
+        ["classes" if k in classes else "subarrays" for k in range(n_linear)]
         + ["throughput priors"] * problem.time.prior.shape[0]
         + [problem.effects.families[k].name for k in problem.effects.family]
     )

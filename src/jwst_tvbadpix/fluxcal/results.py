@@ -18,7 +18,10 @@ from .solver import Problem, Solution
 from .stars import StarResult
 from .throughput import Throughput
 
-__all__ = ["CalibrationCurve", "ClassOffset", "FluxFit", "SubarrayResponse"]
+__all__ = ["MOST_SHORTFALL", "CalibrationCurve", "ClassOffset", "FluxFit", "SubarrayResponse"]
+
+# How many times the formal errors the scatter may be before they are said not to account for it.
+MOST_SHORTFALL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +208,7 @@ class FluxFit:
                 f"{name}: the scatter of stars and visits is {min(ratios):.1f} to "
                 f"{max(ratios):.1f} times the formal errors; the jitter of visits found here "
                 "counts instead of them"
-                if max(ratios) > 2
+                if max(ratios) > MOST_SHORTFALL
                 else f"{name}: formal errors account for the scatter"
             )
         return "; ".join(parts)

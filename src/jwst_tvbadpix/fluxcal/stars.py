@@ -10,13 +10,13 @@ from .effects import Effects, Family
 from .rows import Rows
 from .solver import Inverse, Problem, Solution, Widths
 
-__all__ = ["StarResult", "judge_stars"]
+__all__ = ["CHANCE", "N_SIGMA", "StarResult", "judge_stars"]
 
 log = logging.getLogger(__name__)
 
 # Departures beyond this many sigma are named; chance of a constant star to be called variable.
-_N_SIGMA = 3.0
-_CHANCE = 1e-3
+N_SIGMA = 3.0
+CHANCE = 1e-3
 _LEAST_VISITS = 3
 
 
@@ -180,15 +180,15 @@ def _judge(
     members = _find_members(problem.effects, "star")
     weight = solution.widths.effect_weight[problem.effects.find("star")][members.index(name)]
     verdict, reason = "ok", ""
-    if abs(own[2]) > _N_SIGMA * np.hypot(own[3], slope_scatter):
+    if abs(own[2]) > N_SIGMA * np.hypot(own[3], slope_scatter):
         verdict = "slope"
         reason = f"{100 * own[2] * per_um:+.2f} %/um from the others, who scatter by "
         reason += f"{100 * slope_scatter * per_um:.2f} %/um"
-    elif abs(own[0]) > _N_SIGMA * np.hypot(own[1], offset_scatter):
+    elif abs(own[0]) > N_SIGMA * np.hypot(own[1], offset_scatter):
         verdict = "offset"
         reason = f"{100 * own[0]:+.1f} % from the others, who scatter by "
         reason += f"{100 * offset_scatter:.1f} %"
-    elif n_visits >= _LEAST_VISITS and chance < _CHANCE:
+    elif n_visits >= _LEAST_VISITS and chance < CHANCE:
         verdict, reason = "variable", f"its {n_visits} visits have chi2 {chi2:.1f} a degree"
     if verdict != "ok":
         log.info("%s in %s: %s, %s", name, group, verdict, reason)

@@ -106,7 +106,9 @@ def read_parameters(source: str | Path) -> ParameterFile:
     )
 
 
-def copy_parameters(name: str, folder: str | Path, *, mask: str | Path | None = None) -> Path:
+def copy_parameters(
+    name: str, folder: str | Path, *, mask: str | Path | None = None, dry_run: bool = False
+) -> Path:
     """Copy a shipped parameter file, the mask filled in where one is given.
 
     Parameters
@@ -117,6 +119,8 @@ def copy_parameters(name: str, folder: str | Path, *, mask: str | Path | None = 
         Where to; made when absent.
     mask : str or Path, optional
         Mask for dq_init, for a file that overrides it.
+    dry_run : bool
+        Check everything and write nothing.
 
     Returns
     -------
@@ -158,6 +162,8 @@ def copy_parameters(name: str, folder: str | Path, *, mask: str | Path | None = 
             f"expected no {target.name} in {folder}, found one that differs; remove it or choose "
             "another folder"
         )
+    if dry_run:
+        return target
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _write(tree, target)

@@ -76,6 +76,11 @@ class Association:
     members: tuple[Member, ...]
     doubts: tuple[str, ...] = ()
 
+    @property
+    def filename(self) -> str:
+        """Name of its file."""
+        return f"{self.name}_asn.json"
+
 
 def make_name(parts: Sequence[str | None]) -> str:
     """Join parts to the name of a product: letters, digits and ``_+.-`` alone.
@@ -118,7 +123,7 @@ def write_associations(associations: Sequence[Association], folder: Path) -> tup
     if not associations:
         return ()
     folder.mkdir(parents=True, exist_ok=True)
-    finals = [folder / f"{association.name}_asn.json" for association in associations]
+    finals = [folder / association.filename for association in associations]
     if len({str(path).lower() for path in finals}) < len(finals):
         raise InputError(f"expected names that differ, found {', '.join(p.name for p in finals)}")
     token = secrets.token_hex(6)

@@ -157,7 +157,9 @@ def _list_darks(modes: Sequence[Mode]) -> tuple[str, ...]:
     return _DARKS.get(name, ())
 
 
-def list_observations(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
+def list_observations(
+    paths: Iterable[str | Path], *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Observation, ...]:
     """Read the headers of exposures: files, folders, and tables of headers.
 
     Parameters
@@ -165,6 +167,8 @@ def list_observations(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
     paths : iterable of str or Path
         FITS files, folders, and tables (.csv, .ecsv, .json) whose columns are named as the
         cards, such as the archive's answer to a query.
+    progress : callable or None
+        Called as ``progress(done, total)`` after each FITS file.
 
     Returns
     -------
@@ -183,7 +187,7 @@ def list_observations(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
             found += read_rows(_read_table(path), path)
         else:
             files.append(path)
-    return (*found, *scan_headers(list_fits(files)))
+    return (*found, *scan_headers(list_fits(files), progress=progress))
 
 
 def _read_table(path: Path) -> list[Mapping[str, Any]]:

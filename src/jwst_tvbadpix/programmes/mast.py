@@ -23,6 +23,7 @@ __all__ = [
     "MastQuery",
     "build_queries",
     "download_files",
+    "list_missing",
     "read_mjd",
     "run_query",
 ]
@@ -240,6 +241,16 @@ def run_query(query: MastQuery) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: str(row["filename"]))
 
 
+def list_missing(rows: Iterable[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """List what `download_files` would write: what is not there with the right size already."""
+    paths = {folder / Path(str(row["filename"])).name: row for row in rows}
+    return [path for path, row in paths.items() if not _is_complete(path, row)]
+
+
+def _is_complete(path: Path, row: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == row.get("fileSize")
+
+
 def download_files(
     rows: Iterable[Mapping[str, Any]],
     folder: Path,
@@ -277,7 +288,7 @@ def download_files(
     for done, row in enumerate(jobs, start=1):
         path = folder / Path(str(row["filename"])).name
         problem = ""
-        if not (path.is_file() and path.stat().st_size == row.get("fileSize")):
+        if not _is_complete(path, row):
             uri = str(row.get("dataURI") or f"mast:JWST/product/{path.name}")
             problem = _download(observations, uri, path, row.get("fileSize"))
         if problem:

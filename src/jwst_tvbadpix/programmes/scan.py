@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -201,13 +201,17 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     return tuple(sorted(found.values()))
 
 
-def scan_headers(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
+def scan_headers(
+    paths: Sequence[str | Path], *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Observation, ...]:
     """Read the headers of exposures.
 
     Parameters
     ----------
-    paths : iterable of str or Path
+    paths : sequence of str or Path
         FITS files of JWST, of any stage, perhaps compressed with gzip.
+    progress : callable or None
+        Called as ``progress(done, total)`` after each file.
 
     Returns
     -------
@@ -225,7 +229,12 @@ def scan_headers(paths: Iterable[str | Path]) -> tuple[Observation, ...]:
     A card is taken from the primary header or, where it is absent there, from that of the first
     extension, which holds the pointing. Both are read without the pixels.
     """
-    return tuple(_scan(Path(path)) for path in paths)
+    found: list[Observation] = []
+    for path in paths:
+        found.append(_scan(Path(path)))
+        if progress is not None:
+            progress(len(found), len(paths))
+    return tuple(found)
 
 
 def _scan(path: Path) -> Observation:

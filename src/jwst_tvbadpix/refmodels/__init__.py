@@ -29,7 +29,7 @@ from .series import (
     list_series,
     list_useafter,
 )
-from .starflat import StarFlatModel, build_star_flat_model, list_tables
+from .starflat import StarFlatModel, build_star_flat_model, list_tables, read_star_flat
 from .twins import rename_all, write_asdf, write_twins
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "read_history",
     "read_mask_dq",
     "read_mrs_wavelengths",
+    "read_star_flat",
     "read_template",
     "rename_all",
     "unpack_residuals",

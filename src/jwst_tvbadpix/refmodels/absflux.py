@@ -13,6 +13,7 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 from .._integration import SCHEMA_URI_PREFIX
 from ..errors import InputError, ProductError
 from ..fluxcal import FluxFit, RatioMatrix, Repeatability
+from .closure import Closure
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 
@@ -80,8 +81,10 @@ class AbsFluxModel(ReferenceFileModel):
 
     Attributes
     ----------
-    units, throughput, parameters, curve, stars, subarrays, classes, repeatability, forms, files
+    units, throughput, parameters, curve, stars, subarrays, classes, repeatability, forms, files, \
+    closure
         Tables, name of the column -> values; see the schema.
+        ``closure`` is absent where there is no reference.
     ratios : object
         Modes against each other; absent where they were not compared.
     share_test : object
@@ -109,6 +112,8 @@ class AbsFluxNotes:
     settings : mapping of str to bool, int, float, str or None
         Of the run.
     notes : sequence of str
+    closures : sequence of (str, Closure)
+        Root of the name of each photom reference, and how closely the photom step follows it.
     """
 
     useafter: str
@@ -118,6 +123,7 @@ class AbsFluxNotes:
     references: Sequence[str]
     settings: Mapping[str, Any]
     notes: Sequence[str] = ()
+    closures: Sequence[tuple[str, Closure]] = ()
 
 
 def build_absflux_model(
@@ -186,6 +192,13 @@ def build_absflux_model(
     }
     if fit.share_test is not None:
         tree["share_test"] = asdict(fit.share_test)
+    if about.closures:
+        tree["closure"] = {
+            "reference": [name for name, _ in about.closures],
+            "n_rows": np.array([closure.n_rows for _, closure in about.closures], np.int32),
+            "worst": _reals([closure.worst for _, closure in about.closures]),
+            "row": [closure.row for _, closure in about.closures],
+        }
     if ratios is not None:
         tree["ratios"] = _describe_ratios(ratios)
     tree["meta"] = _describe(fit, about)

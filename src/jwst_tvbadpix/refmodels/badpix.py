@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from astropy.time import Time
 
-from ..badpix import DatedIntervals, Intervals, PixelHistories, SelfTest, pool_histories
+from ..badpix import (
+    Candidates,
+    Control,
+    DatedIntervals,
+    Intervals,
+    PixelHistories,
+    SelfTest,
+    pool_histories,
+)
 from ..events import Events
 from .dq import dq_value
 from .history import BadPixHistoryModel, build_history, pack_residuals
@@ -103,11 +111,13 @@ def build_badpix_history(
     released = _list_released(base, histories, columns)
     for name, values in released.items():
         columns[name] = np.concatenate([columns[name], values])
+    n_exposures = len(exposures["filename"])
     model = build_history(
         detector=detector,
         exposures=exposures,
         intervals=columns,
-        residuals=_pack_residuals(histories, look_rows, len(exposures["filename"])),
+        residuals=_pack_evidence(histories.candidates, look_rows, n_exposures),
+        control=_pack_evidence(histories.control, look_rows, n_exposures),
         base=None if base is None else _pack_base(base),
         events=None if events is None else asdict(events),
         self_test=None if self_test is None else _pack_self_test(self_test),
@@ -203,14 +213,13 @@ def _list_released(
     }
 
 
-def _pack_residuals(
-    histories: PixelHistories, look_rows: Sequence[int], n_rows: int
+def _pack_evidence(
+    pixels: Candidates | Control, look_rows: Sequence[int], n_rows: int
 ) -> dict[str, np.ndarray]:
-    """Columns of the evidence of the candidates."""
-    candidates = histories.candidates
-    residual, noise = candidates.residual.T, np.sqrt(candidates.variance.T)
+    """Columns of the evidence of some pixels."""
+    residual, noise = pixels.residual.T, np.sqrt(pixels.variance.T)
     packed = pack_residuals(residual, noise, look_rows, n_rows)
-    return {"y": candidates.y, "x": candidates.x, **packed}
+    return {"y": pixels.y, "x": pixels.x, **packed}
 
 
 def _pack_base(base: BaseMask) -> dict[str, Any]:

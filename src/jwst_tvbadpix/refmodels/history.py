@@ -28,13 +28,14 @@ __all__ = [
     "unpack_residuals",
 ]
 
-SCHEMA_VERSION = "1.0.0"
+# 1.1.0: control
+SCHEMA_VERSION = "1.1.0"
 
 _SCHEMA_URL = f"{SCHEMA_URI_PREFIX}/badpixhistory.schema"
 _REFTYPE = "BADPIXHISTORY"
 _GROUPS = ("exposures", "intervals", "residuals", "base")
-# Groups that a history has only where they were asked for.
-_OPTIONAL_GROUPS = ("events", "self_test")
+# Groups that a history may be without.
+_OPTIONAL_GROUPS = ("control", "events", "self_test")
 # What a group holds beside its columns.
 _EXTRAS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
     "base": {"file": str, "sha256": str},
@@ -52,8 +53,9 @@ class BadPixHistoryModel(ReferenceFileModel):
     ----------
     exposures, intervals, residuals, base : object
         Groups of columns; `history_columns` lists names, dtypes and units.
-    events, self_test : object
-        Groups that are there only where they were asked for: see `hasattr`.
+    control, events, self_test : object
+        Groups that not every history has, see `hasattr`: evidence of good pixels, not in files
+        before version 1.1; events and self-test where they were asked for.
     coverage : object
         `shape`, the full frame (ny, nx).
     settings, versions : object
@@ -111,6 +113,7 @@ def build_history(
     intervals: Mapping[str, Any],
     residuals: Mapping[str, Any],
     base: Mapping[str, Any] | None,
+    control: Mapping[str, Any] | None = None,
     events: Mapping[str, Any] | None = None,
     self_test: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any],
@@ -132,9 +135,9 @@ def build_history(
         (residual and noise: (n_pixel, n_exp)). They are cast to the dtypes of the schema.
     base : mapping, optional
         As the others, and ``file`` and ``sha256`` (str) of the base mask. None: no base mask.
-    events, self_test : mapping, optional
-        As the others; `self_test` also has ``new_flags`` (float) and ``left_out`` (sequence of
-        str). None: the history has no such group.
+    control, events, self_test : mapping, optional
+        As the others (`control` as `residuals`); `self_test` also has ``new_flags`` (float) and
+        ``left_out`` (sequence of str). None: the history has no such group.
     settings : mapping of str to bool, int, float, str or None
         Settings of the run.
     versions : mapping of str to str
@@ -164,7 +167,7 @@ def build_history(
         group: _cast_group(group, columns)
         for group, columns in zip(_GROUPS, (exposures, intervals, residuals, base), strict=True)
     }
-    for group, columns in zip(_OPTIONAL_GROUPS, (events, self_test), strict=True):
+    for group, columns in zip(_OPTIONAL_GROUPS, (control, events, self_test), strict=True):
         if columns is not None:
             tree[group] = _cast_group(group, columns)
     _require_shapes(tree)
@@ -249,16 +252,18 @@ def _cast_array(where: str, values: Any, column: Mapping[str, Any]) -> np.ndarra
 
 def _require_shapes(tree: Mapping[str, Any]) -> None:
     """Require residuals with one column per exposure."""
-    residuals, n_exp = tree["residuals"], len(tree["exposures"]["filename"])
-    for name in ("residual", "noise"):
-        shape = residuals[name].shape
-        if shape[0] and shape[1] != n_exp:
-            raise ProductError(
-                f"expected residuals.{name} as (n_pixel, {n_exp}), one column per exposure, "
-                f"found {shape}; keep exposures and residuals in step"
-            )
-        if not shape[0]:
-            residuals[name] = np.zeros((0, n_exp), residuals[name].dtype)
+    n_exp = len(tree["exposures"]["filename"])
+    for group in ("residuals", "control"):
+        columns = tree.get(group, {})
+        for name in ("residual", "noise") if columns else ():
+            shape = columns[name].shape
+            if shape[0] and shape[1] != n_exp:
+                raise ProductError(
+                    f"expected {group}.{name} as (n_pixel, {n_exp}), one column per exposure, "
+                    f"found {shape}; keep exposures and residuals in step"
+                )
+            if not shape[0]:
+                columns[name] = np.zeros((0, n_exp), columns[name].dtype)
 
 
 def as_scalar(key: str, value: Any) -> Any:
@@ -308,19 +313,22 @@ def pack_residuals(
     return {"residual": pack(residual), "noise": pack(noise), "scale": scale}
 
 
-def unpack_residuals(history: BadPixHistoryModel) -> tuple[np.ndarray, np.ndarray]:
-    """Unpack the evidence of the candidate pixels.
+def unpack_residuals(
+    history: BadPixHistoryModel, group: str = "residuals"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unpack the evidence of the candidate pixels, or of the control sample.
 
     Parameters
     ----------
     history : BadPixHistoryModel
+    group : {'residuals', 'control'}
 
     Returns
     -------
     residual, noise : ndarray of float32, shape (n_pixels, n_exp)
-        [DN/s], rows as `residuals.y` and `residuals.x`; NaN = no evidence.
+        [DN/s], rows as `y` and `x` of the group; NaN = no evidence.
     """
-    kept = history.residuals.instance
+    kept = history[group].instance
     scale = np.asarray(kept["scale"], np.float32)[:, None]
     residual, noise = (
         np.where(kept[name] == _NO_EVIDENCE, np.float32(np.nan), kept[name] * scale)
@@ -391,7 +399,9 @@ def _require_rows(model: BadPixHistoryModel, path: Path, advice: str) -> None:
         The message names the group.
     """
     facts = get_detector(model.meta.instrument.detector)
-    for group in _GROUPS:
+    for group in (*_GROUPS, "control"):
+        if not model.hasattr(group):
+            continue
         columns = {
             k: v for k, v in model[group].instance.items() if k not in _EXTRAS.get(group, ())
         }

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..flatfield import BuiltFlat, MatchedStars, MergedFlat, Monitors, StarFlat
+from ..errors import InputError
+from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
 
-__all__ = ["StarFlatModel", "build_star_flat_model", "list_tables"]
+__all__ = ["StarFlatModel", "build_star_flat_model", "list_tables", "read_star_flat"]
 
-_SCHEMA_VERSION = "1.0.0"
+# 1.1.0: residuals, series, distortion, gauge.shares and gauge.combinations.
+_SCHEMA_VERSION = "1.1.0"
 _PACKAGES = (
     "jwst-tvbadpix",
     "jwst",
@@ -30,6 +33,8 @@ _PACKAGES = (
     "photutils",
 )
 _SHARED = ("p_flat", "l_sky", "area", "coverage")
+# Combinations of modes of the least information that are kept.
+_N_COMBINATIONS = 4
 _OF_EACH = ("l_flat", "ratio", "ratio_err", "err_random", "err_systematic")
 
 
@@ -38,8 +43,9 @@ class StarFlatModel(ReferenceFileModel):
 
     Attributes
     ----------
-    maps, star, stars, gauge, exposures, drifts, check, flats : object
-        See the schema; `star`, `stars`, `gauge`, `check` are there only where they are known.
+    maps, exposures, drifts, series, flats : object
+    star, stars, residuals, gauge, distortion, check : object
+        See the schema; the latter are there only where they are known.
     settings, versions : object
         Settings of the run and versions of the software, by name.
     notes : list of str
@@ -94,6 +100,7 @@ def build_star_flat_model(
         "maps": _collect_maps(built.flats),
         "exposures": dict(exposures),
         "drifts": _tabulate_drifts(built.monitors),
+        "series": _list_series(built.monitors),
         "settings": {key: as_scalar(key, value) for key, value in settings.items()},
         "versions": {name: version(name) for name in _PACKAGES},
         "notes": list(notes),
@@ -103,6 +110,9 @@ def build_star_flat_model(
         tree |= {"star": _describe_star(built.star), "gauge": _describe_gauge(built.star)}
     if built.star is not None and built.matched is not None:
         tree["stars"] = _list_stars(built.star, built.matched)
+        tree["residuals"] = _list_residuals(built.star)
+    if built.monitors.distortion is not None:
+        tree["distortion"] = _describe_distortion(built.monitors.distortion)
     if built.check is not None:
         known = {key: value for key, value in asdict(built.check).items() if np.isfinite(value)}
         tree["check"] = known
@@ -128,6 +138,41 @@ def build_star_flat_model(
     for note in (f"Built from {built.stack.n_used} exposures of {facts.name}.", *notes):
         model.add_history_entry(note, SOFTWARE)
     return model
+
+
+def read_star_flat(path: str | Path) -> StarFlatModel:
+    """Read the parts of flats.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    StarFlatModel
+        In memory; of any 1.x layout, so some groups may be absent.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, is something else, or has another layout.
+    """
+    try:
+        with StarFlatModel(str(path), strict_validation=True) as model:
+            model.validate()
+            read = model.copy()
+            kind, layout = str(model.meta.reftype), str(model.schema_version)
+    except Exception as error:
+        raise InputError(
+            f"expected the parts of flats (*_starflat.asdf) in {path}, found "
+            f"{type(error).__name__}: {error}; give what external_flat_builder wrote"
+        ) from error
+    if kind != "STARFLAT" or layout.split(".")[0] != _SCHEMA_VERSION.split(".")[0]:
+        raise InputError(
+            f"expected REFTYPE STARFLAT and layout {_SCHEMA_VERSION} in {path}, found {kind} and "
+            f"{layout}; make it again with this version"
+        )
+    return read
 
 
 def list_tables(model: StarFlatModel) -> dict[str, dict[str, Any]]:
@@ -187,6 +232,48 @@ def _list_stars(star: StarFlat, matched: MatchedStars) -> dict[str, np.ndarray]:
     }
 
 
+def _list_residuals(star: StarFlat) -> dict[str, np.ndarray]:
+    """List what each measurement is off, its star as a row of the stars."""
+    seen = star.residuals
+    columns = {name: getattr(seen, name) for name in ("x", "y", "value", "sigma")}
+    return {
+        "exposure": seen.exposure.astype(np.int32),
+        "star": np.searchsorted(star.star_id, seen.star).astype(np.int32),
+        **{name: values.astype(np.float32) for name, values in columns.items()},
+        "outlier": np.array(seen.outlier, bool),
+    }
+
+
+def _list_series(monitors: Monitors) -> dict[str, dict[str, Any]]:
+    """List what the verdicts on stability were found in."""
+    return {
+        what: {
+            "name": list(drifts.names),
+            "mid_mjd": np.array(drifts.mid_mjd, np.float64),
+            "visit": np.array(drifts.visit, np.int32),
+            "values": np.array(drifts.values, np.float64),
+            "errors": np.array(drifts.errors, np.float64),
+        }
+        for what, drifts in monitors.drifts.items()
+    }
+
+
+def _describe_distortion(distortion: Distortion) -> dict[str, Any]:
+    basis = distortion.basis
+    return {
+        "order": int(basis.order),
+        "bounds": [float(value) for value in basis.bounds],
+        "transform": np.array(basis.transform, np.float64),
+        "degree": np.array(basis.degree, np.int32),
+        "coefficients": np.array(distortion.coefficients, np.float64),
+        "errors": np.array(distortion.errors, np.float64),
+        "noise_floor": float(distortion.noise.floor),
+        "n_stars": int(distortion.n_stars),
+        "n_used": int(distortion.n_used),
+        "n_outliers": int(distortion.n_outliers),
+    }
+
+
 def _describe_gauge(star: StarFlat) -> dict[str, Any]:
     gauge = star.gauge
     return {
@@ -196,6 +283,8 @@ def _describe_gauge(star: StarFlat) -> dict[str, Any]:
         "gradient_sigma_free": float(gauge.gradient_sigma_free),
         "weakest": float(gauge.weakest),
         "ill_determined": bool(gauge.ill_determined),
+        "shares": np.array(gauge.shares, np.float64),
+        "combinations": np.array(gauge.combinations[:, :_N_COMBINATIONS], np.float64),
         "component": np.array(gauge.component, np.int32),
         "n_links": np.array(gauge.n_links, np.int32),
     }

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "CLASS_COLOURS",
+    "choose_examples",
+    "get_axes",
     "plot_bad_pixel_map",
     "plot_growth",
     "plot_light_curve",
@@ -23,7 +26,7 @@ __all__ = [
 ]
 
 # Okabe & Ito's palette, safe for the colour-blind, in the order of `CLASSES`.
-_COLOURS = dict(
+CLASS_COLOURS = dict(
     zip(
         CLASSES,
         ("#D55E00", "#E69F00", "#000000", "#0072B2", "#CC79A7", "#009E73", "#56B4E9"),
@@ -47,7 +50,7 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
     ax : matplotlib Axes, optional
         Drawn on; made when absent.
     """
-    ax = _get_axes(ax)
+    ax = get_axes(ax)
     rows = history.intervals.instance
     active = select_masked(rows, mjd)
     names = np.asarray(rows["class"])
@@ -59,7 +62,7 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
                 rows["y"][chosen],
                 ".",
                 ms=2,
-                color=_COLOURS[name],
+                color=CLASS_COLOURS[name],
                 label=f"{name} ({chosen.sum()})",
             )
     ny, nx = history.coverage.shape
@@ -87,15 +90,15 @@ def plot_growth(
     truth : ndarray of int, shape (n_exposures,), optional
         True number at each exposure, for simulations.
     """
-    ax = _get_axes(ax)
+    ax = get_axes(ax)
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
     number = [int(select_masked(rows, t).sum()) for t in mjd]
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
-    ax.step(years, number, where="mid", color=_COLOURS["LOW_QE"], label="masks")
-    ax.plot(years, number, "o", ms=3, color=_COLOURS["LOW_QE"])
+    ax.step(years, number, where="mid", color=CLASS_COLOURS["LOW_QE"], label="masks")
+    ax.plot(years, number, "o", ms=3, color=CLASS_COLOURS["LOW_QE"])
     ax.set(xlabel="year", ylabel="bad pixels", title=f"{mjd.size} exposures")
     _draw_events(history, ax)
     ax.legend(fontsize=8)
@@ -103,13 +106,13 @@ def plot_growth(
 
 
 def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> "Axes":
-    """Plot the residual of one pixel against time, with its bad intervals.
+    """Plot the residual of one pixel against time, its level in each state, and bad intervals.
 
     Parameters
     ----------
     history : BadPixHistoryModel
     y, x : int
-        0-based full-frame position of a candidate of the history.
+        0-based full-frame position of a candidate of the history, or of its control sample.
     ax : matplotlib Axes, optional
 
     Raises
@@ -117,29 +120,25 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
     ValueError
         The history keeps no residuals of this pixel.
     """
-    ax = _get_axes(ax)
-    kept = history.residuals.instance
-    found = np.flatnonzero((kept["y"] == y) & (kept["x"] == x))
-    if not found.size:
-        raise ValueError(
-            f"expected a candidate of the history, found pixel y={y} x={x}; its residuals were "
-            "not kept because no exposure made it stand out"
-        )
-    k = int(found[0])
-    residual, noise = (values[k] for values in unpack_residuals(history))
+    residual, noise = _find_residuals(history, y, x)
+    ax = get_axes(ax)
     evidence = np.isfinite(residual)
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
     rows = history.intervals.instance
     own = select_counted(rows) & (rows["y"] == y) & (rows["x"] == x)
     edges = (years.min() - 0.1, years.max() + 0.1)
+    good = evidence.copy()
+    spans = []
     for row in np.flatnonzero(own):
         span = [rows["start_mjd"][row], rows["end_mjd"][row]]
+        good &= (mjd < span[0]) | (mjd >= span[1])
         low, high = (
-            Time(t, format="mjd").decimalyear if np.isfinite(t) else edge
+            np.clip(Time(t, format="mjd").decimalyear, *edges) if np.isfinite(t) else edge
             for t, edge in zip(span, edges, strict=True)
         )
-        ax.axvspan(low, high, color=_COLOURS["WARM"], alpha=0.3, lw=0)
+        spans.append((low, high, float(rows["amplitude"][row])))
+        ax.axvspan(low, high, color=CLASS_COLOURS["WARM"], alpha=0.3, lw=0)
     ax.errorbar(
         years[evidence],
         residual[evidence],
@@ -147,9 +146,13 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
         fmt="o",
         ms=3,
         lw=1,
-        color=_COLOURS["LOW_QE"],
+        color=CLASS_COLOURS["LOW_QE"],
     )
-    ax.axhline(0, color="0.6", lw=1, zorder=0)
+    # The level of the good state, and that of each bad one.
+    middle = float(np.median(residual[good])) if good.any() else 0.0
+    ax.plot(edges, [middle, middle], "-", color="0.3", lw=1)
+    for low, high, amplitude in spans:
+        ax.plot([low, high], [middle + amplitude] * 2, "-", color="0.3", lw=1.5)
     name = str(rows["class"][np.flatnonzero(own)[0]]) if own.any() else "good"
     ax.set(
         xlim=edges,
@@ -159,6 +162,22 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
     )
     _draw_events(history, ax)
     return ax
+
+
+def _find_residuals(history: Any, y: int, x: int) -> tuple[np.ndarray, np.ndarray]:
+    """Residual and noise of a pixel, among the candidates and the control sample [DN/s]."""
+    for group in ("residuals", "control"):
+        if not history.hasattr(group):
+            continue
+        kept = history[group].instance
+        found = np.flatnonzero((kept["y"] == y) & (kept["x"] == x))
+        if found.size:
+            residual, noise = (values[found[0]] for values in unpack_residuals(history, group))
+            return residual, noise
+    raise ValueError(
+        f"expected a candidate of the history, found pixel y={y} x={x}; its residuals were "
+        "not kept because no exposure made it stand out"
+    )
 
 
 def plot_timeline(history: Any, ax: "Axes | None" = None) -> "Axes":
@@ -174,7 +193,7 @@ def plot_timeline(history: Any, ax: "Axes | None" = None) -> "Axes":
     Onsets are drawn upwards, recoveries downwards, by class. A bar is as wide as its gap, and
     at least wide enough to be seen. TELEGRAPH pixels switch all the time and are left out.
     """
-    ax = _get_axes(ax)
+    ax = get_axes(ax)
     rows = history.intervals.instance
     names = np.asarray(rows["class"])
     counted = select_counted(rows) & (names != "TELEGRAPH")
@@ -193,7 +212,13 @@ def plot_timeline(history: Any, ax: "Axes | None" = None) -> "Axes":
             gap = np.clip(np.searchsorted(mjd, chosen) - 1, 0, gaps.size - 1)
             number = sign * np.bincount(gap, minlength=gaps.size)
             ax.bar(
-                years[:-1] + gaps / 2, number, widths, base, color=_COLOURS[name], label=name, lw=0
+                years[:-1] + gaps / 2,
+                number,
+                widths,
+                base,
+                color=CLASS_COLOURS[name],
+                label=name,
+                lw=0,
             )
             base += number
         total.append(int(np.abs(base).sum()))
@@ -236,7 +261,7 @@ def plot_self_test(history: Any, ax: "Axes | None" = None) -> "Axes":
             "expected a history with a self-test, found one without; run the step with "
             "--self_test=True"
         )
-    ax = _get_axes(ax)
+    ax = get_axes(ax)
     group = history.self_test.instance
     rows = pool_histories(group)
     for name in dict.fromkeys(row["class"] for row in rows):
@@ -254,7 +279,7 @@ def plot_self_test(history: Any, ax: "Axes | None" = None) -> "Axes":
             ms=5,
             lw=1,
             capsize=2,
-            color=_COLOURS[name],
+            color=CLASS_COLOURS[name],
             label=f"{name} (purity {own[0]['purity']:.2f} $\\pm$ {own[0]['purity_err']:.2f})",
         )
     ax.axhline(1, color="0.6", lw=1, zorder=0)
@@ -287,20 +312,31 @@ def plot_summary(history: Any, *, truth: np.ndarray | None = None) -> "Figure":
     last = float(np.max(history.exposures.instance["expmid_mjd"]))
     plot_bad_pixel_map(history, last, figure.add_subplot(grid[:, 0]))
     plot_growth(history, figure.add_subplot(grid[0, 1]), truth=truth)
+    for place, example in enumerate(choose_examples(history), start=1):
+        axes = figure.add_subplot(grid[place, 1])
+        if example is None:
+            axes.set_axis_off()
+        else:
+            plot_light_curve(history, *example, axes)
+    return figure
+
+
+def choose_examples(history: Any) -> list[tuple[int, int] | None]:
+    """Choose a pixel (y, x) that turned bad and one that recovered; None where there is none."""
     rows = history.intervals.instance
     counts = select_counted(rows) & (np.asarray(rows["class"]) != "TELEGRAPH")
     started, ended = np.isfinite(rows["start_mjd"]), np.isfinite(rows["end_mjd"])
-    for place, chosen in ((1, counts & started & ~ended), (2, counts & ~started & ended)):
-        axes = figure.add_subplot(grid[place, 1])
-        if chosen.any():
-            # The most typical one, not the brightest: the median of the odds.
-            candidates = np.flatnonzero(chosen)
-            order = np.argsort(np.asarray(rows["log_odds"])[candidates], kind="stable")
-            row = candidates[order[order.size // 2]]
-            plot_light_curve(history, int(rows["y"][row]), int(rows["x"][row]), axes)
-        else:
-            axes.set_axis_off()
-    return figure
+    examples: list[tuple[int, int] | None] = []
+    for chosen in (counts & started & ~ended, counts & ~started & ended):
+        if not chosen.any():
+            examples.append(None)
+            continue
+        # The most typical one, not the brightest: the median of the odds.
+        candidates = np.flatnonzero(chosen)
+        order = np.argsort(np.asarray(rows["log_odds"])[candidates], kind="stable")
+        row = candidates[order[order.size // 2]]
+        examples.append((int(rows["y"][row]), int(rows["x"][row])))
+    return examples
 
 
 def _draw_events(history: Any, ax: "Axes") -> None:
@@ -331,7 +367,8 @@ def _draw_events(history: Any, ax: "Axes") -> None:
     ax.set(xlim=(low, high), ylim=(bottom, top + _LABEL_ROOM * (top - bottom)))
 
 
-def _get_axes(ax: "Axes | None") -> "Axes":
+def get_axes(ax: "Axes | None") -> "Axes":
+    """Get the axes that were given, else the current ones."""
     if ax is not None:
         return ax
     from matplotlib import pyplot as plt

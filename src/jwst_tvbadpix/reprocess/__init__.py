@@ -1,5 +1,5 @@
 """Reprocess the exposures of an association by the standard stages."""
 
-from .run import ExposureOutcome, ReprocessResult, reprocess
+from .run import ExposureOutcome, ReprocessPlan, ReprocessResult, plan_reprocess, reprocess
 
-__all__ = ["ExposureOutcome", "ReprocessResult", "reprocess"]
+__all__ = ["ExposureOutcome", "ReprocessPlan", "ReprocessResult", "plan_reprocess", "reprocess"]

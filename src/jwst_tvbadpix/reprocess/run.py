@@ -28,7 +28,7 @@ from .plan import (
 from .stage import PRODUCTS, Task, run_stage
 from .workers import Finished, Workers
 
-__all__ = ["ExposureOutcome", "ReprocessResult", "reprocess"]
+__all__ = ["ExposureOutcome", "ReprocessPlan", "ReprocessResult", "plan_reprocess", "reprocess"]
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +77,22 @@ class ReprocessResult:
     def count(self, state: str) -> int:
         """Count the exposures of a state."""
         return sum(outcome.state == state for outcome in self.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class ReprocessPlan:
+    """What a run would do.
+
+    Attributes
+    ----------
+    result : ReprocessResult
+        "done" is what would be.
+    products : tuple of Path
+        The main product of each run of a stage; what else it writes goes by its parameters.
+    """
+
+    result: ReprocessResult
+    products: tuple[Path, ...]
 
 
 def reprocess(
@@ -135,28 +151,50 @@ def reprocess(
     """
     if processes < 1:
         raise InputError(f"expected at least one process, found {processes}; give a number from 1")
-    folder = str(Path(output_dir).resolve())
-    if os.path.expandvars(folder) != folder:
+    run = _prepare(association, parameters, output_dir, masks)
+    run.progress = progress or run.progress
+    with use_context(context) if context else nullcontext():
+        run.context = find_context()
+        with open_ledger(output_dir), Workers(run_stage, processes=processes) as workers:
+            run.check()
+            for stage in run.stages:
+                run.run_stage(stage, workers)
+    return run.sum_up()
+
+
+def plan_reprocess(
+    association: str | Path,
+    parameters: Sequence[str | Path],
+    *,
+    output_dir: str | Path,
+    masks: Sequence[str | Path] = (),
+    context: Context | None = None,
+) -> ReprocessPlan:
+    """Tell what `reprocess` would do; parameters and errors are the same, nothing is written."""
+    run = _prepare(association, parameters, output_dir, masks)
+    with use_context(context) if context else nullcontext():
+        run.context = find_context()
+        run.check()
+        products = [path for stage in run.stages for path in run.plan_stage(stage)]
+    return ReprocessPlan(run.sum_up(), tuple(products))
+
+
+def _prepare(
+    association: str | Path,
+    parameters: Sequence[str | Path],
+    output_dir: str | Path,
+    masks: Sequence[str | Path],
+) -> "_Run":
+    """Read association, parameter files and masks."""
+    folder = Path(output_dir).resolve()
+    if os.path.expandvars(folder) != str(folder):
         raise InputError(
             f"expected an output folder without the name of a variable, found {folder}: stpipe "
             f"would write to {os.path.expandvars(folder)}; choose another"
         )
     stages = read_stages(parameters)
     exposures = read_exposures(Path(association), [stage.level for stage in stages])
-    chosen = read_masks(masks, stages)
-    with use_context(context) if context else nullcontext():
-        name = find_context()
-        with open_ledger(output_dir) as ledger, Workers(run_stage, processes=processes) as workers:
-            run = _Run(ledger, stages, exposures, chosen, name, progress or (lambda *_: None))
-            run.check()
-            for stage in stages:
-                run.run_stage(stage, workers)
-    return ReprocessResult(tuple(_sum_up(one) for one in exposures.values()))
-
-
-def _sum_up(one: Exposure) -> ExposureOutcome:
-    state = "failed" if one.error else "done" if one.ran else "skipped"
-    return ExposureOutcome(one.name, state, tuple(one.products), one.error)
+    return _Run(Ledger(folder), stages, exposures, read_masks(masks, stages))
 
 
 @dataclass(slots=True)
@@ -167,13 +205,27 @@ class _Run:
     stages: Sequence[Stage]
     exposures: Mapping[str, Exposure]
     masks: Mapping[str, Path]
-    context: str
-    progress: Callable[[int, int, str], None]
+    context: str = ""
+    progress: Callable[[int, int, str], None] = lambda *_: None
     n_finished: int = 0
     # What each exposure in work depends on, by the key of its run.
     made_from: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     # Checksums of what all exposures share.
     checksums: dict[str, str] = field(default_factory=dict)
+
+    def sum_up(self) -> ReprocessResult:
+        """Tell what became of the exposures."""
+        return ReprocessResult(
+            tuple(
+                ExposureOutcome(
+                    one.name,
+                    "failed" if one.error else "done" if one.ran else "skipped",
+                    tuple(one.products),
+                    one.error,
+                )
+                for one in self.exposures.values()
+            )
+        )
 
     def check(self) -> None:
         """Read the headers and find what cannot work; each such exposure has failed."""
@@ -194,6 +246,28 @@ class _Run:
             self._take(one, finished)
             outcome = "failed" if one.error else "done"
             self._report(f"{one.name}: {stage.alias} {outcome}")
+
+    def plan_stage(self, stage: Stage) -> Iterator[Path]:
+        """Tell what a stage would make; name its products where others are made of them."""
+        made = {one.path for one in self.exposures.values() if one.ran}
+        for one in self._list_exposures(stage):
+            if one.error:
+                continue
+            # Of what is still to be made no checksum is known.
+            new = stage.level == 2 and made & {one.path, *(path for path, _ in one.others)}
+            try:
+                members = self._list_members(one, stage)
+                finished = not new and self.ledger.find_finished(
+                    _key(one, stage), self._describe(one, stage, members)
+                )
+            except (TvBadPixError, OSError) as error:
+                one.error = f"{stage.alias}: {error}"
+                continue
+            names = list(finished or [_name_product(one, stage)])
+            one.products += [self.ledger.folder / name for name in names]
+            if not finished:
+                one.ran = True
+                yield one.products[-1]
 
     def _plan(self, stage: Stage) -> Iterator[Task]:
         """Make the tasks of a stage, one by one; what is done and unchanged needs none."""
@@ -325,5 +399,15 @@ def _choose_input(one: Exposure, header: Mapping[str, Any]) -> Path:
     """Choose what stage 2 takes of an exposure: integrations of a time series, else the rate."""
     made = {path.name: path for path in one.products}
     rate, rateints = (made.get(f"{one.name}_{suffix}.fits") for suffix in ("rate", "rateints"))
-    series = header.get("TSOVISIT") or header.get("EXP_TYPE") in _TIME_SERIES
-    return (series and rateints) or rate or one.path
+    return (_is_series(header) and rateints) or rate or one.path
+
+
+def _is_series(header: Mapping[str, Any]) -> bool:
+    return bool(header.get("TSOVISIT") or header.get("EXP_TYPE") in _TIME_SERIES)
+
+
+def _name_product(one: Exposure, stage: Stage) -> str:
+    """Name the main product of a stage."""
+    plain, *by_integration = PRODUCTS[stage.level]
+    series = by_integration and _is_series(one.header)
+    return f"{one.name}_{by_integration[0] if series else plain}.fits"

@@ -12,6 +12,7 @@ from .exposures import (
     render_rateints,
 )
 from .flat_programme import (
+    FLAT_TRUTH,
     FieldOfView,
     FlatPattern,
     FlatProgramme,
@@ -41,7 +42,7 @@ from .layers_lrs import (
 from .layers_mrs import DriftingPedestal, SlicedChannel, build_mrs_scene
 from .layers_nirspec import FixedSlits, ShutterTraces, build_nirspec_scene
 from .modes import MODES, Mode, build_scene
-from .optics import Optics, make_distortion, make_optics, write_distortion
+from .optics import DISTORTION, Optics, make_distortion, make_optics, write_distortion
 from .programme import Programme, draw_specs, simulate_programme
 from .references import write_references
 from .references_imaging import IMAGING_PHOTMJSR, write_imaging_references
@@ -68,6 +69,8 @@ from .writers import write_ramp, write_rate, write_rateints
 
 __all__ = [
     "BOX_HALF_WIDTH",
+    "DISTORTION",
+    "FLAT_TRUTH",
     "IMAGING_PHOTMJSR",
     "KINDS",
     "MODES",

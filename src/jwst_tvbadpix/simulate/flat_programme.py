@@ -21,6 +21,7 @@ from .setups import Setup, make_imaging_setup
 from .writers import write_association, write_rate
 
 __all__ = [
+    "FLAT_TRUTH",
     "FieldOfView",
     "FlatPattern",
     "FlatProgramme",
@@ -28,6 +29,9 @@ __all__ = [
     "simulate_flat_programme",
     "write_flat_truth",
 ]
+
+# File with the truth.
+FLAT_TRUTH = "truth_flat.fits"
 
 # FWHM [pixel] of the filters that are simulated: JWST documentation, MIRI point-spread functions.
 _FWHM = {"F560W": 1.88, "F770W": 2.45, "F1000W": 2.98, "F1500W": 4.44}
@@ -185,6 +189,7 @@ def simulate_flat_programme(
     distortion: "Model | None" = None,
     seed: int = 4487,
     progress: Callable[[int, int], None] | None = None,
+    dry_run: bool = False,
 ) -> FlatProgramme:
     """Simulate the dithered exposures of a dense field in one filter.
 
@@ -222,6 +227,8 @@ def simulate_flat_programme(
         Seed of everything.
     progress : callable or None
         Called as ``progress(done, total)`` after each file.
+    dry_run : bool
+        Write nothing; the paths are those that would be written.
 
     Returns
     -------
@@ -234,23 +241,15 @@ def simulate_flat_programme(
     """
     _check(filter_name, n_tiles, n_exposures)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     setup, optics = _set_up(region, filter_name, distortion)
     reach = 1.2 * max(setup.region.shape)
     cloud = StarCloud(seed, _FWHM[filter_name], density, reach, brightest, optics)
     sky: Layer = UndispersedSky(level, gradient_x=scattered, gradient_y=0.0)
     sky = AreaOfPixels(sky, optics) if optics is not None else sky
-    first = ExposureSpec(
-        mjd=epoch_mjd[0],
-        setup=setup,
-        ngroups=round(_EXPOSURE_S / setup.group_time_s),
-        seed=seed * 1000,
-        program="04487",
-        field=1,
-        roll=rolls[0],
-    )
+    first = _make_first_spec(setup, epoch_mjd[0], seed, rolls[0])
     rng = np.random.default_rng([seed, 7])
-    paths, specs, flats = [], [], []
+    jobs: list[tuple[Path, ExposureSpec, Scene, ExposureSpec]] = []
+    flats = []
     for epoch, start in enumerate(epoch_mjd):
         share = epoch / max(len(epoch_mjd) - 1, 1)
         # No dark pattern: what is added cannot be told from response by one sky level.
@@ -262,18 +261,34 @@ def simulate_flat_programme(
             spec = _draw_spec(rng, first, start, epoch, tile, k, rolls[tile % len(rolls)])
             miss = spec.dither + rng.normal(0, _POINTING_ERROR, 2)
             seen = replace(spec, dither=(float(miss[0]), float(miss[1])))
-            paths.append(write_rate(folder, seen, scene, nominal=spec))
-            specs.append(spec)
-            if progress is not None:
-                progress(len(paths), len(epoch_mjd) * n_exposures)
+            jobs.append((folder / spec.filename("rate"), seen, scene, spec))
+    association = folder / f"jw04487-flat_{filter_name.lower()}_asn.json"
+    if not dry_run:
+        _write(jobs, association, progress)
+    paths, _, _, specs = zip(*jobs, strict=True)
     return FlatProgramme(
-        tuple(paths),
-        _write_association(folder, filter_name, paths),
+        paths,
+        association,
         tuple(flats),
         flats[0] * sky.render(first.context) / np.float32(level),
         optics.compute_area(setup.region) if optics else np.ones(setup.region.shape, np.float32),
-        tuple(specs),
+        specs,
     )
+
+
+def _write(
+    jobs: Sequence[tuple[Path, ExposureSpec, Scene, ExposureSpec]],
+    association: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write exposures (file, what is seen, of what, what the header says), and an association."""
+    association.parent.mkdir(parents=True, exist_ok=True)
+    for done, (path, seen, scene, spec) in enumerate(jobs, start=1):
+        write_rate(path, seen, scene, nominal=spec)
+        if progress is not None:
+            progress(done, len(jobs))
+    paths = [path for path, *_ in jobs]
+    write_association(association, paths, kind="flat", program="04487", target="LMC")
 
 
 def _check(filter_name: str, n_tiles: int, n_exposures: int) -> None:
@@ -296,6 +311,19 @@ def _set_up(
         return setup, None
     optics = make_optics(setup.region, setup.aperture.name, distortion)
     return replace(setup, aperture=optics.aperture), optics
+
+
+def _make_first_spec(setup: Setup, start: float, seed: int, roll: float) -> ExposureSpec:
+    """Make what all exposures have in common."""
+    return ExposureSpec(
+        mjd=start,
+        setup=setup,
+        ngroups=round(_EXPOSURE_S / setup.group_time_s),
+        seed=seed * 1000,
+        program="04487",
+        field=1,
+        roll=roll,
+    )
 
 
 def _draw_spec(
@@ -324,15 +352,9 @@ def _draw_spec(
     )
 
 
-def _write_association(folder: Path, filter_name: str, rates: Sequence[Path]) -> Path:
-    """Write a Level-3 association of the rates beside them."""
-    path = folder / f"jw04487-flat_{filter_name.lower()}_asn.json"
-    return write_association(path, rates, kind="flat", program="04487", target="LMC")
-
-
 def write_flat_truth(folder: str | Path, programme: FlatProgramme) -> Path:
     """Write truth_flat.fits: responses to stars and sky (first epoch) and area of the pixels."""
-    path = Path(folder) / "truth_flat.fits"
+    path = Path(folder) / FLAT_TRUTH
     planes = {
         "STAR": programme.star_flats[0],
         "SKY": programme.sky_flat,

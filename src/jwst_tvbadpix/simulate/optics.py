@@ -14,9 +14,18 @@ from .layers import Layer, RenderContext
 from .references import fill_reference
 from .setups import Aperture
 
-__all__ = ["AreaOfPixels", "Optics", "make_distortion", "make_optics", "write_distortion"]
+__all__ = [
+    "DISTORTION",
+    "AreaOfPixels",
+    "Optics",
+    "make_distortion",
+    "make_optics",
+    "write_distortion",
+]
 
 _DETECTOR = "MIRIMAGE"
+# File with the distortion reference.
+DISTORTION = f"simulated_{_DETECTOR.lower()}_distortion.asdf"
 # Middle of the field [pixel, 0-based] and where it lies [arcsec, deg]: SIAF, to an arcsecond.
 _MIDDLE, _V2V3, _ANGLE = (692.5, 511.5), (-453.36, -373.67), 4.83
 # Pixel in the middle [arcsec]; barrel and shear, at 512 pixels from the middle, that give the
@@ -80,7 +89,7 @@ def write_distortion(folder: str | Path, model: "Model | None" = None) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"simulated_{_DETECTOR.lower()}_distortion.asdf"
+    path = folder / DISTORTION
     reference = DistortionModel(
         model=make_distortion() if model is None else model,
         input_units="pixel",

@@ -11,6 +11,7 @@ from ..errors import DateError, EvidenceError
 from .defects import Defects, draw_defects, write_truth
 from .electronics import Region
 from .exposures import ExposureSpec
+from .layers import Scene
 from .modes import build_scene, choose_detector, get_mode
 from .writers import write_association, write_ramp, write_rate
 
@@ -128,6 +129,7 @@ def simulate_programme(
     ramp_dates: Sequence[str] = (),
     defects: Defects | None = None,
     progress: Callable[[int, int], None] | None = None,
+    dry_run: bool = False,
 ) -> Programme:
     """Simulate the exposures of a detector over years.
 
@@ -155,6 +157,8 @@ def simulate_programme(
         Bad pixels; None = drawn, at density and amplitude of the mode.
     progress : callable or None
         Called as ``progress(done, total)`` after each file.
+    dry_run : bool
+        Write nothing; the paths are those that would be written.
 
     Returns
     -------
@@ -197,24 +201,39 @@ def simulate_programme(
         )
     ramp_specs = _make_ramp_specs(mode, specs, ramp_mjd, seed)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    scene = build_scene(mode, detector=detector, seed=seed)
-    paths: list[Path] = []
-    jobs = [(write_rate, s) for s in specs] + [(write_ramp, s) for s in ramp_specs]
-    for write, spec in jobs:
-        paths.append(write(folder, spec, scene, defects))
-        if progress is not None:
-            progress(len(paths), len(jobs))
-    rates = tuple(paths[: len(specs)])
-    return Programme(
-        rates=rates,
-        ramps=tuple(paths[len(specs) :]),
-        association=_write_association(folder, mode, specs[0], rates),
-        truth=write_truth(folder / "truth.ecsv", defects),
+    programme = Programme(
+        rates=tuple(folder / spec.filename("rate") for spec in specs),
+        ramps=tuple(folder / spec.filename("uncal") for spec in ramp_specs),
+        association=folder / _name_association(mode, specs[0]),
+        truth=folder / "truth.ecsv",
         specs=specs,
         ramp_specs=ramp_specs,
         defects=defects,
     )
+    if not dry_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(programme, build_scene(mode, detector=detector, seed=seed), progress)
+    return programme
+
+
+def _write(programme: Programme, scene: Scene, progress: Callable[[int, int], None] | None) -> None:
+    """Write the files of a programme."""
+    jobs = [
+        *((write_rate, *job) for job in zip(programme.rates, programme.specs, strict=True)),
+        *((write_ramp, *job) for job in zip(programme.ramps, programme.ramp_specs, strict=True)),
+    ]
+    for done, (write, path, spec) in enumerate(jobs, start=1):
+        write(path, spec, scene, programme.defects)
+        if progress is not None:
+            progress(done, len(jobs))
+    write_association(
+        programme.association,
+        programme.rates,
+        kind="badpix",
+        program=programme.specs[0].program,
+        target="BLANK-SKY",
+    )
+    write_truth(programme.truth, programme.defects)
 
 
 def _read_dates(dates: Sequence[str]) -> list[float]:
@@ -248,11 +267,7 @@ def _make_ramp_specs(
     )
 
 
-def _write_association(folder: Path, mode: str, first: ExposureSpec, rates: Sequence[Path]) -> Path:
-    """Write a Level-3 association of the rates beside them."""
-    program, detector = first.program, first.setup.detector
-    kind = "miri_p750l" if mode.startswith("slit") else detector.lower()
-    name = f"jw{program}-simulated_{kind}-{mode}"
-    return write_association(
-        folder / f"{name}_asn.json", rates, kind="badpix", program=program, target="BLANK-SKY"
-    )
+def _name_association(mode: str, first: ExposureSpec) -> str:
+    """Name the Level-3 association of the rates."""
+    kind = "miri_p750l" if mode.startswith("slit") else first.setup.detector.lower()
+    return f"jw{first.program}-simulated_{kind}-{mode}_asn.json"

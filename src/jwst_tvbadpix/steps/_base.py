@@ -16,9 +16,10 @@ from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
 from stpipe import config_parser, crds_client
+from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
-from ..errors import InputError, ProductError
+from ..errors import InputError, ProductError, TvBadPixError
 from ..headers import ExposureRecord
 from ..refmodels import (
     BadPixHistoryModel,
@@ -28,6 +29,7 @@ from ..refmodels import (
     write_twins,
 )
 from ..refmodels.absflux import AbsFluxModel
+from ..report import build_report, find_groups, write_figures, write_page
 
 __all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
@@ -102,8 +104,13 @@ class TvBadPixStep(Step):
         """Run the step; its products appear together, when all of them are written."""
         try:
             result = super().run(*args)
-            self._publish()
+            paths = self._publish()
+            if paths and getattr(self, "report", False):
+                _write_report(paths)
             return result
+        except TvBadPixError as error:
+            _end_quietly(error)
+            raise
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
@@ -134,13 +141,14 @@ class TvBadPixStep(Step):
         folder = self.search_attr("output_dir", default="")
         return Path(os.path.expandvars(os.path.expanduser(folder)))
 
-    def _publish(self) -> None:
+    def _publish(self) -> list[Path]:
         """Move the products to where they belong, and name older ones of the same series."""
         if self._staging is None:
-            return
+            return []
         folder = self._output_folder()
         names = sorted(path.name for path in self._staging.iterdir())
-        rename_all([self._staging / name for name in names], [folder / name for name in names])
+        paths = [folder / name for name in names]
+        rename_all([self._staging / name for name in names], paths)
         ends = " to ".join(dict.fromkeys((names[0], names[-1])))
         log.info("Saved %d files in %s: %s", len(names), folder, ends)
         series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
@@ -158,6 +166,7 @@ class TvBadPixStep(Step):
                 folder,
                 older[0],
             )
+        return paths
 
     def make_input_path(self, file_path: Any) -> Any:
         """Find a bare file name here, else beside the first input."""
@@ -211,9 +220,38 @@ class TvBadPixStep(Step):
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
 
 
-def show_progress(what: str) -> Callable[[int, int], None]:
+def _end_quietly(error: TvBadPixError) -> None:
+    """Let strun, which has printed the message by then, exit with 1 and without a traceback.
+
+    The error keeps its name and remains what it was; what asks for the exit status is added.
+    """
+    kind = type(error)
+    if not issubclass(kind, StpipeExitException):
+        # A process hands it over by its parts.
+        own = {"exit_status": 1, "__reduce__": lambda self: (kind, self.args)}
+        own |= {"__module__": kind.__module__, "__doc__": kind.__doc__}
+        error.__class__ = type(kind.__name__, (kind, StpipeExitException), own)
+
+
+def _write_report(products: list[Path]) -> None:
+    """Write the page of the products of a run beside them; a failure does not touch them."""
+    path = products[0].with_name("report.html")
+    try:
+        # One run; where another of its name is there, that of another detector, both are kept.
+        name = next(iter(find_groups(one for one in products if one.suffix == ".asdf")))
+        path = products[0].with_name(f"{name}_report.html")
+        path.unlink(missing_ok=True)  # of an earlier run
+        page = build_report(products)
+        write_page(page, path)
+        write_figures(page, path.with_name(name))
+        log.info("Saved %s: open it in a browser", path)
+    except Exception as error:  # whatever it is, the products are what was asked for
+        log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
+
+
+def show_progress(what: str, *, unit: str = "row") -> Callable[[int, int], None]:
     """Make a progress callback: a bar on a terminal, a log line per quarter elsewhere."""
-    bar = tqdm(total=0, desc=what, unit="row", leave=False, disable=None)
+    bar = tqdm(total=0, desc=what, unit=unit, leave=False, disable=None)
     quarter = 0
 
     def report(done: int, total: int) -> None:
@@ -221,7 +259,7 @@ def show_progress(what: str) -> Callable[[int, int], None]:
         if bar.disable:
             if done * 4 // total > quarter:
                 quarter = done * 4 // total
-                log.info("%s: %d of %d rows", what, done, total)
+                log.info("%s: %d of %d %ss", what, done, total, unit)
             return
         bar.total = total
         bar.update(done - bar.n)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ from ..errors import InputError, ProductError
 from ..fluxcal import Factor, FluxFit, Mode
 from ..refmodels import make_pedigree
 from ..refmodels.absflux import AbsFluxNotes
-from ..refmodels.closure import check_closure
+from ..refmodels.closure import Closure, check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
 from ..standards import Standards
 from ._flux_rows import choose_rows, settle_mrs, split_epochs
 
-__all__ = ["build_references", "describe_run", "quieten"]
+__all__ = ["PhotomReferences", "build_references", "describe_run", "quieten"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,25 @@ log = logging.getLogger(__name__)
 _PER_PIXEL = ("lrs",)
 # What new and old conversions of MRS may differ by, in either direction.
 _RATIOS = (0.2, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PhotomReferences:
+    """Photom references of a run.
+
+    Attributes
+    ----------
+    models : list of photom models
+        Each with ``meta.filename``, each row tried in the stock photom step.
+    closures : list of Closure
+        How closely the step follows each of them.
+    problems : list of str
+        Why there is no reference of a mode.
+    """
+
+    models: list[Any]
+    closures: list[Closure]
+    problems: list[str]
 
 
 def build_references(
@@ -39,7 +58,7 @@ def build_references(
     freeze_days: float = 365.0,
     templates: Sequence[Any] = (),
     wavelengths: Mapping[tuple[str, str], np.ndarray],
-) -> tuple[list[Any], list[str]]:
+) -> PhotomReferences:
     """Build the photom reference of each instrument and kind of modes.
 
     Parameters
@@ -65,10 +84,7 @@ def build_references(
 
     Returns
     -------
-    models : list of photom models
-        Each with ``meta.filename``, each row tried in the stock photom step.
-    problems : list of str
-        Why there is no reference of a mode.
+    PhotomReferences
 
     Raises
     ------
@@ -85,8 +101,7 @@ def build_references(
                 f"found {template.meta.filename}, a {type(template).__name__} of "
                 f"{template.meta.instrument.name} {template.meta.instrument.detector}; leave it out"
             )
-    models: list[Any] = []
-    problems: list[str] = []
+    made = PhotomReferences([], [], [])
     for key, mine in groups.items():
         suited = [template for template in templates if serves(template, key)]
         rows = choose_rows(mine, fit.measurements)
@@ -97,18 +112,21 @@ def build_references(
             for start, part in split_epochs(rows, fit, freeze_days):
                 own = replace(header, useafter=start) if start else header
                 stamp = "_" + start.replace("-", "").replace(":", "") if start else ""
-                models += _build(part, own, f"{name}_{{}}_photom{stamp}", suited, wavelengths)
+                for model, closure in _build(
+                    part, own, f"{name}_{{}}_photom{stamp}", suited, wavelengths
+                ):
+                    made.models.append(model)
+                    made.closures.append(closure)
         except ProductError as error:
-            problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
-            log.warning("%s", problems[-1])
-    return models, problems
+            made.problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
+            log.warning("%s", made.problems[-1])
+    return made
 
 
 def describe_run(
     fit: FluxFit,
     standards: Standards,
-    models: Sequence[Any],
-    problems: Sequence[str],
+    references: PhotomReferences,
     *,
     useafter: str,
     settings: Mapping[str, Any],
@@ -120,10 +138,8 @@ def describe_run(
     fit : FluxFit
     standards : Standards
         What was fitted.
-    models : sequence of photom models
+    references : PhotomReferences
         What `build_references` made.
-    problems : sequence of str
-        Why there is no reference of a mode.
     useafter : str
     settings : mapping
         Of the run.
@@ -141,14 +157,16 @@ def describe_run(
         for star in fit.stars
         if star.verdict != "ok"
     ]
+    names = [Path(model.meta.filename).stem for model in references.models]
     return AbsFluxNotes(
         useafter=useafter,
         pedigree=header.pedigree,
         description=f"{header.description}: the fit",
         files=[(file.role, file.name, file.sha256) for file in standards.files],
-        references=[Path(model.meta.filename).stem for model in models],
+        references=names,
         settings=settings,
-        notes=[*header.history, *fit.warnings, *problems, *left, *odd],
+        notes=[*header.history, *fit.warnings, *references.problems, *left, *odd],
+        closures=list(zip(names, references.closures, strict=True)),
     )
 
 
@@ -158,7 +176,7 @@ def _build(
     name: str,
     templates: Sequence[Any],
     wavelengths: Mapping[tuple[str, str], np.ndarray],
-) -> list[Any]:
+) -> list[tuple[Any, Closure]]:
     """Build one reference, and try its rows."""
     _require_ratios(factors)
     area = dict(header.pixel_area_sr)
@@ -169,7 +187,7 @@ def _build(
     rows = [_convert(factor, area) for factor in factors]
     mode = factors[0].mode
     wavelength = wavelengths.get((mode.detector, mode.band))
-    models = []
+    tried = []
     built = build_photom_models(rows, header, templates=templates, wavelengths=wavelengths)
     for key, model in built.items():
         with quieten("jwst.photom", "stpipe.step"):
@@ -181,8 +199,8 @@ def _build(
             closure.worst,
         )
         model.meta.filename = f"{name.format(key)}.asdf"
-        models.append(model)
-    return models
+        tried.append((model, closure))
+    return tried
 
 
 def _require_made_by(templates: Sequence[Any], standards: Standards, mode: Mode) -> None:

@@ -12,12 +12,12 @@ from ..fluxcal import (
     Dependence,
     FluxFit,
     LeftOut,
-    Measurements,
     RatioMatrix,
     RecipeFit,
     Repeatability,
     StarResult,
 )
+from ..report import tabulate_visits
 from ._flux_columns import describe_columns
 
 __all__ = ["compare_recipe", "tabulate_all", "tabulate_left_out"]
@@ -49,7 +49,7 @@ def tabulate_all(
     tables = {
         "stars": _tabulate_stars(fit.stars),
         "modes": _tabulate_modes(fit, repeatability),
-        "visits": _tabulate_visits(fit),
+        "visits": tabulate_visits(fit),
         "repeatability": _tabulate(Repeatability, repeatability),
         "dependences": _tabulate(Dependence, dependences),
         "ratios": _tabulate_ratios(ratios),
@@ -203,44 +203,6 @@ def _tabulate_modes(fit: FluxFit, repeatability: Sequence[Repeatability]) -> Tab
 
 def _is_image(kind: str) -> bool:
     return kind in ("imaging", "coronagraphy")
-
-
-def _tabulate_visits(fit: FluxFit) -> Table:
-    """Tabulate every measurement, used or not."""
-    m: Measurements = fit.measurements
-    modes = [band.mode for band in m.bands]
-    wave = np.array([band.wave for band in m.bands], float)
-    given = m.star if m.given is None else m.given
-    columns: dict[str, Any] = {
-        "name": m.star,
-        "given": given,
-        "srctype": m.star_class,
-        "mode": _take([mode.label for mode in modes], m.band),
-        "filter": _take([mode.filter for mode in modes], m.band),
-        "wave": wave[m.band],
-        "subarray": m.subarray,
-        "visit": m.visit,
-        "mjd": m.mjd,
-        "factor": m.factor,
-        "sigma": m.sigma,
-        "flux_jy": m.flux_jy,
-        "peak": m.peak,
-        "well_depth": m.well_depth,
-        "background": m.background,
-        "exposure_s": m.exposure_s,
-        "residual": fit.residual,
-        "weight": fit.weight,
-        "used": m.used,
-        "reason": m.reason,
-        "source": m.source,
-    }
-    units = {"wave": "um", "mjd": "d", "flux_jy": "Jy", "exposure_s": "s"}
-    return Table(columns, units=units)
-
-
-def _take(labels: list[str], index: np.ndarray) -> np.ndarray:
-    """Label each row: str (n,)."""
-    return np.array(labels, dtype=str)[index]
 
 
 def _tabulate_ratios(ratios: RatioMatrix) -> Table:

@@ -1,10 +1,9 @@
 """AbsFluxRatio: standard stars in, photom references and what they are known by out."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from ..fluxcal.gather import check_dates
 from ..refmodels import check_useafter
 from ..refmodels.absflux import build_absflux_model
 from ..refmodels.photom import read_template
-from ..report import plot_dependences, plot_fit
 from ..standards import Standards, read_standards
 from ._base import TvBadPixStep
 from ._flux_columns import describe_columns
@@ -43,14 +41,6 @@ _SAID = ("instrument", "detector", "mode", "filter", "grating", "slit", "band")
 _MOST_LEFT_OUT = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Companions:
-    """What is written beside the models: tables, and figures to be drawn, by file name."""
-
-    tables: Mapping[str, Table]
-    figures: Mapping[str, Callable[[], Any]]
-
-
 class AbsFluxRatio(TvBadPixStep):
     """Compare what is seen of standard stars with their models: calibration factors of all modes.
 
@@ -61,7 +51,7 @@ class AbsFluxRatio(TvBadPixStep):
 
     class_alias = "abs_flux_ratio"
 
-    _companions: Companions | None = None
+    _tables: Mapping[str, Table] = MappingProxyType({})
 
     spec = """
         model_fluxes = string(default='')  # Table of model fluxes: a column name, and one for each filter [Jy]
@@ -90,6 +80,7 @@ class AbsFluxRatio(TvBadPixStep):
         mrs_exposures = force_list(default=list())  # For MIRI MRS: exposures after assign_wcs, one for each detector and band, that tell the wavelength of each pixel
         freeze_days = float(min=1.0, default=365.0)  # Days that a reference serves where photom ignores time tables (NIRSpec IFU)
         first_useafter = string(default='2021-12-25T00:00:00')  # USEAFTER of the references
+        report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='absflux')  # Ending of the file of the fit
     """  # noqa: E501  # one line per parameter is what --help shows
 
@@ -121,7 +112,7 @@ class AbsFluxRatio(TvBadPixStep):
         if self.method == "gordon2025":
             recipe = fit_gordon2025(standards.measurements)
             factors = recipe.list_factors()
-        models, problems = build_references(
+        references = build_references(
             fit,
             factors,
             name,
@@ -146,24 +137,17 @@ class AbsFluxRatio(TvBadPixStep):
             log.info("no table of fits without each star: %d rows", len(fit.rows.index))
         if recipe is not None:
             tables["recipe"] = compare_recipe(fit, recipe)
-        self._companions = Companions(
-            {f"{name}_{kind}.ecsv": table for kind, table in tables.items()},
-            {
-                f"{name}_fit.png": partial(plot_fit, fit),
-                f"{name}_dependences.png": partial(plot_dependences, fit, dependences),
-            },
-        )
+        self._tables = {f"{name}_{kind}.ecsv": table for kind, table in tables.items()}
         about = describe_run(
             fit,
             standards,
-            models,
-            problems,
+            references,
             useafter=self.first_useafter,
             settings=self._settings(),
         )
         absflux = build_absflux_model(fit, about, ratios=ratios, repeatability=repeatability)
         absflux.meta.filename = f"{name}_{self.suffix}.asdf"
-        return [absflux, *models]
+        return [absflux, *references.models]
 
     def _settings(self) -> dict[str, Any]:
         """List the parameters of the run that are not those of the fit; files by their names."""
@@ -183,15 +167,13 @@ class AbsFluxRatio(TvBadPixStep):
         return dependences
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """Write a model; with the first, tables and figures."""
+        """Write a model; with the first, the tables."""
         saved = super().save_model(model, *args, **kwargs)
-        if saved and self._companions is not None:
+        if saved and self._tables:
             folder = self.stage(self._output_folder())
-            for name, table in self._companions.tables.items():
+            for name, table in self._tables.items():
                 table.write(folder / name, overwrite=True)
-            for name, draw in self._companions.figures.items():
-                draw().savefig(folder / name, dpi=120)
-            self._companions = None
+            self._tables = {}
         return saved
 
     def _read(self, inputs: Any) -> Standards:

@@ -42,6 +42,7 @@ class ExternalFlatBuilder(TvBadPixStep):
         least_response = float(min=0.01, max=0.9, default=0.1)  # Response below which a pixel is not used
         unreliable_err = float(min=0.0, default=0.02)  # Relative error above which the flat of a pixel is UNRELIABLE_FLAT
         first_useafter = string(default='2021-12-25T00:00:00')  # USEAFTER of the first flat
+        report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='starflat')  # Ending of the file of the parts
     """  # noqa: E501  # one line per parameter is what --help shows
 

@@ -77,6 +77,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         events = string(default=None)  # Table of dated events (ECSV, CSV or FITS with the columns date and label), drawn in the figures
         event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
         self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
+        report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='badpixhistory')  # Ending of the history file
     """  # noqa: E501  # one line per parameter is what --help shows
 

@@ -1,0 +1,171 @@
+"""Which products lie on disk, what they are, and which belong together."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asdf.util import load_yaml
+
+from ..errors import InputError
+
+__all__ = ["KINDS", "Product", "find_groups", "pick_products", "read_product"]
+
+# REFTYPE of our products, and that of the one that leads those of a run.
+KINDS: Mapping[str, str] = {
+    "BADPIXHISTORY": "BADPIXHISTORY",
+    "MASK": "BADPIXHISTORY",
+    "STARFLAT": "STARFLAT",
+    "FLAT": "STARFLAT",
+    "ABSFLUX": "ABSFLUX",
+    "PHOTOM": "ABSFLUX",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What an ASDF file says of itself.
+
+    Attributes
+    ----------
+    path : Path
+    reftype, detector : str
+        A key of `KINDS`; empty where it names no detector.
+    useafter : str
+    """
+
+    path: Path
+    reftype: str
+    detector: str
+    useafter: str
+
+    @property
+    def name(self) -> str:
+        """NAME of its run: the file name up to the detector, or without its last part."""
+        stem = self.path.stem
+        name = stem.rpartition(f"_{self.detector}_")[0] if self.detector else ""
+        return name or stem.rpartition("_")[0] or stem
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What it shares with those that belong on one page with it."""
+        kind = KINDS[self.reftype]
+        own = self.detector if kind == "BADPIXHISTORY" else ""
+        return kind, str(self.path.parent), self.name, own
+
+
+def read_product(path: Path) -> Product:
+    """Read what a file is, without its arrays.
+
+    Raises
+    ------
+    InputError
+        It is no product of this package.
+    """
+    advice = "give a history, mask, star flat, flat, absflux or photom file (.asdf), or a folder"
+    if not path.is_file():
+        raise InputError(f"expected a product, found no file at {path}; {advice}")
+    try:
+        meta: Any = load_yaml(path, tagged=False)["meta"]
+        reftype = str(meta["reftype"]).upper()
+        detector = str(meta.get("instrument", {}).get("detector") or "")
+    except Exception as error:  # asdf and yaml raise what they like on what is no ASDF
+        raise InputError(
+            f"expected a product in ASDF, found {path}: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}; {advice}"
+        ) from error
+    if reftype not in KINDS:
+        raise InputError(
+            f"expected one of {', '.join(KINDS)} in {path}, found REFTYPE {reftype!r}; {advice}"
+        )
+    return Product(
+        path, reftype, "" if detector == "N/A" else detector, str(meta.get("useafter") or "")
+    )
+
+
+def pick_products(paths: Sequence[Path], reftype: str) -> list[Path]:
+    """Pick the ASDF products of a REFTYPE among files, in order."""
+    return [
+        path
+        for path in sorted(paths)
+        if path.suffix == ".asdf" and read_product(path).reftype == reftype
+    ]
+
+
+def find_groups(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """Find the products of each run that was named, and what lies beside them.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Products, and folders of products; for a product also those beside it of the same run.
+
+    Returns
+    -------
+    dict of str to list of Path
+        By the name of the page: ``NAME``, or what tells runs of the same NAME apart; ASDF
+        products and ECSV tables in order.
+
+    Raises
+    ------
+    InputError
+        A file is no product of this package, or a folder holds none.
+    """
+    names: dict[str, list[Path]] = {}
+    done = set()
+    for path in paths:
+        for product in _list_folder(path) if path.is_dir() else [read_product(path)]:
+            if product.key in done:
+                continue
+            done.add(product.key)
+            near = _list_near(product)
+            name = _name_group(product, near)
+            while name in names:
+                name += "_2"
+            tables = [
+                table
+                for table in product.path.parent.glob("*.ecsv")
+                if table.name.startswith(f"{product.name}_")
+            ]
+            own = [other.path for other in near if other.key == product.key]
+            names[name] = sorted([*own, *tables])
+    return names
+
+
+def _name_group(product: Product, near: Sequence[Product]) -> str:
+    """Name a page: NAME, with the detector and the kind where others share the NAME."""
+    keys = {other.key for other in near}
+    detector = product.key[3] if len({key[3] for key in keys}) > 1 else ""
+    kind = product.key[0].lower() if len({key[0] for key in keys}) > 1 else ""
+    return "_".join(filter(None, (product.name, detector, kind)))
+
+
+def _list_folder(folder: Path) -> list[Product]:
+    """List the products in a folder; other files are none of our business."""
+    found = []
+    for path in sorted(folder.glob("*.asdf")):
+        try:
+            found.append(read_product(path))
+        except InputError:
+            continue
+    if not found:
+        raise InputError(
+            f"expected products (*.asdf) in {folder}, found none; give the folder of a run's "
+            "output, or a product"
+        )
+    return found
+
+
+def _list_near(product: Product) -> list[Product]:
+    """List the products of the same NAME in the folder, that one included."""
+    found = [product]
+    for path in sorted(product.path.parent.glob("*.asdf")):
+        if path == product.path or not path.name.startswith(f"{product.name}_"):
+            continue
+        try:
+            other = read_product(path)
+        except InputError:
+            continue
+        if other.name == product.name:
+            found.append(other)
+    return found
