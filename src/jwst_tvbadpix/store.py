@@ -13,14 +13,17 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import __version__
 from .errors import StoreError
+from .headers import ExposureRecord
 
 __all__ = ["EvidenceShelf", "EvidenceStore"]
 
@@ -81,24 +84,39 @@ class EvidenceStore:
         except OSError as error:
             raise _refuse(folder, error) from error
 
-    def open_shelf(self, key: str, identities: Sequence[str]) -> "EvidenceShelf":
-        """Open what belongs to one calibration.
+    def make_shelf(
+        self, parts: str, records: Sequence[ExposureRecord], unit: str
+    ) -> "EvidenceShelf":
+        """Open what belongs to a calibration that is being measured.
 
         Parameters
         ----------
-        key : str
-            Hash of what the values depend on.
-        identities : sequence of str
-            Checksum of the exposure behind each look.
+        parts : str
+            Hash of what the values depend on beside the unit and the software.
+        records : sequence of ExposureRecord
+            That of the exposure behind each look.
+        unit : str
+            Unit of the rates.
         """
-        shelf = EvidenceShelf(self.folder / key, tuple(identities))
+        text = "|".join((parts, unit, __version__, str(_LAYOUT)))
+        return self.open_shelf(hashlib.sha256(text.encode()).hexdigest(), records)
+
+    def list_records(self, key: str) -> dict[str, ExposureRecord]:
+        """List the exposures that are there for a calibration, by checksum."""
+        found = ((name, _read_facts(self.folder / key / name)) for name in _list(self.folder / key))
+        return {name: _make_record(facts["record"]) for name, facts in found if facts}
+
+    def open_shelf(self, key: str, records: Sequence[ExposureRecord]) -> "EvidenceShelf":
+        """Open what belongs to a calibration whose key is known."""
+        shelf = EvidenceShelf(self.folder / key, tuple(records))
         known = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        identities = set(shelf.identities)
         found = sum(name in identities for name in _list(self.folder / key))
         log.info(
             "%s: %d of %d exposures are there for calibration %.12s; %d other calibrations",
             self.folder,
             found,
-            len(identities),
+            len(records),
             key,
             len([name for name in known if name != key]),
         )
@@ -123,27 +141,31 @@ class EvidenceShelf:
     Attributes
     ----------
     folder : Path
-    identities : tuple of str
-        Checksum of the exposure behind each look.
+    records : tuple of ExposureRecord
+        That of the exposure behind each look; they are kept beside the evidence.
     """
 
     folder: Path
-    identities: tuple[str, ...]
+    records: tuple[ExposureRecord, ...]
     _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def key(self) -> str:
+        """Hash of what the evidence depends on."""
+        return self.folder.name
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Checksum of the exposure behind each look."""
+        return tuple(record.sha256 for record in self.records)
 
     def read_facts(self, look: int) -> dict[str, Any] | None:
         """Read what was put beside the values; None where the look is absent or damaged."""
-        path = self.folder / self.identities[look] / "zarr.json"
-        try:
-            kept = json.loads(path.read_text(encoding="utf-8"))["attributes"]
-            facts, checksum = kept["facts"], kept["sha256"]
-        except _DAMAGE:
-            return None
-        return dict(facts) if _digest(facts) == checksum else None
+        return _read_facts(self.folder / self.records[look].sha256)
 
     def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None:
         """Read rows of a look: float32 (n_planes, n_rows, nx); None: absent or damaged."""
-        where = f"{self.identities[look]}/{name}"
+        where = f"{self.records[look].sha256}/{name}"
         try:
             if where not in self._arrays:
                 array = _import_zarr().open_array(self.folder / where, mode="r")
@@ -172,36 +194,65 @@ class EvidenceShelf:
         StoreError
             The folder cannot be written.
         """
-        zarr = _import_zarr()
-        identity = self.identities[look]
+        kept = {**facts, "record": asdict(self.records[look])}
+        attributes = {"facts": kept, "sha256": _digest(kept)}
+        with self._make(look, attributes) as group:
+            for name, values in arrays.items():
+                _write(group, name, values)
+
+    def add(self, look: int, name: str, values: np.ndarray) -> None:
+        """Add an array to a look that is there, as `put` writes them."""
+        with self._make(look, {}, name) as group:
+            _write(group, name, values)
+
+    @contextmanager
+    def _make(self, look: int, attributes: dict[str, Any], name: str = "") -> Iterator[Any]:
+        """Make a group, or an array of it, under a temporary name, and rename it to its place."""
+        identity = self.records[look].sha256
         temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{identity[:12]}-", dir=self.folder))
-            made = temporary / "made"
-            group = zarr.create_group(
-                made, attributes={"facts": dict(facts), "sha256": _digest(facts)}
-            )
-            for name, values in arrays.items():
-                array = group.create_array(
-                    name,
-                    shape=values.shape,
-                    dtype=values.dtype,
-                    chunks=(len(values), min(_CHUNK_ROWS, values.shape[1]), values.shape[2]),
-                    # No compression: noise does not compress. The checksum is of each chunk.
-                    compressors=zarr.codecs.Crc32cCodec(),
-                    fill_value=0,
-                    config={"write_empty_chunks": True},
-                )
-                array[...] = values
-            _swap(made, self.folder / identity, temporary / "old")
+            yield _import_zarr().create_group(temporary / "made", attributes=attributes)
+            _swap(temporary / "made" / name, self.folder / identity / name, temporary / "old")
         except OSError as error:
             raise _refuse(self.folder, error) from error
         finally:
-            for name in arrays:
-                self._arrays.pop(f"{identity}/{name}", None)
+            for known in [k for k in self._arrays if k.startswith(f"{identity}/")]:
+                self._arrays.pop(known, None)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(group: Any, name: str, values: np.ndarray) -> None:
+    """Write an array, its chunks some rows each; no compression: noise does not compress."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(len(values), max(1, min(_CHUNK_ROWS, values.shape[1])), max(1, values.shape[2])),
+        compressors=_import_zarr().codecs.Crc32cCodec(),
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+
+
+def _read_facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        kept = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        facts, checksum = kept["facts"], kept["sha256"]
+    except _DAMAGE:
+        return None
+    return dict(facts) if _digest(facts) == checksum else None
+
+
+def _make_record(kept: Mapping[str, Any]) -> ExposureRecord:
+    """Make a record of what JSON has of it: lists are tuples."""
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
+    }
+    return ExposureRecord(**own)
 
 
 def _swap(made: Path, target: Path, old: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "is_control",
     "make_decoys",
     "measure_surroundings",
+    "probe_later",
     "select_candidates",
     "split_pixels",
     "weigh_looks",
@@ -35,6 +36,8 @@ __all__ = [
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
 # one step in time, offset and response over their errors, second largest |z|.
 _STEP, _OFFSET, _RESPONSE, _SECOND = 12.0, 3.3, 4.0, 4.5
+# The first of these where earlier looks found a pixel good: more than one look can say.
+_LATER_STEP = 20.0
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
 # Looks from which medians in time are taken that need no more than a rough value.
@@ -520,6 +523,23 @@ def _choose(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
         pixels.sigma_response, fit.response_err
     )
     return chosen | (_second_largest(np.abs(fit.standardised)) > _SECOND), fit
+
+
+def probe_later(z: np.ndarray, n_earlier: np.ndarray) -> np.ndarray:
+    """Test pixels that were good so far by later looks: bool, shape of a plane.
+
+    Parameters
+    ----------
+    z : ndarray of float32, shape (n_looks, n_pixels)
+        Residual less offset and response of the pixel, over its sigma; NaN = no evidence.
+    n_earlier : ndarray of int, shape (n_pixels,)
+        Looks with evidence before, in which it was good.
+    """
+    evidence = np.isfinite(z)
+    error = np.concatenate([np.zeros_like(z[:1]), np.where(evidence, z, 0)])
+    count = np.concatenate([n_earlier[None].astype(z.dtype), evidence])
+    chosen = _largest_step(error, count) > _LATER_STEP
+    return chosen | (_second_largest(np.abs(error)) > _SECOND)
 
 
 def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:

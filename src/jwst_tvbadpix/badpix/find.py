@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -10,11 +10,14 @@ import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
 from ..parallel import map_in_threads
+from .block import CalibrationBlock
 from .candidates import (
     CORNER_REACH,
     Candidates,
     Control,
+    Surroundings,
     compute_sigma,
+    divide_time,
     find_images,
     make_decoys,
     select_candidates,
@@ -22,7 +25,15 @@ from .candidates import (
 from .histories import PixelStates, join_pixels, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
-from .outofcore import Search, Shelf, ShelvedLooks, hash_parts, search_shelf, survey_surroundings
+from .outofcore import (
+    KEPT,
+    Search,
+    Shelf,
+    hash_parts,
+    search_shelf,
+    shelve_looks,
+    survey_surroundings,
+)
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -34,7 +45,7 @@ from .scores import compute_scores, find_pending
 from .states import compute_transitions
 from .usability import Usability, assess_looks
 
-__all__ = ["PixelHistories", "Settings", "find_histories"]
+__all__ = ["PixelHistories", "Settings", "find_histories", "make_solver"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +58,8 @@ _N_DECOYS = (60_000, 300_000)
 _BEYOND_DOUBT = 12.0
 # Looks that are closer than this may see the same sources on the same pixels [day].
 _VISIT_DAYS = 0.5
+# A candidate whose score is less than this below the threshold is watched.
+_NEARLY = 4.0
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 160_000
 
@@ -139,6 +152,8 @@ class PixelHistories:
         (y0, y1, x0, x1) of `n_evidence` in the full frame.
     mid_mjd : ndarray of float64, shape (n_looks,)
     settings : Settings
+    block : CalibrationBlock, optional
+        What later looks can be added to; only where the evidence was kept.
     """
 
     candidates: Candidates
@@ -156,6 +171,7 @@ class PixelHistories:
     window: tuple[int, int, int, int]
     mid_mjd: np.ndarray
     settings: Settings
+    block: CalibrationBlock | None = None
 
 
 def find_histories(
@@ -208,8 +224,10 @@ def find_histories(
         readable: Any = stack  # beyond what the search in memory asks of it, look by look
         around = survey_surroundings(readable, noise, usability.used, halo, axes)
         shelf = open_shelf(hash_parts(noise, around, usability.used, settings, axes))
-        looks = ShelvedLooks(readable, shelf, noise, around, axes)
-        found = search_shelf(looks, usability.used, max_bytes=max_bytes, progress=progress)
+        looks = shelve_looks(readable, shelf, noise, around, axes)
+        found = search_shelf(
+            looks, usability.used, noise, around, max_bytes=max_bytes, progress=progress
+        )
     n_evidence, n_pixels, n_hidden = found.n_evidence, found.n_pixels, found.n_hidden
     candidates = found.candidates
     if (n_pixels > 0).sum() < 2:
@@ -220,7 +238,7 @@ def find_histories(
     log.info(
         "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
     )
-    solve = _make_solver(mid_mjd, usability, settings)
+    solve = make_solver(mid_mjd, usability, settings)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
@@ -239,7 +257,7 @@ def find_histories(
     )
     bad = (states.bad > 0.5) & (score >= calibration.threshold)
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
-    return PixelHistories(
+    histories = PixelHistories(
         candidates,
         found.control,
         states,
@@ -256,6 +274,54 @@ def find_histories(
         mid_mjd,
         settings,
     )
+    if found.levels is None:
+        return histories
+    return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
+
+
+def _freeze(
+    histories: PixelHistories,
+    shelf: Shelf,
+    strips: Sequence[tuple[int, int]],
+    surroundings: Surroundings,
+    levels: np.ndarray,
+) -> CalibrationBlock:
+    """Freeze what the looks say together, and put what they say of watched pixels by itself."""
+    y0, _, x0, _ = histories.window
+    candidates, states, mjd = histories.candidates, histories.states, histories.mid_mjd
+    score = histories.score
+    watch = (score > histories.calibration.threshold - _NEARLY) | (states.log_odds > 0)
+    evidence = np.isfinite(candidates.residual)
+    if evidence.size:
+        last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
+        watch |= states.log_ratio[last, np.arange(watch.size)] > 0
+    watched = np.zeros(histories.n_evidence.shape, bool)
+    watched[candidates.y[watch] - y0, candidates.x[watch] - x0] = True
+    block = CalibrationBlock(
+        shelf.key,
+        shelf.identities,
+        histories.window,
+        np.array(strips),
+        mjd[1:][np.diff(divide_time(len(mjd))) > 0],
+        histories.noise,
+        histories.usability,
+        histories.expected_false,
+        histories.calibration,
+        surroundings,
+        levels,
+        watched,
+        histories.control.y,
+        histories.control.x,
+    )
+    control = histories.control
+    for k in np.flatnonzero(histories.usability.used):
+        own = [getattr(candidates, name)[k, watch] for name in ("residual", "local", "variance")]
+        # Nobody asks for the level of the control sample.
+        drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
+        kept = np.concatenate([np.stack(own), np.stack(drawn)], axis=1)
+        shelf.add(int(k), KEPT, kept[:, None])
+    log.info("%d pixels are watched: bad at some look, or nearly", watch.sum())
+    return block
 
 
 def _measure(
@@ -432,7 +498,7 @@ def _sample(
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def _make_solver(
+def make_solver(
     mid_mjd: np.ndarray, usability: Usability, settings: Settings
 ) -> Callable[[Candidates], PixelStates]:
     """Make the function that solves candidates in float64, some thousands at a time."""

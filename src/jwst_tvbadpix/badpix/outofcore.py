@@ -43,19 +43,26 @@ from .histories import join_pixels
 from .noise import NoiseModel
 
 __all__ = [
+    "KEPT",
     "LookStack",
     "Search",
     "Shelf",
     "ShelvedLooks",
+    "cut_tiles",
     "hash_parts",
     "search_shelf",
+    "shelve_looks",
     "survey_surroundings",
 ]
 
+# Name of the array of pixels that an update asks for: those watched, then the control sample.
+KEPT = "kept"
 # Size of one array of a block of rows from which the surroundings are measured.
 _BLOCK_BYTES = 12_000_000
 # Bytes per pixel and look: of a tile as it is read, and of all that the quick tests make of it.
 _TILE_BYTES, _TEST_BYTES = 12, 100
+# Rows read at once where only some pixels are asked for.
+_GATHER_ROWS = 16
 
 
 class LookStack(Protocol):
@@ -75,6 +82,14 @@ class LookStack(Protocol):
 class Shelf(Protocol):
     """Where the evidence of looks lies (`jwst_tvbadpix.store.EvidenceShelf`)."""
 
+    @property
+    def key(self) -> str:
+        """Hash of what the evidence depends on."""
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Checksum of the exposure behind each look."""
+
     def read_facts(self, look: int) -> dict[str, Any] | None:
         """Read what was put beside the arrays; None: absent or damaged."""
 
@@ -83,6 +98,9 @@ class Shelf(Protocol):
 
     def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Write a look, in place of what was there."""
+
+    def add(self, look: int, name: str, values: np.ndarray) -> None:
+        """Add an array to a look that is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,23 +166,69 @@ def survey_surroundings(
 
 @dataclass(frozen=True, slots=True)
 class ShelvedLooks:
-    """Makes the evidence of one look at a time, from its exposure, and puts it on the shelf."""
+    """Looks on a shelf; what is absent there is made from the exposures.
+
+    Attributes
+    ----------
+    stack : LookStack
+    shelf : Shelf
+    weigh : callable
+        Given the number of a look and its rates, float32 (ny, nx), gives its evidence as
+        `weigh_looks` does, (3, ny, nx), and facts to be kept beside it.
+    """
 
     stack: LookStack
     shelf: Shelf
-    noise: NoiseModel
-    surroundings: Surroundings
-    axes: dict[str, Any]
+    weigh: Callable[[int, np.ndarray], tuple[np.ndarray, dict[str, Any]]]
 
     def make(self, look: int) -> None:
         """Compute and put one look."""
         rate, n_hidden = self.stack.read_look(look)
-        own = np.array([look])
-        axes = {**self.axes, "dispersion_axes": [self.axes["dispersion_axes"][look]]}
-        noise, part = choose_looks(self.noise, own), divide_time(len(self.noise.n_used))[own]
-        (values,) = weigh_looks(rate[None], noise, axes, self.surroundings, part)
+        values, facts = self.weigh(look, rate)
         evidence = np.packbits(np.isfinite(rate), axis=-1)[None]
-        self.shelf.put(look, {"values": values, "evidence": evidence}, {"n_hidden": n_hidden})
+        arrays = {"values": values, "evidence": evidence}
+        self.shelf.put(look, arrays, {"n_hidden": n_hidden, **facts})
+
+    def complete(self, n_looks: int) -> list[dict[str, Any]]:
+        """Make the looks that are absent, and list the facts of all."""
+        absent = [k for k in range(n_looks) if self.shelf.read_facts(k) is None]
+        for _ in map_in_threads(self.make, absent):
+            pass
+        return [self.read_facts(k) for k in range(n_looks)]
+
+    def read_facts(self, look: int) -> dict[str, Any]:
+        """Read the facts of a look that is there."""
+        facts = self.shelf.read_facts(look)
+        if facts is None:
+            raise self._refuse(look)
+        return facts
+
+    def _refuse(self, look: int) -> StoreError:
+        return StoreError(
+            f"expected to read what was just written of look {look + 1}, found it damaged; check "
+            "the disk of the store"
+        )
+
+    def count(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Count the looks with evidence: int32 (ny, nx); the pixels: int64 (n_looks,)."""
+        y0, y1, x0, x1 = self.stack.window
+        n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
+        n_pixels = np.zeros(len(used), np.int64)
+        for k in np.flatnonzero(used):
+            bits = self.read(int(k), slice(None), "evidence")[0]
+            evidence = np.unpackbits(bits, axis=-1, count=x1 - x0)
+            n_evidence += evidence
+            n_pixels[k] = evidence.sum()
+        return n_evidence, n_pixels
+
+    def gather(self, look: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Read some pixels of a look, in row-major order in the window: float32 (3, n_pixels)."""
+        values = np.empty((3, y.size), np.float32)
+        for first in np.unique(y // _GATHER_ROWS) * _GATHER_ROWS:
+            own = (y >= first) & (y < first + _GATHER_ROWS)
+            rows = self.read(look, slice(int(first), int(first) + _GATHER_ROWS))
+            values[:, own] = rows[:, y[own] - first, x[own]]
+        return values
 
     def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray:
         """Read rows of a look; what is absent or damaged is made again."""
@@ -173,16 +237,35 @@ class ShelvedLooks:
             self.make(look)
             found = self.shelf.read(look, rows, name)
         if found is None:
-            raise StoreError(
-                f"expected to read what was just written of look {look + 1}, found it damaged; "
-                "check the disk of the store"
-            )
+            raise self._refuse(look)
         return found
+
+
+def shelve_looks(
+    stack: LookStack,
+    shelf: Shelf,
+    noise: NoiseModel,
+    surroundings: Surroundings,
+    axes: dict[str, Any],
+) -> ShelvedLooks:
+    """Make looks known to the shelf, of which noise and surroundings were measured."""
+    part = divide_time(len(noise.n_used))
+
+    def weigh(look: int, rate: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        own = np.array([look])
+        one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
+        return weigh_looks(rate[None], choose_looks(noise, own), one, surroundings, part[own])[
+            0
+        ], {}
+
+    return ShelvedLooks(stack, shelf, weigh)
 
 
 def search_shelf(
     looks: ShelvedLooks,
     used: np.ndarray,
+    noise: NoiseModel,
+    surroundings: Surroundings,
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] | None = None,
@@ -195,6 +278,8 @@ def search_shelf(
         Of all exposures, in order of time.
     used : ndarray of bool, shape (n_looks,)
         Looks that are evidence.
+    noise : NoiseModel
+    surroundings : Surroundings
     max_bytes : int
         Memory for tiles and what is made of them; a tile has one row at least.
     progress : callable, optional
@@ -204,25 +289,17 @@ def search_shelf(
     -------
     Search
     """
-    shelf, (y0, y1, x0, x1) = looks.shelf, looks.stack.window
-    absent = [k for k in range(len(used)) if shelf.read_facts(k) is None]
-    for _ in map_in_threads(looks.make, absent):
-        pass
-    n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
-    n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
-    for k in range(len(used)):
-        bits = looks.read(k, slice(None), "evidence")[0]
-        n_hidden[k] = (shelf.read_facts(k) or {})["n_hidden"]
-        if used[k]:
-            evidence = np.unpackbits(bits, axis=-1, count=x1 - x0)
-            n_evidence += evidence
-            n_pixels[k] = evidence.sum()
+    y0, y1, x0, x1 = looks.stack.window
+    facts = looks.complete(len(used))
+    n_evidence, n_pixels = looks.count(used)
+    n_hidden = np.array([own["n_hidden"] for own in facts], np.int64)
 
     def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control, np.ndarray]:
         start, values = piece
         own = np.arange(start, start + values.shape[-1])
-        around = looks.surroundings
-        priors = compute_priors(looks.noise, around.structure.flat[own], around.relative.flat[own])
+        priors = compute_priors(
+            noise, surroundings.structure.flat[own], surroundings.relative.flat[own]
+        )
         residual, local, variance = (np.ascontiguousarray(values[:, k]) for k in range(3))
         pixels = Pixels(residual, local, variance, *priors)
         y, x = np.divmod(own, x1 - x0)
@@ -230,7 +307,8 @@ def search_shelf(
         return candidates, control, np.stack([fit.offset, fit.response])
 
     parts = []
-    for part in map_in_threads(test, _cut_tiles(looks, used, max_bytes)):
+    chosen = [int(k) if use else None for k, use in enumerate(used)]
+    for part in map_in_threads(test, cut_tiles(looks, chosen, max_bytes)):
         parts.append(part)
         if progress:
             done = sum(levels.shape[1] for *_, levels in parts)
@@ -246,19 +324,27 @@ def search_shelf(
     )
 
 
-def _cut_tiles(
-    looks: ShelvedLooks, used: np.ndarray, max_bytes: int
+def cut_tiles(
+    looks: ShelvedLooks, chosen: Sequence[int | None], max_bytes: int
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Read tiles of rows, and cut them into pieces: number of the first pixel, and the values."""
+    """Read tiles of rows of looks, NaN for None, and cut them into pieces.
+
+    Yields
+    ------
+    int
+        Number of the first pixel in the window.
+    ndarray of float32, shape (n_chosen, 3, n_pixels)
+    """
     y0, y1, x0, x1 = looks.stack.window
-    ny, nx, n = y1 - y0, x1 - x0, len(used)
+    ny, nx, n = y1 - y0, x1 - x0, len(chosen)
     # A third for the tile; three pieces are worked on at a time.
     rows = int(np.clip(max_bytes // 3 // (_TILE_BYTES * n * nx), 1, ny))
     for start in range(0, ny, rows):
         stop = min(ny, start + rows)
         tile = np.full((n, 3, stop - start, nx), np.nan, np.float32)
-        for k in np.flatnonzero(used):
-            tile[k] = looks.read(int(k), slice(start, stop))
+        for values, look in zip(tile, chosen, strict=True):
+            if look is not None:
+                values[...] = looks.read(look, slice(start, stop))
         flat = tile.reshape(n, 3, -1)
         n_pieces = -(-_TEST_BYTES * n * flat.shape[-1] // (max_bytes // 4))
         edges = np.linspace(0, flat.shape[-1], min(n_pieces, flat.shape[-1]) + 1).astype(int)
