@@ -63,6 +63,7 @@ def _run(options: argparse.Namespace) -> int:
         store=str(options.store or ""),
         recalibrate=options.recalibrate,
         output_dir=str(options.output_dir),
+        configure_log=False,
         save_results=True,
     )
     for model in (history, *masks):
