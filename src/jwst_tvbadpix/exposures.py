@@ -339,11 +339,9 @@ def extend_exposures(
     pairs.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
     records = tuple(record for record, _ in pairs)
     refuse_duplicates(records)
-    if len(records) < 2:
-        raise EvidenceError(
-            f"expected two exposures or more, found {records[0].filename} alone; give more"
-        )
-    looks = _choose_looks(records, excluded)
+    # One alone has only itself as a look: whether that is enough is for the caller to say.
+    one = ((0, records[0].settled),)
+    looks = _choose_looks(records, excluded) if len(records) > 1 else one
     detector = get_detector(records[0].detector)
     _report(records, len(looks), detector)
     sources = tuple(source for _, source in pairs)

@@ -213,31 +213,15 @@ def find_histories(
         Nothing in the exposures can be used, or fewer than two looks hold evidence.
     """
     settings = settings or Settings()
-    halo = compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
-    noise, sample, usability = _measure(stack, strips, halo, axes)
-    if open_shelf is None:
-        found = _search(stack, noise, usability.used, halo, axes, progress)
-    else:
-        readable: Any = stack  # beyond what the search in memory asks of it, look by look
-        around = survey_surroundings(readable, noise, usability.used, halo, axes)
-        shelf = open_shelf(hash_parts(noise, around, usability.used, settings, axes))
-        looks = shelve_looks(readable, shelf, noise, around, axes)
-        found = search_shelf(
-            looks, usability.used, noise, around, max_bytes=max_bytes, progress=progress
-        )
-    n_evidence, n_pixels, n_hidden = found.n_evidence, found.n_pixels, found.n_hidden
-    candidates = found.candidates
-    if (n_pixels > 0).sum() < 2:
-        raise EvidenceError(
-            "expected at least two independent looks with usable pixels, found "
-            f"{(n_pixels > 0).sum()}{_tell(usability)}; give more exposures"
-        )
-    log.info(
-        "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
+    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes)
+    found, shelf, around = _search(
+        stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress
     )
+    _require_looks(found, usability)
+    candidates, n_pixels = found.candidates, int((found.n_evidence > 0).sum())
     solve = make_solver(mid_mjd, usability, settings)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
@@ -253,7 +237,7 @@ def find_histories(
         find_images(axes),
         solve,
         settings,
-        int((n_evidence > 0).sum()),
+        n_pixels,
     )
     bad = (states.bad > 0.5) & (score >= calibration.threshold)
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
@@ -266,17 +250,59 @@ def find_histories(
         calibration,
         expected_false,
         noise,
-        n_evidence,
-        n_pixels,
-        n_hidden,
+        found.n_evidence,
+        found.n_pixels,
+        found.n_hidden,
         usability,
         stack.window,
         mid_mjd,
         settings,
     )
-    if found.levels is None:
+    if shelf is None or around is None or found.levels is None:
         return histories
     return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
+
+
+def _require_looks(found: Search, usability: Usability) -> None:
+    """Raise where fewer than two looks hold evidence."""
+    n_looks = (found.n_pixels > 0).sum()
+    if n_looks < 2:
+        raise EvidenceError(
+            "expected at least two independent looks with usable pixels, found "
+            f"{n_looks}{_tell(usability)}; give more exposures"
+        )
+    log.info(
+        "%d of %d pixels with evidence looked at closely",
+        found.candidates.y.size,
+        (found.n_evidence > 0).sum(),
+    )
+
+
+def _search(
+    stack: _Stack,
+    noise: NoiseModel,
+    used: np.ndarray,
+    axes: dict[str, Any],
+    settings: Settings,
+    open_shelf: Callable[[str], Shelf] | None,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Search, Shelf | None, Surroundings | None]:
+    """Search in memory or on a shelf; that, and the surroundings, where there is one."""
+    halo = _find_halo(settings)
+    if open_shelf is None:
+        return _search_blocks(stack, noise, used, halo, axes, progress), None, None
+    readable: Any = stack  # beyond what the search in memory asks of it, look by look
+    around = survey_surroundings(readable, noise, used, halo, axes)
+    shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
+    looks = shelve_looks(readable, shelf, noise, around, axes)
+    found = search_shelf(looks, used, noise, around, max_bytes=max_bytes, progress=progress)
+    return found, shelf, around
+
+
+def _find_halo(settings: Settings) -> int:
+    """Rows that a block needs on either side."""
+    return compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
 
 
 def _freeze(
@@ -349,7 +375,7 @@ def _tell(usability: Usability) -> str:
     return f" ({'; '.join(sorted(reasons))})" if reasons else ""
 
 
-def _search(
+def _search_blocks(
     stack: _Stack,
     noise: NoiseModel,
     used: np.ndarray,

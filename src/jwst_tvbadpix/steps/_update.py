@@ -1,7 +1,7 @@
 """Exposures added to a history, under its frozen calibration block."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from ..badpix import PixelHistories, Settings, update_histories
 from ..errors import InputError, StoreError
 from ..events import Events
-from ..exposures import ExposureStack, extend_exposures
+from ..exposures import ExposureRecord, ExposureStack, extend_exposures
 from ..refmodels import BadPixHistoryModel, BaseMask, read_history, unpack_block
 from ..store import EvidenceStore
 from ._base import show_progress
@@ -74,7 +74,7 @@ class UpdateBadPixels(TimeVariableBadPixel):
     def _open(self, inputs: tuple[Any, ...]) -> ExposureStack:
         if self.recalibrate:
             stack = super()._open(inputs)
-            self._require_all(record.filename for record in stack.records)
+            self._require_all(stack.records)
             return stack
         block, unit = unpack_block(self._history)
         made, here = self._history.versions.instance["jwst-tvbadpix"], version("jwst-tvbadpix")
@@ -86,7 +86,7 @@ class UpdateBadPixels(TimeVariableBadPixel):
         kept = self._open_folder().list_records(block.key)
         known = [kept[one] for one in self._list_checksums() if one in kept]
         stack = extend_exposures(self.resolve_paths(inputs), known, window=block.window, unit=unit)
-        self._require_all(record.filename for record in stack.records)
+        self._require_all(stack.records)
         self._tell(stack)
         return stack
 
@@ -102,13 +102,17 @@ class UpdateBadPixels(TimeVariableBadPixel):
         new = [record.filename for record in stack.records if record.sha256 not in old]
         log.info("%d of %d exposures are new to the history", len(new), len(stack.records))
 
-    def _require_all(self, found: Iterable[str]) -> None:
+    def _require_all(self, found: Sequence[ExposureRecord]) -> None:
         """Require all exposures of the history, in the version that it has or in another."""
-        missing = set(self._history.exposures.instance["filename"]) - set(found)
+        names = {record.filename for record in found}
+        times = {(record.mid_mjd, record.subarray) for record in found}
+        old = self._history.exposures.instance
+        rows = zip(old["filename"], old["expmid_mjd"], old["subarray"], strict=True)
+        missing = [n for n, mid, sub in rows if n not in names and (mid, sub) not in times]
         if missing:
             raise InputError(
                 f"expected every exposure of {self.history}, found no evidence in the store and "
-                f"no file of {len(missing)} ({min(missing)}, ...); give --store with that of the "
+                f"no file of {len(missing)} ({missing[0]}, ...); give --store with that of the "
                 "history, or these files too"
             )
 
