@@ -59,7 +59,7 @@ _BEYOND_DOUBT = 12.0
 # Looks that are closer than this may see the same sources on the same pixels [day].
 _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
-_NEARLY = 4.0
+_NEARLY = 2.0
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 160_000
 

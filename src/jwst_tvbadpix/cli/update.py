@@ -9,17 +9,14 @@ from ._shared import add_output_dir, report_planned
 __all__ = ["add_command"]
 
 _EPILOG = """\
-Settings, base mask, events and calibration (noise tables, neighbour exclusions, threshold) are
-those of the history, so that the result does not depend on the order in which exposures came.
-A corrected version of an exposure replaces it.
-
-Without --store the evidence is made again for this run: give all exposures.
+Settings, base mask, events and calibration (noise tables, neighbour exclusions,
+threshold) are those of the history, so that the result does not depend on the
+order in which exposures came. A corrected version of an exposure replaces it.
+The last line is a summary.
 
 examples:
-  strun time_variable_bad_pixel lrs_asn.json --store=evidence --output_dir=masks
-  tvbadpix update masks/lrs_MIRIMAGE_badpixhistory.asdf new_rate.fits --store evidence \\
-      --output-dir masks
-  tvbadpix update HISTORY *_rate.fits --recalibrate --output-dir masks
+  tvbadpix update masks/lrs_MIRIMAGE_badpixhistory.asdf x_rate.fits \\
+      --store evidence --output-dir masks
 """
 
 
@@ -34,9 +31,17 @@ def add_command(commands: Any) -> None:
     )
     update.add_argument("history", type=Path, metavar="HISTORY", help="a *_badpixhistory.asdf file")
     update.add_argument(
-        "files", nargs="+", metavar="FILES", help="exposures that are new, or new versions"
+        "files",
+        nargs="+",
+        metavar="FILES",
+        help="exposures that are new, or new versions; without --store all of the history too",
     )
-    update.add_argument("--store", type=Path, metavar="DIR", help="store of the history")
+    update.add_argument(
+        "--store",
+        type=Path,
+        metavar="DIR",
+        help="store of the run that made the history (default: the evidence is made again)",
+    )
     update.add_argument(
         "--recalibrate",
         action="store_true",
@@ -48,11 +53,14 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..errors import InputError
+    from ..refmodels import read_history
 
-    if not options.history.is_file():
-        raise InputError(f"expected a history, found no file {options.history}; check the path")
+    history = read_history(options.history)
+    for file in options.files:
+        if not Path(file).is_file():
+            raise InputError(f"expected an exposure, found no file {file}; check the path")
     if options.dry_run:
-        report_planned([f"{options.output_dir}/{options.history.name}"])
+        report_planned([f"{options.output_dir}/"])
         print(f"update: nothing written, {len(options.files)} files would be added")
         return 0
     from ..steps._update import UpdateBadPixels
