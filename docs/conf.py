@@ -12,14 +12,16 @@ version = release = __version__
 
 # intersphinx is left out on purpose: it needs the network, and its absence would be a warning.
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.doctest",
     "tvbadpix_sphinx",
 ]
-exclude_patterns = ["_build", "_ext"]
-source_suffix = {".rst": "restructuredtext"}
+exclude_patterns = ["_build", "_ext", "jupyter_execute"]  # the last is made by myst_nb
+source_suffix = {".rst": "restructuredtext", ".ipynb": "myst-nb"}
+# Notebooks are kept with their outputs; a test runs them.
+nb_execution_mode = "off"
 default_role = "obj"
 # Two dashes are an option.
 smartquotes = False

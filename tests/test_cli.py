@@ -162,6 +162,7 @@ def test_dry_run_of_each_example_writes_nothing(example, prepared, place, monkey
     [
         "simulate new --mode slitless --exposures 2 --ramp-date 2024-01-01",
         "simulate new --mode flats --exposures 2",
+        "simulate new --mode standards --exposures 2",
         "find --mode LRS --output-dir new",
         "find --mode LRS field --association lrs --output new/lrs.ecsv --output-dir new",
         "associate field --output-dir new",
@@ -310,6 +311,22 @@ def test_a_reader_that_leaves_is_no_error(words):
         os.close(writer)
         _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (141, "")
+
+
+def test_a_closed_output_is_no_error():
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    line = f"{sys.executable} -m jwst_tvbadpix.cli parameters >&-"
+    done = subprocess.run(
+        ["sh", "-c", line], env=env, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_date_that_is_none_is_told_in_one_line(tmp_path, capsys):
+    assert main(["simulate", str(tmp_path), "--ramp-date", "2024-13-45", "--dry-run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "such as 2024-07-01T12:00:00" in line
+    assert "2024-13-45" in line
 
 
 def test_wrong_usage_is_2(capsys):

@@ -18,7 +18,7 @@ PAGES = sorted(p for p in DOCS.rglob("*.rst") if "_build" not in p.parts)
 STEPS = [alias for _, alias, is_pipeline in get_steps() if not is_pipeline]
 STEP_PAGES = ["index", "description", "arguments", "reference_files", "api"]
 # What sphinx-build needs; the extra [docs].
-NEEDED = ("sphinx", "sphinx_rtd_theme", "numpydoc", "myst_parser")
+NEEDED = ("sphinx", "sphinx_rtd_theme", "numpydoc", "myst_parser", "myst_nb")
 
 
 def load_tables():

@@ -6,6 +6,7 @@ from pathlib import Path
 import asdf
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from report_history import (
     BASE,
     BEFORE,
@@ -22,10 +23,19 @@ from report_history import (
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import InputError
-from jwst_tvbadpix.refmodels import read_history, unpack_residuals, write_asdf
+from jwst_tvbadpix.refmodels import (
+    compose_dq,
+    dq_value,
+    read_history,
+    unpack_residuals,
+    write_asdf,
+)
 from jwst_tvbadpix.report import (
+    badpix_page,
     build_report,
+    plot_bad_pixel_map,
     plot_base_change,
+    plot_growth,
     plot_growth_per_year,
     plot_light_curve,
     plot_odds,
@@ -55,8 +65,6 @@ def page(products):
 
 @pytest.fixture
 def axes():
-    from matplotlib.figure import Figure
-
     return Figure().add_subplot()
 
 
@@ -122,6 +130,61 @@ def test_a_mask_that_lacks_fails_the_exposures_of_its_epoch(products):
     assert find_verdict(page, "Masks of the series").passed is False
     own = find_verdict(page, "own state")
     assert (own.value, own.passed) == ("10 of 12", False)
+
+
+def alter(mask):
+    mask["dq"] = np.array(mask["dq"])
+    mask["dq"][10, 10] |= 1
+
+
+def shift(mask):
+    mask["meta"]["useafter"] = "2023-08-01T00:00:00"
+
+
+def spoil(mask):
+    mask["meta"]["useafter"] = "soon"
+
+
+@pytest.mark.parametrize(
+    ("change", "own"), [(alter, "12 of 12"), (shift, "11 of 12"), (spoil, "10 of 12")]
+)
+def test_a_mask_that_is_not_what_the_history_says_fails(tmp_path, history, change, own):
+    paths = write_products(history, tmp_path)
+    rewrite(paths[2], change)
+    page = build_report(paths)
+    series = find_verdict(page, "Masks of the series")
+    assert (series.value, series.passed) == ("3 of 4", False)
+    assert find_verdict(page, "own state").value == own
+    assert page.missing == ()
+
+
+def test_masks_of_an_earlier_run_and_broken_ones_fail(tmp_path, history):
+    paths = write_products(history, tmp_path)
+    older = paths[1].with_name(paths[1].name.replace("20211225", "20220101"))
+    older.write_bytes(paths[1].read_bytes())
+    series = find_verdict(build_report([*paths, older]), "Masks of the series")
+    assert (series.value, series.passed) == ("4 of 4; not of it: 1", False)
+    paths[1].write_bytes(paths[1].read_bytes()[:-2000])
+    series = find_verdict(build_report(paths), "Masks of the series")
+    assert (series.value, series.passed) == ("3 of 4", False)
+
+
+def test_masks_in_the_irs2_frame_are_compared(tmp_path):
+    exposures = dict(make_report_history().exposures.instance)
+    exposures["readpatt"] = ["NRSIRS2"] * len(STARTS)
+    page = remake(tmp_path, detector="NRS1", exposures=exposures)
+    series = find_verdict(page, "Masks of the series")
+    assert (series.value, series.passed) == ("4 of 4", True)
+
+
+def test_what_cannot_be_judged_fails(products, monkeypatch):
+    def fail(history, masks):
+        raise RuntimeError("of another version\nwith more to say")
+
+    monkeypatch.setitem(badpix_page._JUDGES, "Base mask", fail)
+    page = build_report(products)
+    assert find_verdict(page, "Base mask").passed is False
+    assert page.missing == ("Base mask: RuntimeError: of another version",)
 
 
 def test_fewer_masks_than_changes_are_not_judged_by_state(tmp_path):
@@ -199,6 +262,28 @@ def test_growth_is_counted_by_class(history):
     assert "OTHER_BAD_PIXEL" not in [name for name in table if table[name]["last"]]
 
 
+def test_a_pixel_that_switches_is_counted_once(tmp_path, axes):
+    y, x = PIXELS["telegraph"][:2]
+    again = (y, x, "TELEGRAPH", 7, 9, False)
+    history = make_report_history((*PIXELS.values(), again))
+    last = compose_dq(history, STARTS[-1])
+    n_bad = int((last & dq_value("DO_NOT_USE") != 0).sum() - 1)  # one is of the base mask alone
+    assert plot_bad_pixel_map(history, STARTS[-1], axes).get_title().startswith(f"{n_bad} bad")
+    assert "TELEGRAPH (1)" in [line.get_label() for line in axes.lines]
+    table = {row["class"]: row for row in tabulate_growth(history)}
+    assert (table["TELEGRAPH"]["last"], table["all"]["last"]) == (1, n_bad)
+    assert plot_growth(history, Figure().add_subplot()).lines[0].get_ydata()[-1] == n_bad
+    sources = [one.data for one in get_sources(build_report(write_products(history, tmp_path)))]
+    masked = [one["y"].tolist() for one in sources if {"y", "start"} <= set(one)]
+    assert masked.count([y]) == 1
+
+
+def test_nothing_bad_is_drawn_without_warnings(axes):
+    history = make_report_history(())
+    assert plot_bad_pixel_map(history, STARTS[-1], axes).get_legend() is None
+    assert plot_odds(history, Figure().add_subplot()).get_ylim() == (0.1, 5)
+
+
 def test_bars_of_a_year_add_up_to_its_changes(history, axes):
     ax = plot_growth_per_year(history, axes)
     # Onsets of 2023 (exposures 4 and 6) and the recovery of 2024 (8), of a full and a part year.
@@ -225,8 +310,6 @@ def test_odds_promise_what_they_say(history, axes):
 
 
 def test_light_curves_of_candidates_and_of_the_control_sample(history):
-    from matplotlib.figure import Figure
-
     for place, n in ((PIXELS["onset"][:2], 12), (CANDIDATE, 12), (CONTROL, 11)):
         ax = plot_light_curve(history, *place, Figure().add_subplot())
         assert len(ax.containers[0][0].get_xdata()) == n

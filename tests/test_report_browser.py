@@ -192,6 +192,7 @@ def test_a_typed_pixel_shows_its_light_curve(opened, place, kind, words, n):
     [
         ("<img src=x onerror=alert(1)>", "Expected row and column"),
         ("12", "Expected row and column"),
+        ("y=1024 x=5", "Expected a pixel of the detector"),
         ("-3, 5", "Expected row and column"),
         ("1024, 5", "Expected a pixel of the detector, 1024 rows and 1032 columns"),
         ("5, 99999999999999999999", "Expected a pixel of the detector"),

@@ -370,6 +370,8 @@ def test_page_begins_with_what_was_judged(folder, parts):
     page = make_page(folder)
     rows = read_verdicts(page)
     assert rows["exposures"].value == "18: 16 used, 2 held out"
+    files = rows["flats, each P times L of its parts"]
+    assert (files.value, files.passed) == ("2 of 2", True)
     sigma = 100 * np.sqrt(np.trace(np.asarray(parts.star.covariance)))
     error = rows["star flat: error, rms over the field"]
     assert (error.value, error.limit, error.passed) == (f"{sigma:.3g} %", "at most 1 %", True)
@@ -387,6 +389,26 @@ def test_page_begins_with_what_was_judged(folder, parts):
     assert rows["star flat: chi2"].passed is None
     assert not page.missing
     assert "hold_out=2" in page.provenance["settings"]
+
+
+def scale(tree):
+    tree["data"] = np.asarray(tree["data"]) * np.float32(1.001)
+
+
+def shift(tree):
+    tree["meta"]["useafter"] = "2023-01-01T00:00:00"
+
+
+@pytest.mark.parametrize("change", [scale, shift])
+def test_a_flat_that_is_not_that_of_its_parts_fails(folder, tmp_path, change):
+    copy = copy_products(folder, tmp_path / "copy")
+    path = min(copy.glob("*_flat_*.asdf"))
+    with asdf.open(path, memmap=False, lazy_load=False) as file:
+        tree = dict(file.tree)
+        change(tree)
+        asdf.AsdfFile(tree).write_to(path)
+    files = read_verdicts(make_page(copy))["flats, each P times L of its parts"]
+    assert (files.value, files.passed) == ("1 of 2", False)
 
 
 def test_flags_are_counted_in_the_flats(folder):

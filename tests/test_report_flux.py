@@ -53,6 +53,7 @@ from jwst_tvbadpix.report import (
 from jwst_tvbadpix.report.flux_errors import BEYOND, sum_budget
 from jwst_tvbadpix.report.flux_explorer import make_explorer
 from jwst_tvbadpix.report.flux_record import take_record
+from jwst_tvbadpix.report.flux_verdicts import judge_flux
 from jwst_tvbadpix.steps._flux_tables import tabulate_all, tabulate_left_out
 
 FILTERS = (("F560W", 5.6), ("F770W", 7.7), ("F2550W", 25.2))
@@ -243,7 +244,9 @@ def test_the_page_begins_with_what_was_checked(page, run):
     assert verdict_of(page, "Fit converged").passed is True
     assert verdict_of(page, "Closure of run_").limit == f"{CLOSURE:g}"
     assert verdict_of(page, "Closure of run_").passed is True
-    assert verdict_of(page, "Modes and").passed is True
+    # The photom file itself is not among the products of this run.
+    assert verdict_of(page, "Modes and").passed is False
+    assert verdict_of(page, "Modes and").value.endswith("not beside the fit: 1")
     form = verdict_of(page, "Form of")
     assert form.value.startswith("linear, as given: AIC +")
     assert form.passed is True
@@ -259,6 +262,21 @@ def test_the_page_begins_with_what_was_checked(page, run):
         "is gone",
         "Photom references that are not beside the fit: run_MIRIMAGE_imaging_photom",
     )
+
+
+def test_references_beside_the_fit_pass(record):
+    told = {row.check: row for row in judge_flux(record, set(record.model.references), [])}
+    assert told["Modes and their photom references"].passed is True
+
+
+def test_a_fit_of_another_version_is_named(run, tmp_path):
+    path = Path(shutil.copy(run[1][0], tmp_path))
+    with asdf.open(path, memmap=False, lazy_load=False) as file:
+        asdf.AsdfFile({**file.tree, "schema_version": "9.0.0"}).write_to(path)
+    page = build_report([path])
+    (text,) = page.missing
+    assert "found ABSFLUX and 9.0.0" in text
+    assert page.sections[0].text == "Photom references: 0."
 
 
 def test_an_odd_star_and_a_bad_closure_fail(tmp_path):

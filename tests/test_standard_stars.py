@@ -8,6 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 from photutils.aperture import ApertureStats, CircularAnnulus, CircularAperture
 
+from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import EvidenceError
 from jwst_tvbadpix.simulate import (
     PIXEL_SR,
@@ -15,6 +16,7 @@ from jwst_tvbadpix.simulate import (
     Loss,
     simulate_lrs_standards,
     simulate_standard_stars,
+    write_flux_truth,
 )
 
 
@@ -29,6 +31,14 @@ def read_apcorr(programme, name):
     rows = fits.getdata(programme.apcorr, "APCORR")
     (row,) = rows[(rows["filter"] == name) & np.isclose(rows["eefraction"], 0.7)]
     return row
+
+
+def test_the_truth_is_a_table(programme, tmp_path):
+    table = Table.read(write_flux_truth(tmp_path, programme))
+    assert dict(zip(table["filter"], table["factor"], strict=True)) == dict(programme.factors)
+    for row in table:
+        loss = programme.losses[row["filter"]]
+        assert (row["loss_per_year"], row["amplitude"]) == (loss.per_year, loss.amplitude)
 
 
 def test_counts_times_the_conversion_are_the_flux_that_is_left(programme):
@@ -80,9 +90,14 @@ def test_loss_is_one_at_its_date_and_falls():
     assert loss.evaluate(59720.0 + 365) == pytest.approx(0.99 * (0.2 * np.exp(-1.825) + 0.8))
 
 
-def test_unknown_filter_is_refused(tmp_path):
+def test_what_is_not_simulated_is_refused(tmp_path, capsys):
     with pytest.raises(EvidenceError, match="F9999W"):
         simulate_standard_stars(tmp_path, filters=("F9999W",))
+    with pytest.raises(EvidenceError, match="at least 1 visit"):
+        simulate_standard_stars(tmp_path, n_visits=0)
+    command = ["simulate", str(tmp_path), "--mode", "standards", "--exposures", "3"]
+    assert main(command) == 1
+    assert "even number" in capsys.readouterr().err
 
 
 def test_spectra_lose_what_they_should(tmp_path):

@@ -98,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with log_to_stderr(options.log_level):
                 return _run(options)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the caller: >&-
+                sys.stdout.flush()
     except BrokenPipeError:
         # Python flushes stdout once more when it ends, and must not fail of it then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,8 +9,8 @@ from ._shared import add_dry_run, read_natural, report_planned
 __all__ = ["add_command"]
 
 _EPILOG = """\
-The last line is the association. The truth lies beside it: truth.ecsv (defects, with their dates)
-or truth_flat.fits.
+The last line is the association. The truth lies beside it: truth.ecsv (defects, with their dates),
+truth_flat.fits or truth_factors.ecsv.
 
 examples:
   tvbadpix simulate field --mode slitless --exposures 4
@@ -24,7 +24,8 @@ def add_command(commands: Any) -> None:
         "simulate",
         help="write simulated rate files, their association and the truth",
         description="Simulate exposures over four years on a detector whose pixels go bad and "
-        "recover at known dates, or the dithered exposures of a star field for flats.",
+        "recover at known dates, the dithered exposures of a star field for flats, or visits to "
+        "standard stars of known flux.",
         epilog=_EPILOG,
     )
     simulate.add_argument(
@@ -32,18 +33,22 @@ def add_command(commands: Any) -> None:
     )
     simulate.add_argument(
         "--mode",
-        choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "flats"),
+        choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "flats", "standards"),
         default="slit",
         metavar="MODE",
-        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam, or flats: a "
-        "dense star field dithered over the MIRI imager (F770W), with the distortion reference "
-        "(default: %(default)s)",
+        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam; flats: a "
+        "dense star field dithered over the MIRI imager (F770W), with the distortion reference; "
+        "standards: stars seen by the MIRI imager (F770W, F1000W) as it loses throughput, with "
+        "their model fluxes and the aperture corrections (default: %(default)s)",
     )
     simulate.add_argument(
         "--detector", metavar="NAME", help="where the mode has several (default: its first)"
     )
     simulate.add_argument(
-        "--exposures", type=int, metavar="N", help="how many (default: 12; of flats 16)"
+        "--exposures",
+        type=int,
+        metavar="N",
+        help="how many (default: 12; of flats and standards 16)",
     )
     simulate.add_argument(
         "--size",
@@ -72,17 +77,18 @@ def add_command(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from ..errors import InputError
 
-    if options.mode == "flats":
-        if options.detector or options.ramp_date:
-            raise InputError(
-                "expected neither --detector nor --ramp-date with --mode flats, which is of "
-                "MIRIMAGE rates; leave them out"
-            )
-        return _run_flats(options)
-    if options.size:
+    of_fields = {"flats": _run_flats, "standards": _run_standards}
+    if options.mode in of_fields and (options.detector or options.ramp_date):
+        raise InputError(
+            f"expected neither --detector nor --ramp-date with --mode {options.mode}, which is of "
+            "MIRIMAGE rates; leave them out"
+        )
+    if options.size and options.mode != "flats":
         raise InputError(
             f"expected --size with --mode flats alone, found --mode {options.mode}; leave it out"
         )
+    if options.mode in of_fields:
+        return of_fields[options.mode](options)
     from ..simulate import simulate_programme
     from ..steps._base import show_progress
 
@@ -146,5 +152,34 @@ def _run_flats(options: argparse.Namespace) -> int:
     truth = write_flat_truth(options.output_dir, programme)
     print(f"{len(programme.rates)} rates; truth: {truth}")
     print(f"distortion: {write_distortion(options.output_dir, distortion)}")
+    print(programme.association)
+    return 0
+
+
+def _run_standards(options: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..simulate import FLUX_TRUTH, simulate_standard_stars, write_flux_truth
+    from ..steps._base import show_progress
+
+    n_exposures = 16 if options.exposures is None else options.exposures
+    if n_exposures % 2:
+        raise InputError(
+            f"expected an even number of exposures with --mode standards, one in each filter, "
+            f"found {n_exposures}; change --exposures"
+        )
+    programme = simulate_standard_stars(
+        options.output_dir,
+        n_visits=n_exposures // 2,
+        seed=options.seed,
+        progress=show_progress("Simulating", unit="file"),
+        dry_run=options.dry_run,
+    )
+    tables = [path for path in (programme.models, programme.apcorr) if path]
+    if options.dry_run:
+        truth = options.output_dir / FLUX_TRUTH
+        return _report(*programme.rates, *tables, truth, programme.association)
+    truth = write_flux_truth(options.output_dir, programme)
+    print(f"{len(programme.rates)} rates; truth: {truth}")
+    print(f"model fluxes and aperture corrections: {', '.join(map(str, tables))}")
     print(programme.association)
     return 0

@@ -27,6 +27,7 @@ from .series import (
     build_mask_at,
     build_mask_series,
     compose_dq,
+    iterate_masks,
     list_series,
     list_useafter,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "freeze_factors",
     "history_columns",
     "identity_dq_def",
+    "iterate_masks",
     "list_series",
     "list_tables",
     "list_useafter",

@@ -1,6 +1,6 @@
 """The masks of a history: one series, or one per depth or frame, and the mask of any date."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ __all__ = [
     "build_mask_series",
     "compose_dq",
     "format_useafter",
+    "iterate_masks",
     "list_series",
     "list_useafter",
 ]
@@ -296,11 +297,15 @@ def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> li
     -------
     list of MaskModel
     """
-    masks = []
+    return list(iterate_masks(history, name))
+
+
+def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[MaskModel]:
+    """Build the masks of `build_mask_series` one by one: a series may not fit in memory."""
     for series in list_series(history):
         rows, spans = _plan(history, series)
-        masks += [_build_span(history, series, rows, span, len(spans), name) for span in spans]
-    return masks
+        for span in spans:
+            yield _build_span(history, series, rows, span, len(spans), name)
 
 
 def _build_span(

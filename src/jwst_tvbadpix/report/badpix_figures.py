@@ -9,7 +9,7 @@ from astropy.time import Time
 from ..badpix import CLASSES, select_counted, select_masked
 from ..errors import InputError
 from ..refmodels import compose_dq, dq_value
-from .figures import CLASS_COLOURS, get_axes
+from .figures import CLASS_COLOURS, count_pixels, get_axes
 from .page import COLOURS
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def tabulate_growth(history: Any) -> Table:
             continue
         changes = [_list_changes(history, name, key).size for key in ("start_mjd", "end_mjd")]
         growth = (changes[0] - changes[1]) / max(last - first, 1e-9)
-        table.add_row([name, *(int((active & own).sum()) for active in at), *changes, growth])
+        numbers = [count_pixels(rows, active & own) for active in at]
+        table.add_row([name, *numbers, *changes, growth])
     table.add_row(["all", *(table[name].sum() for name in table.colnames[1:])])
     table["growth"].info.format = "+.1f"
     return table
@@ -214,14 +215,14 @@ def plot_odds(history: Any, ax: "Axes | None" = None) -> "Axes":
     false = weight / (1 + np.exp(odds))
     edges = np.linspace(*_ODDS, 34)
     inside = np.clip(odds, edges[0], edges[-1] - 1e-6)
-    ax.hist(inside, edges.tolist(), weights=weight, color=COLOURS["sky"], label="flags")
+    bars = ax.hist(inside, edges.tolist(), weights=weight, color=COLOURS["sky"], label="flags")[0]
     number = np.histogram(inside, edges, weights=false)[0]
     ax.stairs(number, edges, color=COLOURS["vermilion"], lw=1.5, label="false, by the odds")
     settings = history.settings.instance
     total = max(float(weight.sum()), 1.0)
     ax.set(
-        yscale="log",
-        ylim=(0.1, None),
+        yscale="log" if odds.size else "linear",
+        ylim=(0.1, 5 * max(float(np.max(bars)), 1.0)),
         xlabel="log-odds of the bad state (30: and more)",
         ylabel="flags (pixel, exposure)",
         title=f"False flags: {100 * false.sum() / total:.2g} % by the odds, "

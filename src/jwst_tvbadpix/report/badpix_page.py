@@ -1,5 +1,6 @@
 """The page of a bad-pixel history and its masks."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,8 +11,10 @@ from astropy.table import Table
 from astropy.time import Time
 
 from ..badpix import pool_histories, select_masked
-from ..errors import InputError
-from ..refmodels import list_series, list_useafter, read_history
+from ..detectors import get_detector
+from ..errors import InputError, TvBadPixError
+from ..refmodels import iterate_masks, read_history, read_mask_dq
+from ..refmodels.irs2 import strip_irs2
 from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .figures import (
     choose_examples,
@@ -23,9 +26,11 @@ from .figures import (
 )
 from .light_curves import plot_pixels
 from .page import Item, Page, Section, Verdict, try_item
-from .products import pick_products, read_product
+from .products import Product, pick_products, read_product
 
 __all__ = ["make_badpix_page"]
+
+log = logging.getLogger(__name__)
 
 _NO_DELIVERY = "NOT FOR DELIVERY"
 _LEFT_OUT = "Left out: "
@@ -59,7 +64,10 @@ def make_badpix_page(paths: Sequence[Path]) -> Page:
         missing.append("Masks: none of this run lies beside the history")
     verdicts: list[Verdict] = []
     for title, judge in _JUDGES.items():
-        verdicts += try_item(missing, title, partial(judge, history, masks)) or []
+        found = try_item(missing, title, partial(judge, history, masks))
+        # What cannot be judged is not passed over in silence.
+        unknown = [Verdict(title, "could not be judged, see below", "", False)]
+        verdicts += unknown if found is None else found
     detector = history.meta.instrument.detector
     return Page(
         f"Bad pixels of {detector}: {histories[0].stem.removesuffix('_badpixhistory')}",
@@ -143,18 +151,51 @@ def _judge_base(history: Any, _: Sequence[Path]) -> list[Verdict]:
 
 def _judge_masks(history: Any, masks: Sequence[Path]) -> list[Verdict]:
     """Whether the series is complete, and each exposure gets the mask of its own state."""
-    wanted = sum(len(list_useafter(history, series)) for series in list_series(history))
-    verdicts = [Verdict("Masks of the series", f"{len(masks)}", f"{wanted}", len(masks) == wanted)]
-    if not masks:
-        return verdicts
-    starts = Time(sorted({read_product(path).useafter for path in masks}), scale="utc").mjd
+    heads = {path.name: read_product(path) for path in masks}
+    name = next((head.name for head in heads.values()), "tvbadpix")
+    wanted = right = 0
+    for mask in iterate_masks(history, name):
+        wanted += 1
+        right += _is_as_made(heads.pop(str(mask.meta.filename), None), mask)
+    value = f"{right} of {wanted}" + (f"; not of it: {len(heads)}" if heads else "")
+    verdicts = [
+        Verdict(
+            "Masks of the series, each with the pixels that the history gives it",
+            value,
+            "all, and no other",
+            right == wanted and not heads,
+        )
+    ]
+    if masks:
+        verdicts.append(_judge_dates(history, masks))
+    return verdicts
+
+
+def _is_as_made(head: Product | None, mask: Any) -> bool:
+    """Whether the file of a mask is there, and holds the date and flags that it should."""
+    if head is None or head.useafter != str(mask.meta.useafter):
+        return False
+    try:
+        dq = read_mask_dq(head.path)[0]
+    except TvBadPixError as error:
+        log.warning("Counted as wrong: %s", error)
+        return False
+    wanted = np.asarray(mask.dq)
+    if wanted.shape != dq.shape:  # IRS2, of which the pixels of the detector are read
+        wanted = strip_irs2(wanted, get_detector(head.detector))
+    return np.array_equal(dq, wanted)
+
+
+def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
+    """Whether each exposure gets the mask of its own state by the dates of the files."""
+    starts = np.array(sorted({_read_date(read_product(path).useafter) for path in masks}))
     settings, exposures = history.settings.instance, history.exposures.instance
     rows = history.intervals.instance
     used = np.asarray(exposures["used"], bool)
     times = np.array([exposures[name][used] for name in ("expstart_mjd", "expmid_mjd")], float)
     check = "Exposures that get the mask of their own state by date (USEAFTER)"
     if not np.isfinite(times).all() or not used.any():
-        return [*verdicts, Verdict(check, "the exposures have no dates", "", None)]
+        return Verdict(check, "the exposures have no dates", "", None)
     right = 0
     for begin, middle in times.T:
         k = int(np.searchsorted(starts, begin + _HALF_SECOND, side="right")) - 1
@@ -164,7 +205,15 @@ def _judge_masks(history: Any, masks: Sequence[Path]) -> list[Verdict]:
     # With fewer masks than changes, or masks that spare what is too faint, it is not asked.
     exact = not settings.get("max_masks", 0) and settings.get("depth") != "auto"
     passed = right == total if exact else None
-    return [*verdicts, Verdict(check, f"{right} of {total}", "all" if exact else "", passed)]
+    return Verdict(check, f"{right} of {total}", "all" if exact else "", passed)
+
+
+def _read_date(useafter: str) -> float:
+    """Date of a mask [MJD]; infinite, so that no exposure gets it, where it is none."""
+    try:
+        return float(Time(useafter, format="isot", scale="utc").mjd)
+    except ValueError:
+        return np.inf
 
 
 def _judge_self_test(history: Any, _: Sequence[Path]) -> list[Verdict]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLASS_COLOURS",
     "choose_examples",
+    "count_pixels",
     "get_axes",
     "plot_bad_pixel_map",
     "plot_growth",
@@ -63,7 +64,7 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
                 ".",
                 ms=2,
                 color=CLASS_COLOURS[name],
-                label=f"{name} ({chosen.sum()})",
+                label=f"{name} ({count_pixels(rows, chosen)})",
             )
     ny, nx = history.coverage.shape
     ax.set(
@@ -72,9 +73,12 @@ def plot_bad_pixel_map(history: Any, mjd: float, ax: "Axes | None" = None) -> "A
         aspect="equal",
         xlabel="x [pixel]",
         ylabel="y [pixel]",
-        title=f"{active.sum()} bad pixels on {_format_date(mjd)}",
+        title=f"{count_pixels(rows, active)} bad pixels on {_format_date(mjd)}",
     )
-    ax.legend(fontsize=7, markerscale=4, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4)
+    if active.any():
+        ax.legend(
+            fontsize=7, markerscale=4, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=4
+        )
     return ax
 
 
@@ -94,7 +98,7 @@ def plot_growth(
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = Time(mjd, format="mjd").decimalyear
-    number = [int(select_masked(rows, t).sum()) for t in mjd]
+    number = [count_pixels(rows, select_masked(rows, t)) for t in mjd]
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
     ax.step(years, number, where="mid", color=CLASS_COLOURS["LOW_QE"], label="masks")
@@ -286,11 +290,14 @@ def plot_self_test(history: Any, ax: "Axes | None" = None) -> "Axes":
     ax.set(
         xscale="log",
         ylim=(-0.03, 1.05),
+        xticks=[2, 5, 10, 20, 50, 100],
         xlabel="size of the defect [sigma of one exposure]",
         ylabel="flagged share of bad pixel-exposures",
         title=f"Self-test: {sum(row['n_injected'] for row in rows)} defects, "
-        f"{group['new_flags']:.2f} new flags per exposure elsewhere",
+        f"{group['new_flags']:.3g} new flags per exposure elsewhere",
     )
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
     if rows:
         ax.legend(fontsize=7, loc="lower right")
     return ax
@@ -319,6 +326,12 @@ def plot_summary(history: Any, *, truth: np.ndarray | None = None) -> "Figure":
         else:
             plot_light_curve(history, *example, axes)
     return figure
+
+
+def count_pixels(rows: Any, chosen: Any) -> int:
+    """Count the pixels of chosen intervals: one that switches has several, masked at every date."""
+    places = rows["y"][chosen].astype(np.int64) * 2**16 + rows["x"][chosen]
+    return int(np.unique(places).size)
 
 
 def choose_examples(history: Any) -> list[tuple[int, int] | None]:

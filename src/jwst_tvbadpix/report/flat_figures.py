@@ -26,7 +26,7 @@ __all__ = [
 _COLOURS = tuple(
     COLOURS[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky", "black")
 )
-_MARKERS = "osD^vP*"
+_MARKERS = "osD^vPh"
 # Units of the series, their factor and their name; others are per cent.
 _UNITS = {"distortion": (1e3, "shift [mas]"), "distortion, linear": (1e6, "change [ppm]")}
 _LABELS = {"flat": "rms over the field [% of the response]", "PSF core": "change [%]"}

@@ -1,5 +1,6 @@
 """The page of the flats of a run: one part for each set of images."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +37,14 @@ from .products import pick_products, read_product
 
 __all__ = ["make_flat_page"]
 
+log = logging.getLogger(__name__)
+
 # Flats of which the page shows the maps, in all (at least one of each set), and pixels of P that it
 # can be zoomed into: so that it stays small. Maps of more flats than these are smaller [inch].
 _MOST_MAPS, _MOST_PIXELS = 6, 1_200_000
 _FEW_MAPS, _WIDE, _NARROW = 4, 13.5, 8.0
+# Of float32, in which both the flat and its parts are written.
+_ROUNDING = 1e-5
 _FLAGS = ("DO_NOT_USE", "NO_FLAT_FIELD", "UNRELIABLE_FLAT", "NON_SCIENCE")
 # What is judged of the stability, and what passes; sky and pointing vary, and are told.
 _LIMITS = {
@@ -313,6 +318,30 @@ def _judge_star_flat(one: _Set) -> Iterator[Verdict]:
     yield Verdict(f"{at}star flat: gauge", value, "", None)
 
 
+def _judge_files(one: _Set) -> Iterator[Verdict]:
+    """Judge whether each flat is there, with the date and the response that its parts give it."""
+    maps, flats = one.parts.instance["maps"], one.parts.instance["flats"]
+    n_flats = len(flats["filename"])
+    right = 0
+    for k, (stem, useafter) in enumerate(zip(flats["filename"], flats["useafter"], strict=True)):
+        p_flat = maps["p_flats"][k] if "p_flats" in maps else maps["p_flat"]
+        response = np.asarray(p_flat) * np.asarray(maps["l_flat"][k])
+        right += stem in one.flats and _holds(one.flats[stem], response, str(useafter))
+    check = f"{one.prefix}flats, each P times L of its parts"
+    yield Verdict(check, f"{right} of {n_flats}", "all", right == n_flats)
+
+
+def _holds(path: Path, response: np.ndarray, useafter: str) -> bool:
+    """Whether the flat of a file is this one, where it is usable."""
+    try:
+        row, data, usable = _read_flat(path)
+    except Exception as error:  # told when the flags are counted
+        log.debug("%s: %s", path, error)
+        return False
+    same = row["useafter"] == useafter and data.shape == response.shape
+    return same and np.allclose(data[usable], response[usable], rtol=_ROUNDING, atol=0)
+
+
 def _judge_flats(one: _Set) -> Iterator[Verdict]:
     """Tell the share of pixels of each flat that is flagged."""
     limit = ""
@@ -325,6 +354,7 @@ def _judge_flats(one: _Set) -> Iterator[Verdict]:
 
 
 _JUDGES: Mapping[str, Callable[[_Set], Iterator[Verdict]]] = {
+    "files of the flats": _judge_files,
     "exposures and coverage": _judge_exposures,
     "verdicts on the star flat": _judge_star_flat,
     "pixel area": _judge_area,
@@ -482,27 +512,29 @@ def _list_flats(flats: Mapping[str, Path], missing: list[str]) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for path in flats.values():
         try:
-            rows.append(_count_flags(path))
+            rows.append(_read_flat(path)[0])
         except Exception as error:  # whatever is wrong with it, the rest can be shown
             missing.append(f"{path.name}: {type(error).__name__}: {error}")
     return rows
 
 
-def _count_flags(path: Path) -> dict[str, Any]:
+def _read_flat(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Read what a flat flags, its response, and where it is usable."""
     from stdatamodels.jwst.datamodels import FlatModel
 
     with FlatModel(str(path)) as model:
-        dq, err = np.array(model.dq), np.array(model.err)
+        data, dq, err = np.array(model.data), np.array(model.dq), np.array(model.err)
         useafter = str(model.meta.useafter)
     usable = (dq & dq_value("DO_NOT_USE", "NO_FLAT_FIELD")) == 0
     error = 100 * float(bn.nanmedian(err[usable])) if usable.any() else np.nan
-    return {
+    row = {
         "file": path.name,
         "useafter": useafter,
         "usable": int(usable.sum()),
         "median error [%]": round(error, 4),
         **{name: int(np.sum((dq & dq_value(name)) != 0)) for name in _FLAGS},
     }
+    return row, data, usable
 
 
 def _tabulate_exposures(parts: Any) -> Table:

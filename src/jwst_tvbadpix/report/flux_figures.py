@@ -36,7 +36,8 @@ __all__ = [
 
 # Okabe & Ito's palette, safe for the colour-blind.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"
+# One more than colours: no two of many modes look the same.
+MARKERS = "osD^vP*X"
 # Colour and marker of each class of stars.
 CLASS_COLOURS = {
     "hot": "#0072B2",
@@ -85,6 +86,7 @@ def plot_throughput(given: Any, ax: "Axes | None" = None) -> "Axes":
     for number, (label, units) in enumerate(list(modes.items())[:MOST_PANELS]):
         unit = units[len(units) // 2]
         colour = COLOURS[number % len(COLOURS)]
+        marker = MARKERS[number % len(MARKERS)]
         shift = -_STEP * number
         factor, error = record.predict(unit, times)
         relative = record.factor[unit] / factor
@@ -92,7 +94,8 @@ def plot_throughput(given: Any, ax: "Axes | None" = None) -> "Axes":
         ax.fill_between(
             years, relative - band + shift, relative + band + shift, color=colour, alpha=0.25
         )
-        ax.plot(years, relative + shift, color=colour, label=label)
+        ax.plot(years, relative + shift, color=colour)
+        ax.plot([], [], f"-{marker}", ms=3, color=colour, label=label)
         if record.visits is None:
             continue
         mine = _select(record, units[len(units) // 2 :][:1], dated=True)
@@ -101,7 +104,7 @@ def plot_throughput(given: Any, ax: "Axes | None" = None) -> "Axes":
         ax.plot(
             _make_years(record.visits["mjd"][mine]),
             seen + shift,
-            MARKERS[number % len(MARKERS)],
+            marker,
             ms=3,
             color=colour,
         )
@@ -397,6 +400,9 @@ def plot_residuals(given: Any, against: str = "mjd", ax: "Axes | None" = None) -
     ax.axhline(0, color="0.6", lw=1)
     if against != "mjd" and known.any():
         ax.set_xscale("log")
+    if against == "wave":  # less than a decade: 6, 10, 20 rather than powers
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_formatter("{x:g}")
     ax.set(
         xlabel=RESIDUALS[against],
         ylabel="observed over fitted [%]",

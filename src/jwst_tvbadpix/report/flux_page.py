@@ -33,7 +33,7 @@ from .flux_figures import (
 from .flux_record import TABLES, FluxRecord, make_record, read_table
 from .flux_verdicts import count_reasons, judge_flux
 from .page import Item, Page, Section, try_item
-from .products import pick_products
+from .products import pick_products, read_product
 
 __all__ = ["make_flux_page"]
 
@@ -66,14 +66,17 @@ def make_flux_page(paths: Sequence[Path]) -> Page:
         )
     (path,) = found
     missing: list[str] = []
-    model = read_absflux(path)
+    photom = pick_products(paths, "PHOTOM")
+    model = try_item(missing, "Fit", lambda: read_absflux(path))
+    if model is None:
+        return _make_reference_page(path, photom, missing)
     record = make_record(model, _read_tables(path, paths, int(model.fit.n_measurements), missing))
     if record.visits is None:
         missing.append(
             f"Single measurements, residuals and what was left out: no readable {TABLES['visits']} "
             f"beside {path.name}"
         )
-    present = {other.stem for other in pick_products(paths, "PHOTOM")}
+    present = {other.stem for other in photom}
     sections = (
         _show_factors(record, missing),
         _show_stars(record, missing),
@@ -82,12 +85,26 @@ def make_flux_page(paths: Sequence[Path]) -> Page:
         _show_inputs(record, missing),
     )
     return Page(
-        f"Absolute flux calibration: {path.stem.rpartition('_')[0]}",
+        _title(path),
         judge_flux(record, present, missing),
         _tell_provenance(record, path.name),
         tuple(section for section in sections if section.items or section.text),
         tuple(missing),
     )
+
+
+def _title(path: Path) -> str:
+    return f"Absolute flux calibration: {path.stem.rpartition('_')[0]}"
+
+
+def _make_reference_page(path: Path, photom: Sequence[Path], missing: list[str]) -> Page:
+    """Make what can be said without the fit: which photom references there are."""
+    heads = [read_product(each) for each in photom]
+    columns = [each.name for each in photom], [head.useafter for head in heads]
+    table = Table(columns, names=("photom", "valid from (USEAFTER)"), dtype=(str, str))
+    items = (Item("", "", table),) if photom else ()
+    text = f"Photom references: {len(photom)}."
+    return Page(_title(path), (), {}, (Section("References", text, items),), tuple(missing))
 
 
 def _read_tables(

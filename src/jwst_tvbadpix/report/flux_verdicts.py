@@ -137,6 +137,10 @@ def _judge_references(record: FluxRecord, present: set[str], missing: list[str])
     if unknown:
         lacking.append(f"the mode is not known of {', '.join(unknown)}")
     value = f"modes: {modes}; files: {', '.join(names) or 'none'}"
+    gone = [name for name in names if name not in present]
+    if gone:
+        missing.append(f"Photom references that are not beside the fit: {', '.join(gone)}")
+        lacking.append(f"not beside the fit: {len(gone)}")
     verdicts = [
         Verdict(
             "Modes and their photom references",
@@ -145,9 +149,6 @@ def _judge_references(record: FluxRecord, present: set[str], missing: list[str])
             bool(names) and not lacking,
         )
     ]
-    gone = [name for name in names if name not in present]
-    if gone:
-        missing.append(f"Photom references that are not beside the fit: {', '.join(gone)}")
     kept = model.instance.get("closure")
     if kept is None and names:
         missing.append("Closure of the photom references: the product, of an earlier version, "

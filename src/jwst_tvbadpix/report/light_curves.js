@@ -1,5 +1,5 @@
 // Shows the light curve of the pixel that is named in `input`, or how to plot it oneself.
-const found = input.value.match(/^\s*(\d+)[\s,;]+(\d+)\s*$/);
+const found = input.value.match(/^\s*(?:y=)?(\d+)[\s,;]+(?:x=)?(\d+)\s*$/);
 const clear = () => {
   for (const source of [points, spans, levels])
     source.data = Object.fromEntries([...Object.keys(source.data)].map(key => [key, []]));

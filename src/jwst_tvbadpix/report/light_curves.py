@@ -10,7 +10,7 @@ from astropy.time import Time
 from ..badpix import CLASSES, select_counted
 from ..errors import InputError
 from ..refmodels import list_useafter, unpack_residuals
-from .figures import CLASS_COLOURS, choose_examples
+from .figures import CLASS_COLOURS, choose_examples, count_pixels
 from .page import COLOURS
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def plot_pixels(history: Any) -> "LayoutDOM":
     detector.js_on_event("tap", link("map_tap", map=detector, renderers=renderers, input=field))
     masked = [layer for layer in renderers if "start" in layer.data_source.data]
     slider.js_on_change("value", link("map_date", map=detector, renderers=masked, slider=slider))
-    return row(column(detector, slider), column(field, curve, message))
+    parts = column(detector, slider), column(field, curve, message)
+    # One below the other in a narrow window.
+    return row(*parts, styles={"flex-wrap": "wrap"}, sizing_mode="stretch_width")
 
 
 def _make_widgets(first: str, n_masks: int) -> tuple[Any, Any, Any]:
@@ -246,7 +248,7 @@ def _draw_map(history: Any, kept: dict[str, np.ndarray], marker: Any, title: str
                 "y",
                 source=ColumnDataSource(columns),
                 view=CDSView(filter=BooleanFilter()),
-                legend_label=f"{label} ({len(columns['y'])})",
+                legend_label=f"{label} ({count_pixels(columns, np.s_[:])})",
                 **style,
             )
         )
@@ -258,10 +260,12 @@ def _draw_map(history: Any, kept: dict[str, np.ndarray], marker: Any, title: str
         own = counted & (names == name)
         if not own.any():
             continue
-        columns = {"y": rows["y"][own], "x": rows["x"][own]}
-        always = name == "TELEGRAPH"
-        columns["start"] = np.full(own.sum(), -np.inf) if always else rows["start_mjd"][own]
-        columns["end"] = np.full(own.sum(), np.inf) if always else rows["end_mjd"][own]
+        keys = {"y": "y", "x": "x", "start": "start_mjd", "end": "end_mjd"}
+        columns = {key: np.asarray(rows[column])[own] for key, column in keys.items()}
+        if name == "TELEGRAPH":  # once, however often it switches: masked at every date
+            once = np.unique(np.stack([columns["y"], columns["x"]]), axis=1)
+            ever = np.full(once.shape[1], np.inf)
+            columns = {"y": once[0], "x": once[1], "start": -ever, "end": ever}
         add(name, columns, size=4, color=CLASS_COLOURS[name], line_color=None)
     for k, name in enumerate((_CANDIDATE, _CONTROL)[: 1 + _has_control(history)]):
         own = kept["kind"] == len(CLASSES) + k

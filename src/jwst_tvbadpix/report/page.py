@@ -142,7 +142,7 @@ def try_item(missing: list[str], title: str, make: Callable[[], _Made]) -> _Made
         missing.append(f"{title}: {error}")
     except Exception as error:  # whatever it is, the rest of the page is worth having
         log.warning("Not drawn: %s", title, exc_info=True)
-        missing.append(f"{title}: {type(error).__name__}: {error}")
+        missing.append(f"{title}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return None
 
 

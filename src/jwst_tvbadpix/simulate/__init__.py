@@ -57,12 +57,14 @@ from .setups import (
     make_nirspec_setup,
 )
 from .standard_stars import (
+    FLUX_TRUTH,
     STANDARDS,
     Loss,
     Standard,
     StandardStars,
     simulate_lrs_standards,
     simulate_standard_stars,
+    write_flux_truth,
 )
 from .star_lrs import PIXEL_SR, StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
@@ -71,6 +73,7 @@ __all__ = [
     "BOX_HALF_WIDTH",
     "DISTORTION",
     "FLAT_TRUTH",
+    "FLUX_TRUTH",
     "IMAGING_PHOTMJSR",
     "KINDS",
     "MODES",
@@ -146,6 +149,7 @@ __all__ = [
     "simulate_standard_stars",
     "write_distortion",
     "write_flat_truth",
+    "write_flux_truth",
     "write_imaging_references",
     "write_ramp",
     "write_rate",

@@ -242,7 +242,7 @@ def _read_dates(dates: Sequence[str]) -> list[float]:
         return [float(Time(date, scale="utc").mjd) for date in dates]
     except ValueError as error:
         raise DateError(
-            f"dates must be ISO, such as 2024-07-01T12:00:00, found {', '.join(dates)}: {error}"
+            f"dates must be ISO, such as 2024-07-01T12:00:00, found {', '.join(dates)}; rewrite it"
         ) from error
 
 

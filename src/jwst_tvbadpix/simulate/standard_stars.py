@@ -22,14 +22,18 @@ from .star_lrs import PIXEL_SR, StarTrace
 from .writers import write_association, write_rate
 
 __all__ = [
+    "FLUX_TRUTH",
     "STANDARDS",
     "Loss",
     "Standard",
     "StandardStars",
     "simulate_lrs_standards",
     "simulate_standard_stars",
+    "write_flux_truth",
 ]
 
+# Name of the file that write_flux_truth writes.
+FLUX_TRUTH = "truth_factors.ecsv"
 # Pivot wavelength [um] and FWHM [pixel] of the filters that are simulated: JWST documentation.
 _FILTERS = {
     "F560W": (5.6, 1.88),
@@ -190,6 +194,8 @@ def simulate_standard_stars(
     pattern: PixelPattern | None = None,
     level: float = 20.0,
     seed: int = 1539,
+    progress: Callable[[int, int], None] | None = None,
+    dry_run: bool = False,
 ) -> StandardStars:
     """Simulate visits to standard stars with the MIRI imager, every filter in each.
 
@@ -217,6 +223,10 @@ def simulate_standard_stars(
         Sky [DN/s].
     seed : int
         Seed of everything.
+    progress : callable or None
+        Called as ``progress(done, total)`` after each file.
+    dry_run : bool
+        Write nothing; the paths are those that would be written.
 
     Returns
     -------
@@ -225,7 +235,7 @@ def simulate_standard_stars(
     Raises
     ------
     EvidenceError
-        A filter is not one that is simulated.
+        A filter is not one that is simulated, or there is no visit.
     DetectorError
         The subarray is not one of the imager.
     """
@@ -234,14 +244,15 @@ def simulate_standard_stars(
         raise EvidenceError(
             f"expected filters among {', '.join(_FILTERS)}, found {', '.join(unknown)}; change them"
         )
+    if n_visits < 1:
+        raise EvidenceError(f"expected at least 1 visit, found {n_visits}; ask for more")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     losses = losses or {
         name: Loss(amplitude=0.01 * (_FILTERS[name][0] / 10.0) ** 2) for name in filters
     }
     rng = np.random.default_rng([seed, 21])
     setups = {name: _point_at_middle(_set_imager(name, subarray)) for name in filters}
-    paths, specs, seen = [], [], []
+    jobs, seen = [], []
     for visit in _draw_visits(rng, stars, mjd, n_visits, jitter):
         for k, (name, setup) in enumerate(setups.items()):
             first = _make_spec(visit, setup, seed * 1000 + visit.number * 20 + k, "01539")
@@ -254,26 +265,59 @@ def simulate_standard_stars(
             )
             share = np.exp(visit.offset) * losses[name].evaluate(spec.mid_mjd)
             layers = UndispersedSky(level), _place(visit.star, name, setup, share)
-            paths.append(write_rate(folder, spec, Scene(layers, pattern=pattern)))
-            specs.append(spec)
+            jobs.append((spec, Scene(layers, pattern=pattern)))
             seen.append(visit.star)
-    association = write_association(
+    specs = tuple(spec for spec, _ in jobs)
+    made = StandardStars(
+        tuple(folder / spec.filename("rate") for spec in specs),
         folder / "jw01539-standards_asn.json",
-        paths,
-        kind="fluxcal",
-        program="01539",
-        target="standards",
-    )
-    return StandardStars(
-        tuple(paths),
-        association,
-        _write_fluxes(folder / "model_fluxes.ecsv", stars, filters),
-        _write_apcorr(folder, filters),
+        folder / "model_fluxes.ecsv",
+        folder / "simulated_mirimage_apcorr.fits",
         {name: _FACTORS[name] for name in filters},
         dict(losses),
-        tuple(specs),
+        specs,
         tuple(seen),
     )
+    if not dry_run:
+        _write_exposures(made, [scene for _, scene in jobs], progress)
+        _write_fluxes(made.models, stars, filters)
+        _write_apcorr(folder, filters)
+    return made
+
+
+def _write_exposures(
+    made: StandardStars, scenes: Sequence[Scene], progress: Callable[[int, int], None] | None
+) -> None:
+    """Write a rate of each scene, and their association."""
+    made.association.parent.mkdir(parents=True, exist_ok=True)
+    for done, (path, spec, scene) in enumerate(
+        zip(made.rates, made.specs, scenes, strict=True), start=1
+    ):
+        write_rate(path, spec, scene)
+        if progress is not None:
+            progress(done, len(scenes))
+    write_association(
+        made.association, made.rates, kind="fluxcal", program="01539", target="standards"
+    )
+
+
+def write_flux_truth(folder: str | Path, made: StandardStars) -> Path:
+    """Write truth_factors.ecsv: the conversion of each filter at t0, and how throughput falls."""
+    losses = [made.losses[name] for name in made.factors]
+    table = Table(
+        {
+            "filter": list(made.factors),
+            "factor": list(made.factors.values()),
+            "t0_mjd": [loss.t0_mjd for loss in losses],
+            "loss_per_year": [loss.per_year for loss in losses],
+            "amplitude": [loss.amplitude for loss in losses],
+            "tau_days": [loss.tau_days for loss in losses],
+        },
+        units={"factor": "MJy s / (sr DN)", "t0_mjd": "day", "tau_days": "day"},
+    )
+    path = Path(folder) / FLUX_TRUTH
+    table.write(path, overwrite=True)
+    return path
 
 
 def simulate_lrs_standards(
