@@ -33,6 +33,7 @@ OURS = (
     "report",
     "reprocess",
     "simulate",
+    "store",
 )
 NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors", "traces")
 
