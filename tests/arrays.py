@@ -41,8 +41,12 @@ class ArrayStack:
     def row_ranges(self):
         return (self.window[:2],)
 
-    def read_rows(self, start, stop):
-        return self.rate[:, start - CORNER[0] : stop - CORNER[0]]
+    def read_rows(self, start, stop, looks=None):
+        rate = self.rate if looks is None else self.rate[looks]
+        return rate[:, start - CORNER[0] : stop - CORNER[0]]
+
+    def read_look(self, look):
+        return self.rate[look], 0 if self.hidden is None else int(self.hidden[look].sum())
 
     def row_blocks(self, *, halo):
         y0, y1, x0, _ = self.window

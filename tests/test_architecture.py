@@ -34,6 +34,7 @@ OURS = (
     "report",
     "reprocess",
     "simulate",
+    "store",
 )
 NUMERICS = ("badpix", "flatfield", "fluxcal", "robust", "detectors", "errors", "traces")
 

@@ -496,7 +496,7 @@ def test_history_round_trip(tmp_path):
     }
     assert read.warnings == ["One exposure was left out: José's."]
     assert (read.self_test.new_flags, read.self_test.left_out) == (0.5, ["TELEGRAPH"])
-    assert (read.schema_version, read.coverage.shape) == ("1.1.0", [1024, 1032])
+    assert (read.schema_version, read.coverage.shape) == ("1.2.0", [1024, 1032])
     with BadPixHistoryModel(tmp_path / "moved.asdf") as opened:
         assert opened.intervals.instance["class"][0] == "UNRELIABLE_SLOPE"
 

@@ -8,6 +8,7 @@ __all__ = [
     "InputError",
     "ProductError",
     "RecipeError",
+    "StoreError",
     "TvBadPixError",
 ]
 
@@ -42,3 +43,7 @@ class ProductError(TvBadPixError):
 
 class RecipeError(TvBadPixError):
     """A recipe of a programme that cannot be read or breaks the rules of its format."""
+
+
+class StoreError(TvBadPixError):
+    """A store of evidence that cannot be used, is something else, or lacks what is asked of it."""

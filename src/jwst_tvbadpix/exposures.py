@@ -16,6 +16,7 @@ from .errors import (
     DetectorError,
     EvidenceError,
     InputError,
+    StoreError,
 )
 from .headers import ExposureRecord, make_record
 from .refmodels.dq import dq_value
@@ -27,6 +28,7 @@ __all__ = [
     "ExposureRecord",
     "ExposureStack",
     "RowBlock",
+    "extend_exposures",
     "open_exposures",
     "refuse_duplicates",
 ]
@@ -134,23 +136,32 @@ class ExposureStack:
             read[y : y + ny, x : x + nx] = True
         return read
 
-    def read_rows(self, start: int, stop: int) -> np.ndarray:
-        """Read full-frame rows of every look: float32 (n_looks, rows, nx), NaN = no evidence.
+    def read_rows(self, start: int, stop: int, looks: Sequence[int] | None = None) -> np.ndarray:
+        """Read full-frame rows of looks, all or some: float32 (n_looks, rows, nx).
 
         Notes
         -----
-        Where the detector has a pedestal, its level in each integration, which is drift of the
-        dark current and no light, is subtracted.
+        NaN = no evidence. Where the detector has a pedestal, its level in each integration, which
+        is drift of the dark current and no light, is subtracted.
         """
-        return self._read(start, stop, slice(0, 0))[0]
+        return self._read(start, stop, slice(0, 0), looks)[0]
 
-    def _read(self, start: int, stop: int, core: slice) -> tuple[np.ndarray, np.ndarray]:
+    def read_look(self, look: int) -> tuple[np.ndarray, int]:
+        """Read one look: its rates in the window as `read_rows`, and what a mask hid in it."""
+        y0, y1 = self.window[:2]
+        rate, hidden = self._read(y0, y1, slice(0, y1 - y0), (look,))
+        return rate[0], int(hidden[0])
+
+    def _read(
+        self, start: int, stop: int, core: slice, looks: Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Read the rows as `read_rows`; count in those of `core` what a mask hid."""
+        chosen = self.looks if looks is None else [self.looks[k] for k in looks]
         x0, x1 = self.window[2:]
-        rate = np.full((len(self.looks), stop - start, x1 - x0), np.nan, np.float32)
-        hidden = np.zeros(len(self.looks), np.int64)
+        rate = np.full((len(chosen), stop - start, x1 - x0), np.nan, np.float32)
+        hidden = np.zeros(len(chosen), np.int64)
         reference = self.detector.reference_pixels()[start:stop]
-        for k, (index, integrations) in enumerate(self.looks):
+        for k, (index, integrations) in enumerate(chosen):
             (cy, cx), (ny, nx) = self.records[index].corner, self.records[index].shape
             first, last = max(start, cy), min(stop, cy + ny)
             if first >= last:
@@ -264,6 +275,109 @@ def open_exposures(inputs: Iterable[Any] | Any) -> ExposureStack:
     _report(records, len(looks), detector)
     sources = tuple(source for _, source in found)
     return ExposureStack(detector, records, looks, (y0, y1, x0, x1), unit, excluded, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _AbsentSource:
+    """Planes of an exposure whose evidence is kept, and whose file was not given."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        raise StoreError(
+            f"expected the evidence of {self.name} in the store, found it absent or damaged; give "
+            "its file too, so that it can be made again"
+        )
+
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        return None
+
+
+def extend_exposures(
+    inputs: Iterable[Any] | Any,
+    known: Sequence[ExposureRecord],
+    *,
+    window: tuple[int, int, int, int],
+    unit: str,
+) -> ExposureStack:
+    """Open exposures beside others whose pixels need not be read.
+
+    Parameters
+    ----------
+    inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
+        As for `open_exposures`.
+    known : sequence of ExposureRecord
+        Of the others. One of the same name or times as one of the inputs is replaced by it.
+    window : tuple of int
+        (y0, y1, x0, x1) within which all must lie.
+    unit : str
+        Unit in which all are given.
+
+    Returns
+    -------
+    ExposureStack
+
+    Raises
+    ------
+    InputError, DetectorError, DateError, EvidenceError
+        As `open_exposures`; or an input lies outside the window, or is in another unit.
+    """
+    scans = scan_exposures(inputs)
+    _refuse_mixed_detectors(scans)
+    found, excluded = _check(scans)
+    refuse_duplicates([record for record, _ in found])
+    for record, _ in found:
+        _require_fit(record, known, window, unit)
+    pairs = list(found)
+    for record in known:
+        later = [one for one, _ in found if _is_same(one, record)]
+        if not later:
+            pairs.append((record, _AbsentSource(record.filename, record.shape)))
+        elif later[0].sha256 != record.sha256:
+            log.info("%s replaces an earlier version of it", later[0].filename)
+    pairs.sort(key=lambda pair: (pair[0].mid_mjd, pair[0].filename, pair[0].sha256))
+    records = tuple(record for record, _ in pairs)
+    refuse_duplicates(records)
+    # One alone has only itself as a look: whether that is enough is for the caller to say.
+    one = ((0, records[0].settled),)
+    looks = _choose_looks(records, excluded) if len(records) > 1 else one
+    detector = get_detector(records[0].detector)
+    _report(records, len(looks), detector)
+    sources = tuple(source for _, source in pairs)
+    return ExposureStack(detector, records, looks, window, unit, excluded, sources)
+
+
+def _is_same(record: ExposureRecord, other: ExposureRecord) -> bool:
+    """Whether both are the same observation, perhaps in versions of different content."""
+    times = [(r.start_mjd, r.mid_mjd, r.subarray) for r in (record, other)]
+    return record.filename == other.filename or times[0] == times[1]
+
+
+def _require_fit(
+    record: ExposureRecord,
+    known: Sequence[ExposureRecord],
+    window: tuple[int, int, int, int],
+    unit: str,
+) -> None:
+    """Raise where an exposure cannot be added to others."""
+    y0, y1, x0, x1 = window
+    (cy, cx), (ny, nx) = record.corner, record.shape
+    if known and record.detector != known[0].detector:
+        raise DetectorError(
+            f"expected exposures of {known[0].detector}, found {record.filename} of "
+            f"{record.detector}; give it to the history of its own detector"
+        )
+    if not (y0 <= cy and cy + ny <= y1 and x0 <= cx and cx + nx <= x1):
+        raise InputError(
+            f"expected exposures within rows {y0}:{y1} and columns {x0}:{x1}, which the history "
+            f"covers, found {record.filename} with {cy}:{cy + ny}, {cx}:{cx + nx}; recalibrate"
+        )
+    if record.unit != unit and not (unit == "DN/s" and np.isfinite(record.photmjsr)):
+        raise InputError(
+            f"expected exposures in {unit}, as the history has them, found {record.filename} in "
+            f"{record.unit}; give products of the same stage"
+        )
 
 
 def _refuse_mixed_detectors(scans: Sequence[Scan]) -> None:

@@ -1,5 +1,6 @@
 """Numerics of bad pixels: arrays in, frozen results out."""
 
+from .block import CalibrationBlock
 from .candidates import Candidates, Control
 from .depths import DEPTHS, DepthClass, group_depths
 from .find import PixelHistories, Settings, find_histories
@@ -16,11 +17,13 @@ from .series import (
 )
 from .spans import MaskSpan, choose_starts, cost_starts, plan_masks
 from .states import stretch_time
+from .update import update_histories
 
 __all__ = [
     "CLASSES",
     "DATING",
     "DEPTHS",
+    "CalibrationBlock",
     "Candidates",
     "Control",
     "DatedIntervals",
@@ -44,4 +47,5 @@ __all__ = [
     "select_counted",
     "select_masked",
     "stretch_time",
+    "update_histories",
 ]

@@ -1,7 +1,6 @@
 """Which pixels deserve a closer look: quick tests of every pixel of a block."""
 
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from typing import Any
 
 import bottleneck as bn
@@ -17,16 +16,28 @@ __all__ = [
     "CORNER_REACH",
     "Candidates",
     "Control",
+    "Pixels",
+    "Surroundings",
+    "choose_looks",
+    "choose_some",
+    "compute_priors",
     "compute_sigma",
+    "divide_time",
     "find_images",
     "is_control",
     "make_decoys",
+    "measure_surroundings",
+    "probe_later",
     "select_candidates",
+    "split_pixels",
+    "weigh_looks",
 ]
 
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
 # one step in time, offset and response over their errors, second largest |z|.
 _STEP, _OFFSET, _RESPONSE, _SECOND = 12.0, 3.3, 4.0, 4.5
+# The first of these where earlier looks found a pixel good: more than one look can say.
+_LATER_STEP = 20.0
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
 # Looks from which medians in time are taken that need no more than a rough value.
@@ -83,7 +94,27 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pixels:
+class Surroundings:
+    """What all looks together say of the surroundings of each pixel.
+
+    Attributes
+    ----------
+    outcast : ndarray of bool, shape (ny, nx)
+        Nobody's neighbours: they are left out of the medians.
+    outcast_then : ndarray of bool, shape (n_parts, ny, nx)
+        The same in each part of the time: no sign of a star.
+    structure, relative : ndarray of float32, shape (ny, nx)
+        Disagreement of the local models that is always there [DN/s], and relative to the level.
+    """
+
+    outcast: np.ndarray
+    outcast_then: np.ndarray
+    structure: np.ndarray
+    relative: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
     """Pixels of a block, before any choice; axis 0 = look."""
 
     residual: np.ndarray
@@ -93,6 +124,7 @@ class _Pixels:
     sigma_response: np.ndarray
 
     def fit(self) -> BackgroundFit:
+        """Fit each pixel's relation to the level, roughly."""
         return fit_background(
             self.residual,
             self.local,
@@ -103,6 +135,7 @@ class _Pixels:
         )
 
     def take(self, chosen: np.ndarray, y: np.ndarray, x: np.ndarray) -> Candidates:
+        """Take chosen pixels, which lie at y and x."""
         return Candidates(
             y.astype(np.int16),
             x.astype(np.int16),
@@ -138,43 +171,129 @@ def _weigh(
     images: np.ndarray,
     core: slice = slice(None),
     outcast: np.ndarray | None = None,
-) -> _Pixels:
+) -> Pixels:
     """Give the residuals of the core rows their variance and the pixels their priors.
 
     Local models that always disagree by more than noise, as at the edge of a field, or that are
     steep along both axes, as at its corners, widen the priors there; where they
     disagree more than usual, or where an image shows a star, the variance is larger.
     """
-    stars = _measure_stars(noise, found, images, outcast)
-    some = _choose_some(len(found.local))
+    stars = measure_stars(noise, found, images, outcast)
+    some = choose_some(len(found.local))
     middle = np.nan_to_num(bn.nanmedian(found.local[some], axis=0))
-    steep = _measure_corners(middle)[core]
-    middle = np.abs(middle[core])
-    planes = (getattr(found, f.name)[:, core] for f in fields(found))
-    found = LocalResiduals(*map(np.ascontiguousarray, planes))
+    found = _cut_rows(found, core)
     variance = compute_variance(noise, found.local)
     sigma = np.sqrt(variance + noise.pattern(found.local))
-    usual = np.maximum(bn.nanmedian(found.spread[some], axis=0), 2 * steep)
-    structure = usual - 2 * bn.nanmedian(sigma[some], axis=0)
-    structure = np.maximum(np.nan_to_num(structure), 0)
+    structure, relative = _find_structure(middle, found.spread[some], sigma[some], core)
     variance += compute_excess(sigma, found.spread, structure)
     variance[images] += stars[:, core]
-    relative = structure / np.maximum(np.maximum(middle, structure), 1e-6)
-    return _Pixels(
-        found.residual,
-        found.local,
-        variance,
+    return Pixels(
+        found.residual, found.local, variance, *compute_priors(noise, structure, relative)
+    )
+
+
+def _cut_rows(found: LocalResiduals, core: slice) -> LocalResiduals:
+    planes = (getattr(found, f.name)[:, core] for f in fields(found))
+    return LocalResiduals(*map(np.ascontiguousarray, planes))
+
+
+def weigh_looks(
+    rate: np.ndarray,
+    noise: NoiseModel,
+    axes: dict[str, Any],
+    surroundings: Surroundings,
+    part: np.ndarray,
+) -> np.ndarray:
+    """Compute the evidence of whole looks, given what all looks say of the surroundings.
+
+    Parameters
+    ----------
+    rate : ndarray of float32, shape (n_looks, ny, nx)
+        Count rates of the whole window [DN/s]; NaN = no evidence.
+    noise : NoiseModel
+        Of these looks.
+    axes : dict
+        Their dispersion axes, and windows, for `compute_residuals`.
+    surroundings : Surroundings
+    part : ndarray of int, shape (n_looks,)
+        Part of the time that each look belongs to.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_looks, 3, ny, nx)
+        Residual, local level and variance, as `select_candidates` has them.
+    """
+    found = compare_looks(rate, noise, axes, surroundings.outcast)
+    images = find_images(axes)
+    stars = measure_stars(noise, found, images, surroundings.outcast_then[part])
+    variance = compute_variance(noise, found.local)
+    sigma = np.sqrt(variance + noise.pattern(found.local))
+    variance += compute_excess(sigma, found.spread, surroundings.structure)
+    variance[images] += stars
+    return np.stack([found.residual, found.local, variance], axis=1)
+
+
+def measure_surroundings(
+    rate: np.ndarray,
+    core: slice,
+    noise: NoiseModel,
+    axes: dict[str, Any],
+    looks: np.ndarray,
+    part: np.ndarray,
+) -> Surroundings:
+    """Measure what some looks, that stand for all, say of the surroundings of the core rows.
+
+    Parameters
+    ----------
+    rate : ndarray of float32, shape (n_some, ny, nx)
+        Count rates of the looks `looks`, to which `noise` belongs, halo included [DN/s].
+    core : slice
+        Rows without the halo.
+    noise : NoiseModel
+    axes : dict
+        Dispersion axes of all looks and windows, for `compute_residuals`.
+    looks : ndarray of int, shape (n_some,)
+        See `choose_some`.
+    part : ndarray of int, shape (n_looks,)
+        See `divide_time`.
+    """
+    outcast, then = find_outcasts(rate, noise, axes, looks, part)
+    own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
+    found = compare_looks(rate, noise, own, outcast)
+    middle = np.nan_to_num(bn.nanmedian(found.local, axis=0))
+    found = _cut_rows(found, core)
+    structure = _find_structure(middle, found.spread, compute_sigma(noise, found), core)
+    return Surroundings(outcast[core], then[:, core], *structure)
+
+
+def _find_structure(
+    middle: np.ndarray, spread: np.ndarray, sigma: np.ndarray, core: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Disagreement of the local models that is always there [DN/s], and relative to the level."""
+    steep = _measure_corners(middle)[core]
+    middle = np.abs(middle[core])
+    usual = np.maximum(bn.nanmedian(spread, axis=0), 2 * steep)
+    structure = usual - 2 * bn.nanmedian(sigma, axis=0)
+    structure = np.maximum(np.nan_to_num(structure), 0)
+    return structure, structure / np.maximum(np.maximum(middle, structure), 1e-6)
+
+
+def compute_priors(
+    noise: NoiseModel, structure: np.ndarray, relative: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Prior widths of offset [DN/s] and response: float32, shape of `structure`."""
+    return (
         np.hypot(noise.sigma_offset, 0.1 * structure).astype(np.float32),
         np.hypot(noise.sigma_response, 0.5 * relative).astype(np.float32),
     )
 
 
-def _choose_some(n_looks: int) -> np.ndarray:
+def choose_some(n_looks: int) -> np.ndarray:
     """Choose looks, spread in time, whose median does for the median of all."""
     return np.unique(np.linspace(0, n_looks - 1, _MEDIAN_LOOKS).astype(int))
 
 
-def _measure_stars(
+def measure_stars(
     noise: NoiseModel, found: LocalResiduals, images: np.ndarray, outcast: np.ndarray | None
 ) -> np.ndarray:
     """Variance that stars add: float32 (n_images, ny, nx) [(DN/s)^2].
@@ -187,7 +306,7 @@ def _measure_stars(
         return added
     residual = found.residual[images]
     local = found.local[images]
-    sigma = np.sqrt(compute_variance(_choose_looks(noise, images), local) + noise.pattern(local))
+    sigma = np.sqrt(compute_variance(choose_looks(noise, images), local) + noise.pattern(local))
     with np.errstate(invalid="ignore"):
         look, y, x = np.nonzero(np.abs(residual) > _STAR * sigma)
     quiet = np.nan_to_num(residual)
@@ -201,22 +320,65 @@ def _measure_stars(
     return added
 
 
-def _choose_looks(noise: NoiseModel, looks: np.ndarray) -> NoiseModel:
-    return replace(noise, level=noise.level[looks], sigma=noise.sigma[looks])
+def choose_looks(noise: NoiseModel, looks: np.ndarray) -> NoiseModel:
+    """Choose the noise of some looks."""
+    return replace(
+        noise, level=noise.level[looks], sigma=noise.sigma[looks], n_used=noise.n_used[looks]
+    )
 
 
-def _find_outcasts(z: np.ndarray, looks: np.ndarray, n_looks: int) -> np.ndarray:
-    """Mark pixels that stand out in most looks of a third of the time: bool (n_looks, ny, nx).
-
-    A cluster that turned bad is one in its own time; stars move on. The values `z` are those of
-    some looks, in order.
-    """
-    outcast = np.zeros((n_looks, *z.shape[1:]), bool)
+def divide_time(n_looks: int) -> np.ndarray:
+    """Give each look the number of its part of the time, of three parts at most."""
     edges = np.linspace(0, n_looks, 4 if n_looks >= 9 else 2).astype(int)
-    for first, last in pairwise(edges):
-        own = (looks >= first) & (looks < last)
-        outcast[first:last] = np.abs(bn.nanmedian(z[own], axis=0)) > _EXCLUDE
-    return outcast
+    return np.searchsorted(edges[1:], np.arange(n_looks), side="right")
+
+
+def find_outcasts(
+    rate: np.ndarray,
+    noise: NoiseModel,
+    axes: dict[str, Any],
+    looks: np.ndarray,
+    part: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mark pixels that stand out in most looks: they are nobody's neighbours.
+
+    A cluster that turned bad stands out in its own time; stars move on.
+
+    Parameters
+    ----------
+    rate : ndarray of float32, shape (n_some, ny, nx)
+        Count rates of the looks `looks`, to which `noise` belongs [DN/s].
+    noise : NoiseModel
+    axes : dict
+        Dispersion axes of all looks and windows, for `compute_residuals`.
+    looks : ndarray of int, shape (n_some,)
+    part : ndarray of int, shape (n_looks,), optional
+        See `divide_time`.
+
+    Returns
+    -------
+    outcast : ndarray of bool, shape (ny, nx)
+    outcast_then : ndarray of bool, shape (n_parts, ny, nx)
+        The same in each part of the time; none without `part`.
+    """
+    own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
+    rough = compute_residuals(rate, np.zeros(rate.shape[1:], bool), **own)
+    z = rough.residual / compute_sigma(noise, rough)
+    outcast = np.abs(bn.nanmedian(z, axis=0)) > _EXCLUDE
+    n_parts = 0 if part is None else int(part.max()) + 1
+    then = np.zeros((n_parts, *outcast.shape), bool)
+    if part is not None:
+        for k, out in enumerate(then):
+            out[...] = np.abs(bn.nanmedian(z[part[looks] == k], axis=0)) > _EXCLUDE
+    return outcast, then
+
+
+def compare_looks(
+    rate: np.ndarray, noise: NoiseModel, axes: dict[str, Any], outcast: np.ndarray
+) -> LocalResiduals:
+    """Compute the residuals of looks, given who is nobody's neighbour."""
+    medians = subtract_medians(rate, outcast, **axes)
+    return combine_axes(medians, compute_sigma(noise, combine_axes(medians)))
 
 
 def _measure_corners(level: np.ndarray) -> np.ndarray:
@@ -258,32 +420,32 @@ def select_candidates(
         Dispersion axes and windows, for `compute_residuals`.
     """
     images = find_images(axes)
-    some = _choose_some(len(rate))
-    rough = compute_residuals(
-        rate[some],
-        np.zeros(rate.shape[1:], bool),
-        **{**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in some]},
-    )
-    z = rough.residual / compute_sigma(_choose_looks(noise, some), rough)
-    outcast = np.abs(bn.nanmedian(z, axis=0)) > _EXCLUDE
-    medians = subtract_medians(rate, outcast, **axes)
-    found = combine_axes(medians, compute_sigma(noise, combine_axes(medians)))
-    for_a_time = _find_outcasts(z, some, len(rate)) if images.size else None
+    some = choose_some(len(rate))
+    part = divide_time(len(rate)) if images.size else None
+    outcast, outcast_then = find_outcasts(rate[some], choose_looks(noise, some), axes, some, part)
+    found = compare_looks(rate, noise, axes, outcast)
+    for_a_time = None if part is None else outcast_then[part]
     pixels = _weigh(noise, found, images, core, for_a_time)
-    chosen = _choose(pixels)
-    rows, columns = np.nonzero(chosen)
-    candidates = pixels.take(chosen, rows + y + core.start, columns + x)
-    n_rows, n_columns = chosen.shape
-    drawn = is_control(np.arange(n_rows)[:, None] + y + core.start, np.arange(n_columns) + x)
-    drawn &= ~chosen & np.isfinite(pixels.residual).any(axis=0)
-    rows, columns = np.nonzero(drawn)
+    own = np.indices(pixels.residual.shape[1:]) + np.array([y + core.start, x])[:, None, None]
+    return split_pixels(pixels, own[0], own[1])[:2]
+
+
+def split_pixels(
+    pixels: Pixels, y: np.ndarray, x: np.ndarray
+) -> tuple[Candidates, Control, BackgroundFit]:
+    """Split pixels, which lie at y and x, into candidates and others; the fit of all.
+
+    Of the others 1 % of those with evidence are the control sample.
+    """
+    chosen, fit = _choose(pixels)
+    drawn = is_control(y, x) & ~chosen & np.isfinite(pixels.residual).any(axis=0)
     control = Control(
-        (rows + y + core.start).astype(np.int16),
-        (columns + x).astype(np.int16),
+        y[drawn].astype(np.int16),
+        x[drawn].astype(np.int16),
         pixels.residual[:, drawn],
         pixels.variance[:, drawn],
     )
-    return candidates, control
+    return pixels.take(chosen, y[chosen], x[chosen]), control, fit
 
 
 def make_decoys(
@@ -330,7 +492,7 @@ def make_decoys(
     n_looks = len(sample.residual)
     usable = (np.isfinite(sample.residual) & ~bad).reshape(n_looks, -1)
     own = np.flatnonzero(usable.any(axis=0))
-    flat = _Pixels(
+    flat = Pixels(
         *(
             np.ascontiguousarray(getattr(pixels, f.name).reshape(-1, bad.size)[:, own])
             for f in fields(pixels)
@@ -346,21 +508,38 @@ def make_decoys(
         offset, response = rng.standard_normal((2, own.size), np.float32)
         error += noise.sigma_offset * offset + noise.sigma_response * response * flat.local
         decoys = replace(flat, residual=np.where(usable, error, np.nan).astype(np.float32))
-        chosen = _choose(decoys)
+        chosen, _ = _choose(decoys)
         n = int(chosen.sum())
         parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
     return join_pixels(parts), own.size * n_copies
 
 
-def _choose(pixels: _Pixels) -> np.ndarray:
-    """Apply the quick tests: bool, shape of a plane."""
+def _choose(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
+    """Apply the quick tests: bool, shape of a plane; and the fit that they rest on."""
     fit = pixels.fit()
     chosen = _largest_step(fit.standardised, np.isfinite(pixels.residual)) > _STEP
     chosen |= np.abs(fit.offset) > _OFFSET * fit.free_err(pixels.sigma_offset, fit.offset_err)
     chosen |= np.abs(fit.response) > _RESPONSE * fit.free_err(
         pixels.sigma_response, fit.response_err
     )
-    return chosen | (_second_largest(np.abs(fit.standardised)) > _SECOND)
+    return chosen | (_second_largest(np.abs(fit.standardised)) > _SECOND), fit
+
+
+def probe_later(z: np.ndarray, n_earlier: np.ndarray) -> np.ndarray:
+    """Test pixels that were good so far by later looks: bool, shape of a plane.
+
+    Parameters
+    ----------
+    z : ndarray of float32, shape (n_looks, n_pixels)
+        Residual less offset and response of the pixel, over its sigma; NaN = no evidence.
+    n_earlier : ndarray of int, shape (n_pixels,)
+        Looks with evidence before, in which it was good.
+    """
+    evidence = np.isfinite(z)
+    error = np.concatenate([np.zeros_like(z[:1]), np.where(evidence, z, 0)])
+    count = np.concatenate([n_earlier[None].astype(z.dtype), evidence])
+    chosen = _largest_step(error, count) > _LATER_STEP
+    return chosen | (_second_largest(np.abs(error)) > _SECOND)
 
 
 def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -10,11 +10,14 @@ import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
 from ..parallel import map_in_threads
+from .block import CalibrationBlock
 from .candidates import (
     CORNER_REACH,
     Candidates,
     Control,
+    Surroundings,
     compute_sigma,
+    divide_time,
     find_images,
     make_decoys,
     select_candidates,
@@ -22,6 +25,15 @@ from .candidates import (
 from .histories import PixelStates, join_pixels, solve_states
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
+from .outofcore import (
+    KEPT,
+    Search,
+    Shelf,
+    hash_parts,
+    search_shelf,
+    shelve_looks,
+    survey_surroundings,
+)
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -33,7 +45,7 @@ from .scores import compute_scores, find_pending
 from .states import compute_transitions
 from .usability import Usability, assess_looks
 
-__all__ = ["PixelHistories", "Settings", "find_histories"]
+__all__ = ["PixelHistories", "Settings", "find_histories", "make_solver"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +58,8 @@ _N_DECOYS = (60_000, 300_000)
 _BEYOND_DOUBT = 12.0
 # Looks that are closer than this may see the same sources on the same pixels [day].
 _VISIT_DAYS = 0.5
+# A candidate whose score is less than this below the threshold is watched.
+_NEARLY = 2.0
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 160_000
 
@@ -138,6 +152,8 @@ class PixelHistories:
         (y0, y1, x0, x1) of `n_evidence` in the full frame.
     mid_mjd : ndarray of float64, shape (n_looks,)
     settings : Settings
+    block : CalibrationBlock, optional
+        What later looks can be added to; only where the evidence was kept.
     """
 
     candidates: Candidates
@@ -155,6 +171,7 @@ class PixelHistories:
     window: tuple[int, int, int, int]
     mid_mjd: np.ndarray
     settings: Settings
+    block: CalibrationBlock | None = None
 
 
 def find_histories(
@@ -164,6 +181,8 @@ def find_histories(
     *,
     settings: Settings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    open_shelf: Callable[[str], Shelf] | None = None,
+    max_bytes: int = 2_000_000_000,
 ) -> PixelHistories:
     """Find which pixel was bad at which look.
 
@@ -178,6 +197,11 @@ def find_histories(
     settings : Settings, optional
     progress : callable, optional
         Called with (rows done, rows in all).
+    open_shelf : callable, optional
+        Given a hash of what the evidence depends on, opens the shelf on which it is kept; see
+        `outofcore`. Without it all is done in memory, a block of rows at a time.
+    max_bytes : int
+        Memory for the rows that are read back from the shelf.
 
     Returns
     -------
@@ -189,22 +213,16 @@ def find_histories(
         Nothing in the exposures can be used, or fewer than two looks hold evidence.
     """
     settings = settings or Settings()
-    halo = compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
-    noise, sample, usability = _measure(stack, strips, halo, axes)
-    found = _search(stack, noise, usability.used, halo, axes, progress)
-    n_evidence, n_pixels, n_hidden, candidates, control = found
-    if (n_pixels > 0).sum() < 2:
-        raise EvidenceError(
-            "expected at least two independent looks with usable pixels, found "
-            f"{(n_pixels > 0).sum()}{_tell(usability)}; give more exposures"
-        )
-    log.info(
-        "%d of %d pixels with evidence looked at closely", candidates.y.size, (n_evidence > 0).sum()
+    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes)
+    found, shelf, around = _search(
+        stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress
     )
-    solve = _make_solver(mid_mjd, usability, settings)
+    _require_looks(found, usability)
+    candidates, n_pixels = found.candidates, int((found.n_evidence > 0).sum())
+    solve = make_solver(mid_mjd, usability, settings)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
@@ -219,27 +237,117 @@ def find_histories(
         find_images(axes),
         solve,
         settings,
-        int((n_evidence > 0).sum()),
+        n_pixels,
     )
     bad = (states.bad > 0.5) & (score >= calibration.threshold)
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
-    return PixelHistories(
+    histories = PixelHistories(
         candidates,
-        control,
+        found.control,
         states,
         score,
         bad,
         calibration,
         expected_false,
         noise,
-        n_evidence,
-        n_pixels,
-        n_hidden,
+        found.n_evidence,
+        found.n_pixels,
+        found.n_hidden,
         usability,
         stack.window,
         mid_mjd,
         settings,
     )
+    if shelf is None or around is None or found.levels is None:
+        return histories
+    return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
+
+
+def _require_looks(found: Search, usability: Usability) -> None:
+    """Raise where fewer than two looks hold evidence."""
+    n_looks = (found.n_pixels > 0).sum()
+    if n_looks < 2:
+        raise EvidenceError(
+            "expected at least two independent looks with usable pixels, found "
+            f"{n_looks}{_tell(usability)}; give more exposures"
+        )
+    log.info(
+        "%d of %d pixels with evidence looked at closely",
+        found.candidates.y.size,
+        (found.n_evidence > 0).sum(),
+    )
+
+
+def _search(
+    stack: _Stack,
+    noise: NoiseModel,
+    used: np.ndarray,
+    axes: dict[str, Any],
+    settings: Settings,
+    open_shelf: Callable[[str], Shelf] | None,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Search, Shelf | None, Surroundings | None]:
+    """Search in memory or on a shelf; that, and the surroundings, where there is one."""
+    halo = _find_halo(settings)
+    if open_shelf is None:
+        return _search_blocks(stack, noise, used, halo, axes, progress), None, None
+    readable: Any = stack  # beyond what the search in memory asks of it, look by look
+    around = survey_surroundings(readable, noise, used, halo, axes)
+    shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
+    looks = shelve_looks(readable, shelf, noise, around, axes)
+    found = search_shelf(looks, used, noise, around, max_bytes=max_bytes, progress=progress)
+    return found, shelf, around
+
+
+def _find_halo(settings: Settings) -> int:
+    """Rows that a block needs on either side."""
+    return compute_halo(settings.window_along, settings.window_across) + CORNER_REACH
+
+
+def _freeze(
+    histories: PixelHistories,
+    shelf: Shelf,
+    strips: Sequence[tuple[int, int]],
+    surroundings: Surroundings,
+    levels: np.ndarray,
+) -> CalibrationBlock:
+    """Freeze what the looks say together, and put what they say of watched pixels by itself."""
+    y0, _, x0, _ = histories.window
+    candidates, states, mjd = histories.candidates, histories.states, histories.mid_mjd
+    score = histories.score
+    watch = (score > histories.calibration.threshold - _NEARLY) | (states.log_odds > 0)
+    evidence = np.isfinite(candidates.residual)
+    if evidence.size:
+        last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
+        watch |= states.log_ratio[last, np.arange(watch.size)] > 0
+    watched = np.zeros(histories.n_evidence.shape, bool)
+    watched[candidates.y[watch] - y0, candidates.x[watch] - x0] = True
+    block = CalibrationBlock(
+        shelf.key,
+        shelf.identities,
+        histories.window,
+        np.array(strips),
+        mjd[1:][np.diff(divide_time(len(mjd))) > 0],
+        histories.noise,
+        histories.usability,
+        histories.expected_false,
+        histories.calibration,
+        surroundings,
+        levels,
+        watched,
+        histories.control.y,
+        histories.control.x,
+    )
+    control = histories.control
+    for k in np.flatnonzero(histories.usability.used):
+        own = [getattr(candidates, name)[k, watch] for name in ("residual", "local", "variance")]
+        # Nobody asks for the level of the control sample.
+        drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
+        kept = np.concatenate([np.stack(own), np.stack(drawn)], axis=1)
+        shelf.add(int(k), KEPT, kept[:, None])
+    log.info("%d pixels are watched: bad at some look, or nearly", watch.sum())
+    return block
 
 
 def _measure(
@@ -267,15 +375,15 @@ def _tell(usability: Usability) -> str:
     return f" ({'; '.join(sorted(reasons))})" if reasons else ""
 
 
-def _search(
+def _search_blocks(
     stack: _Stack,
     noise: NoiseModel,
     used: np.ndarray,
     halo: int,
     axes: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Candidates, Control]:
-    """Go through the rows: evidence per pixel and look, hidden pixels, candidates, control."""
+) -> Search:
+    """Go through the rows, a block at a time."""
     y0, y1, x0, x1 = stack.window
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
@@ -299,7 +407,7 @@ def _search(
         if progress:
             progress(last, y1 - y0)
     candidates, controls = zip(*parts, strict=True)
-    return n_evidence, n_pixels, n_hidden, join_pixels(candidates), join_pixels(controls)
+    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
 
 
 def _place(
@@ -416,7 +524,7 @@ def _sample(
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def _make_solver(
+def make_solver(
     mid_mjd: np.ndarray, usability: Usability, settings: Settings
 ) -> Callable[[Candidates], PixelStates]:
     """Make the function that solves candidates in float64, some thousands at a time."""

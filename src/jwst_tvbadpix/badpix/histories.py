@@ -61,10 +61,13 @@ class PixelStates:
 
 
 def join_pixels(parts: Sequence[_Parts]) -> _Parts:
-    """Join results of one kind, whose last axis is the pixel, along it."""
+    """Join results of one kind, whose last axis is the pixel, along it.
+
+    The order in memory is always the same: that of a sum over the looks depends on it.
+    """
     names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
     planes = (np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names)
-    return type(parts[0])(*planes)
+    return type(parts[0])(*map(np.ascontiguousarray, planes))
 
 
 @dataclass(frozen=True, slots=True)

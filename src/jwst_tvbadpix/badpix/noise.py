@@ -10,7 +10,7 @@ from ..errors import EvidenceError
 from .regression import BackgroundFit, fit_background
 from .residuals import LocalResiduals
 
-__all__ = ["NoiseModel", "compute_excess", "compute_variance", "fit_noise"]
+__all__ = ["NoiseModel", "compute_excess", "compute_variance", "fit_noise", "measure_noise"]
 
 # Quantiles of |x| and their value for a unit Gaussian. High enough that the core of a peaked
 # distribution does not pass for its width, low enough that defects and sources (a few per cent)
@@ -175,6 +175,28 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
     if bright.sum() < _PIXELS_PER_BIN:
         return replace(noise, sigma_response=_TYPICAL_RESPONSE)
     return noise
+
+
+def measure_noise(
+    level: np.ndarray, error: np.ndarray, *, n_bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tabulate the scatter of one look where the pattern of each pixel is known.
+
+    Parameters
+    ----------
+    level, error : ndarray of float32, shape (n,)
+        Local level, and residual less its pattern [DN/s]; finite.
+    n_bins : int
+
+    Returns
+    -------
+    level, sigma : ndarray of float64, shape (n_bins,)
+        As in `NoiseModel`.
+    """
+    bins = _LevelBins.cut(level, n_bins)
+    middle = bins.quantile(level, 0.5, n_bins)
+    sigma = bins.quantile(np.abs(error), _NOISE_QUANTILE, n_bins) / _NOISE_WIDTH
+    return middle, _lift(middle[None], sigma[None])[0]
 
 
 def _find_bright(middle: np.ndarray, width: float) -> np.ndarray:

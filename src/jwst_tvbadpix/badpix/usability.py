@@ -8,10 +8,10 @@ import numpy as np
 from .noise import NoiseModel, compute_variance
 from .residuals import LocalResiduals
 
-__all__ = ["Usability", "assess_looks"]
+__all__ = ["OUTLIER", "Usability", "assess_looks", "judge_looks"]
 
 # A residual of this many sigma that most looks do not share is a source or a cosmic ray.
-_OUTLIER = 5.0
+OUTLIER = 5.0
 # Share of such pixels at which a look is worth nothing: one pixel in four is no local minority.
 _MOST_SOURCES = 0.25
 # Background, and noise, over the median of the looks, up to which a look counts in full.
@@ -70,25 +70,51 @@ def assess_looks(sample: LocalResiduals, noise: NoiseModel) -> Usability:
     sources, b and s background and noise of the look, B and S their medians over the looks; zero
     for a look without noise.
     """
-    n_looks = len(sample.residual)
     evidence = np.isfinite(sample.residual)
     variance = compute_variance(noise, sample.local)
-    out = np.abs(sample.residual) > _OUTLIER * np.sqrt(variance + noise.pattern(sample.local))
+    out = np.abs(sample.residual) > OUTLIER * np.sqrt(variance + noise.pattern(sample.local))
     often = out.sum(axis=0) > 0.5 * evidence.sum(axis=0)
     n = evidence.sum(axis=(1, 2))
     fraction = (out & ~often).sum(axis=(1, 2)) / np.maximum(n, 1)
     level = _take_medians(np.where(evidence, sample.local, np.nan))
     sigma = np.sqrt(_take_medians(np.where(evidence, variance, np.nan)))
-    seen = n > 0
+    return judge_looks(fraction, level, sigma, n > 0, usual=(level, sigma))
+
+
+def judge_looks(
+    fraction: np.ndarray,
+    level: np.ndarray,
+    sigma: np.ndarray,
+    seen: np.ndarray,
+    *,
+    usual: tuple[np.ndarray, np.ndarray],
+) -> Usability:
+    """Weigh looks by their sources, background and noise.
+
+    Parameters
+    ----------
+    fraction, level, sigma : ndarray of float64, shape (n_looks,)
+        Share of sources, background and noise [DN/s].
+    seen : ndarray of bool, shape (n_looks,)
+        Looks with evidence.
+    usual : tuple of ndarray of float64
+        Background and noise of the looks that they are compared with.
+    """
+    usual_level, usual_sigma = (float(bn.nanmedian(values)) for values in usual)
+    # A background that is nothing but noise has no ratio.
+    usual_level = max(usual_level, 3 * usual_sigma)
     parts = {
         "sources cover {:.0%} of it": (fraction, np.clip(1 - fraction / _MOST_SOURCES, 0, 1)),
-        "its background is {:.3g} times the median": _compare(level, sigma, _BRIGHT),
-        "its noise is {:.3g} times the median": _compare(sigma, sigma, _NOISY),
-        "its noise is {:.3g} DN/s, that of no real exposure": (sigma, _require_noise(sigma)),
+        "its background is {:.3g} times the median": _compare(level, usual_level, _BRIGHT),
+        "its noise is {:.3g} times the median": _compare(sigma, usual_sigma, _NOISY),
+        "its noise is {:.3g} DN/s, that of no real exposure": (
+            sigma,
+            _require_noise(sigma, usual_sigma),
+        ),
     }
     score = np.where(seen, np.prod([weight for _, weight in parts.values()], axis=0), 0.0)
     reasons = []
-    for k in range(n_looks):
+    for k in range(len(seen)):
         worst = min(parts, key=lambda text: float(parts[text][1][k]))
         told = worst.format(parts[worst][0][k]) if score[k] < 0.5 else ""
         reasons.append(told if seen[k] else "no pixel with evidence")
@@ -101,18 +127,13 @@ def _take_medians(values: np.ndarray) -> np.ndarray:
     return np.asarray(bn.nanmedian(flat, axis=1) if flat.shape[1] else np.full(len(flat), np.nan))
 
 
-def _require_noise(sigma: np.ndarray) -> np.ndarray:
+def _require_noise(sigma: np.ndarray, usual: float) -> np.ndarray:
     """Weight of each look by its having noise at all: 0 or 1."""
     with np.errstate(invalid="ignore"):
-        return np.where((sigma > _NO_NOISE) & (sigma > _QUIET * bn.nanmedian(sigma)), 1.0, 0.0)
+        return np.where((sigma > _NO_NOISE) & (sigma > _QUIET * usual), 1.0, 0.0)
 
 
-def _compare(
-    values: np.ndarray, sigma: np.ndarray, allowed: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ratio to the median over the looks, and the weight that it leaves."""
-    middle = bn.nanmedian(values)
-    # A background that is nothing but noise has no ratio.
-    middle = max(float(middle), 3 * float(bn.nanmedian(sigma)) if values is not sigma else 0.0)
-    ratio = np.nan_to_num(values / max(middle, 1e-30))
+def _compare(values: np.ndarray, usual: float, allowed: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ratio to what is usual, and the weight that it leaves."""
+    ratio = np.nan_to_num(values / max(usual, 1e-30))
     return ratio, np.minimum(1, allowed / np.maximum(ratio, allowed))

@@ -24,6 +24,7 @@ from . import (
     report,
     reprocess,
     simulate,
+    update,
 )
 from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr, require_epoch
 
@@ -38,6 +39,7 @@ _COMMANDS = (
     associate,
     parameters,
     reprocess,
+    update,
     mask_at,
     neutral_mask,
     check,

@@ -5,6 +5,7 @@ from .badpix import BaseMask, build_badpix_history, make_pedigree
 from .closure import CLOSURE, Closure, check_closure
 from .dq import dq_value, identity_dq_def
 from .flat import FlatSelection, build_flat_model
+from .frozen import pack_block, unpack_block
 from .history import (
     BadPixHistoryModel,
     build_history,
@@ -67,6 +68,7 @@ __all__ = [
     "list_tables",
     "list_useafter",
     "make_pedigree",
+    "pack_block",
     "read_absflux",
     "read_history",
     "read_mask_dq",
@@ -74,6 +76,7 @@ __all__ = [
     "read_star_flat",
     "read_template",
     "rename_all",
+    "unpack_block",
     "unpack_residuals",
     "write_asdf",
     "write_photom",

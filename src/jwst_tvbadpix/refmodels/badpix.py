@@ -78,6 +78,7 @@ def build_badpix_history(
     first_useafter: str,
     events: Events | None = None,
     self_test: SelfTest | None = None,
+    calibration: Mapping[str, Any] | None = None,
 ) -> BadPixHistoryModel:
     """Build the history of a run.
 
@@ -101,6 +102,8 @@ def build_badpix_history(
         Dated events, to be drawn.
     self_test : SelfTest, optional
         How the run does on known defects; told in the HISTORY of every mask.
+    calibration : mapping, optional
+        The calibration block, see `pack_block`.
 
     Returns
     -------
@@ -121,6 +124,7 @@ def build_badpix_history(
         base=None if base is None else _pack_base(base),
         events=None if events is None else asdict(events),
         self_test=None if self_test is None else _pack_self_test(self_test),
+        calibration=calibration,
         settings={
             **asdict(histories.settings),
             **settings,

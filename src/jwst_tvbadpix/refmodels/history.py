@@ -28,8 +28,8 @@ __all__ = [
     "unpack_residuals",
 ]
 
-# 1.1.0: control
-SCHEMA_VERSION = "1.1.0"
+# 1.1.0: control; 1.2.0: calibration
+SCHEMA_VERSION = "1.2.0"
 
 _SCHEMA_URL = f"{SCHEMA_URI_PREFIX}/badpixhistory.schema"
 _REFTYPE = "BADPIXHISTORY"
@@ -56,6 +56,8 @@ class BadPixHistoryModel(ReferenceFileModel):
     control, events, self_test : object
         Groups that not every history has, see `hasattr`: evidence of good pixels, not in files
         before version 1.1; events and self-test where they were asked for.
+    calibration : object
+        What later exposures can be added to, see `unpack_block`; only of runs with a store.
     coverage : object
         `shape`, the full frame (ny, nx).
     settings, versions : object
@@ -116,6 +118,7 @@ def build_history(
     control: Mapping[str, Any] | None = None,
     events: Mapping[str, Any] | None = None,
     self_test: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any],
     versions: Mapping[str, str],
     warnings: Sequence[str],
@@ -138,6 +141,8 @@ def build_history(
     control, events, self_test : mapping, optional
         As the others (`control` as `residuals`); `self_test` also has ``new_flags`` (float) and
         ``left_out`` (sequence of str). None: the history has no such group.
+    calibration : mapping, optional
+        The calibration block, see `pack_block`.
     settings : mapping of str to bool, int, float, str or None
         Settings of the run.
     versions : mapping of str to str
@@ -171,6 +176,8 @@ def build_history(
         if columns is not None:
             tree[group] = _cast_group(group, columns)
     _require_shapes(tree)
+    if calibration is not None:
+        tree["calibration"] = dict(calibration)
     tree["schema_version"] = SCHEMA_VERSION
     tree["coverage"] = {"shape": list(facts.shape)}
     tree["settings"] = {str(key): as_scalar(key, value) for key, value in settings.items()}

@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import os
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from ..badpix import (
     stretch_time,
 )
 from ..errors import DetectorError
-from ..events import read_events
+from ..events import Events, read_events
 from ..exposures import ExposureStack, open_exposures
 from ..refmodels import (
     BaseMask,
@@ -28,8 +30,10 @@ from ..refmodels import (
     build_mask_series,
     check_filter,
     check_useafter,
+    pack_block,
     read_mask_dq,
 )
+from ..store import EvidenceStore
 from ._account import list_warnings, tabulate_exposures
 from ._base import TvBadPixStep, find_reference, show_progress
 
@@ -77,6 +81,8 @@ class TimeVariableBadPixel(TvBadPixStep):
         events = string(default=None)  # Table of dated events (ECSV, CSV or FITS with the columns date and label), drawn in the figures
         event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
         self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
+        store = string(default='')  # Folder that keeps the evidence of each exposure, for more exposures than fit into memory and for tvbadpix update; empty: none
+        max_memory = float(min=0.1, default=2.0)  # Memory for what is read back from the store [GB]
         report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='badpixhistory')  # Ending of the history file
     """  # noqa: E501  # one line per parameter is what --help shows
@@ -103,25 +109,19 @@ class TimeVariableBadPixel(TvBadPixStep):
         """
         check_useafter(self.first_useafter)
         settings = Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
-        stack = open_exposures(self.resolve_paths(inputs))
+        stack = self._open(inputs)
         name = self.make_product_name(inputs)
         mask_filter = self._choose_filter(stack)
         if self.depth == "auto":  # fail before the long part, not after it
             group_depths(*zip(*[(r.readpatt, r.ngroups) for r in stack.records], strict=True))
         base = self._read_base(stack)
         records = stack.look_records
-        events = None
+        events = self._read_events()
         clock = np.array([r.mid_mjd if stack.dated else 0.0 for r in records])
-        if self.events not in (None, "", "None"):
-            events = read_events(self.make_input_path(str(self.events)))
+        if events is not None:
             clock = stretch_time(clock, events.mjd, event_boost=self.event_boost)
-        histories = find_histories(
-            stack,
-            clock,
-            [r.dispersion_axis for r in records],
-            settings=settings,
-            progress=show_progress("Solving pixels"),
-        )
+        histories = self._find(stack, clock, settings)
+        block = histories.block
         intervals = extract_intervals(histories)
         dated = date_intervals(
             intervals,
@@ -149,11 +149,49 @@ class TimeVariableBadPixel(TvBadPixStep):
             first_useafter=self.first_useafter,
             events=events,
             self_test=self._test(stack, histories) if self.self_test else None,
+            calibration=None if block is None else pack_block(block, stack.unit),
         )
         history.meta.filename = f"{name}_{stack.detector.name}_{self.suffix}.asdf"
         if any(record.exp_type in _LRS for record in stack.records):
             log.info(_LRS_ADVICE)
         return [history, *build_mask_series(history, name)]
+
+    def _open(self, inputs: tuple[Any, ...]) -> ExposureStack:
+        """Open the exposures."""
+        return open_exposures(self.resolve_paths(inputs))
+
+    def _read_events(self) -> Events | None:
+        """Read the dated events."""
+        if self.events in (None, "", "None"):
+            return None
+        return read_events(self.make_input_path(str(self.events)))
+
+    def _find(self, stack: ExposureStack, clock: np.ndarray, settings: Settings) -> PixelHistories:
+        """Find the histories: in memory, or with the evidence of each exposure kept."""
+        store = self.open_store(stack)
+        keep = (
+            None
+            if store is None
+            else partial(store.make_shelf, records=stack.look_records, unit=stack.unit)
+        )
+        return find_histories(
+            stack,
+            clock,
+            [r.dispersion_axis for r in stack.look_records],
+            settings=settings,
+            progress=show_progress("Solving pixels"),
+            open_shelf=keep,
+            max_bytes=int(1e9 * self.max_memory),
+        )
+
+    def open_store(self, stack: ExposureStack) -> EvidenceStore | None:
+        """Open the store that was asked for; a single exposure needs none."""
+        if self.store in (None, "", "None"):
+            return None
+        if not stack.dated:
+            log.info("One exposure: nothing is kept in %s", self.store)
+            return None
+        return EvidenceStore(Path(os.path.expandvars(self.store)).expanduser())
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:
         """Read the base mask, of the detector of the exposures."""

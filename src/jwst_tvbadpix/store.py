@@ -1,0 +1,271 @@
+"""Evidence of exposures on disk: a Zarr store, keyed by calibration and by exposure.
+
+``FOLDER/KEY/IDENTITY/values`` holds what one exposure says of every pixel under one calibration
+(`jwst_tvbadpix.badpix.outofcore`). KEY is the hash of all that its values depend on, IDENTITY the
+checksum of the exposure, so that nothing is ever mixed. An exposure is written under a temporary
+name and renamed; every chunk carries a CRC-32C, and what is incomplete or damaged counts as
+absent and is made again.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .errors import StoreError
+from .headers import ExposureRecord
+
+__all__ = ["EvidenceShelf", "EvidenceStore"]
+
+log = logging.getLogger(__name__)
+
+_LAYOUT = 1
+_CHUNK_ROWS = 16
+# What a damaged file makes zarr raise: wrong checksums and lengths, missing or unreadable metadata.
+_DAMAGE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
+
+
+def _import_zarr() -> Any:
+    try:
+        import zarr
+    except ImportError as error:
+        raise StoreError(
+            f"expected the package zarr for a store, found {error}; run "
+            "pip install 'jwst-tvbadpix[store]' or run without a store"
+        ) from error
+    return zarr
+
+
+class EvidenceStore:
+    """A folder of evidence; made where it is absent.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Raises
+    ------
+    StoreError
+        It holds something else, or was made by a version that lays it out otherwise; or zarr is
+        not installed, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        zarr = _import_zarr()
+        self.folder = folder
+        marker = {"software": "jwst_tvbadpix", "layout": _LAYOUT}
+        if folder.is_dir() and any(folder.iterdir()):
+            try:
+                found = dict(zarr.open_group(folder, mode="r").attrs)
+            except _DAMAGE as error:
+                raise StoreError(
+                    f"expected a store of evidence or an empty folder, found {folder}: {error}; "
+                    "give another folder"
+                ) from error
+            if found != marker:
+                raise StoreError(
+                    f"expected a store with {marker} in {folder}, found {found}; give another "
+                    "folder, or remove this one"
+                )
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            zarr.create_group(folder, attributes=marker, overwrite=True)
+        except OSError as error:
+            raise _refuse(folder, error) from error
+
+    def make_shelf(
+        self, parts: str, records: Sequence[ExposureRecord], unit: str
+    ) -> "EvidenceShelf":
+        """Open what belongs to a calibration that is being measured.
+
+        Parameters
+        ----------
+        parts : str
+            Hash of what the values depend on beside the unit and the software.
+        records : sequence of ExposureRecord
+            That of the exposure behind each look.
+        unit : str
+            Unit of the rates.
+        """
+        text = "|".join((parts, unit, __version__, str(_LAYOUT)))
+        return self.open_shelf(hashlib.sha256(text.encode()).hexdigest(), records)
+
+    def list_records(self, key: str) -> dict[str, ExposureRecord]:
+        """List the exposures that are there for a calibration, by checksum."""
+        found = ((name, _read_facts(self.folder / key / name)) for name in _list(self.folder / key))
+        return {name: _make_record(facts["record"]) for name, facts in found if facts}
+
+    def open_shelf(self, key: str, records: Sequence[ExposureRecord]) -> "EvidenceShelf":
+        """Open what belongs to a calibration whose key is known."""
+        shelf = EvidenceShelf(self.folder / key, tuple(records))
+        known = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        identities = set(shelf.identities)
+        found = sum(name in identities for name in _list(self.folder / key))
+        log.info(
+            "%s: %d of %d exposures are there for calibration %.12s; %d other calibrations",
+            self.folder,
+            found,
+            len(records),
+            key,
+            len([name for name in known if name != key]),
+        )
+        return shelf
+
+
+def _list(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+def _refuse(folder: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"expected a store that can be written, found {folder}: {error.strerror or error}; free "
+        "or mend it, or give another folder"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceShelf:
+    """Evidence of some looks under one calibration, found by the number of the look.
+
+    Attributes
+    ----------
+    folder : Path
+    records : tuple of ExposureRecord
+        That of the exposure behind each look; they are kept beside the evidence.
+    """
+
+    folder: Path
+    records: tuple[ExposureRecord, ...]
+    _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def key(self) -> str:
+        """Hash of what the evidence depends on."""
+        return self.folder.name
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """Checksum of the exposure behind each look."""
+        return tuple(record.sha256 for record in self.records)
+
+    def read_facts(self, look: int) -> dict[str, Any] | None:
+        """Read what was put beside the values; None where the look is absent or damaged."""
+        return _read_facts(self.folder / self.records[look].sha256)
+
+    def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None:
+        """Read rows of a look: float32 (n_planes, n_rows, nx); None: absent or damaged."""
+        where = f"{self.records[look].sha256}/{name}"
+        try:
+            if where not in self._arrays:
+                array = _import_zarr().open_array(self.folder / where, mode="r")
+                if array.nchunks_initialized != array.nchunks:
+                    raise ValueError("chunks are missing")
+                self._arrays[where] = array
+            return np.asarray(self._arrays[where][:, rows])
+        except _DAMAGE as error:
+            self._arrays.pop(where, None)
+            if (self.folder / where).is_dir():
+                log.warning("%s is damaged (%s) and counts as absent", self.folder / where, error)
+            return None
+
+    def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        """Write a look, in place of what was there.
+
+        Parameters
+        ----------
+        look : int
+        arrays : mapping of str to ndarray of float32, shape (n_planes, ny, nx)
+        facts : mapping
+            Numbers and text; floats come back bit for bit.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written.
+        """
+        kept = {**facts, "record": asdict(self.records[look])}
+        attributes = {"facts": kept, "sha256": _digest(kept)}
+        with self._make(look, attributes) as group:
+            for name, values in arrays.items():
+                _write(group, name, values)
+
+    def add(self, look: int, name: str, values: np.ndarray) -> None:
+        """Add an array to a look that is there, as `put` writes them."""
+        with self._make(look, {}, name) as group:
+            _write(group, name, values)
+
+    @contextmanager
+    def _make(self, look: int, attributes: dict[str, Any], name: str = "") -> Iterator[Any]:
+        """Make a group, or an array of it, under a temporary name, and rename it to its place."""
+        identity = self.records[look].sha256
+        temporary = None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{identity[:12]}-", dir=self.folder))
+            yield _import_zarr().create_group(temporary / "made", attributes=attributes)
+            _swap(temporary / "made" / name, self.folder / identity / name, temporary / "old")
+        except OSError as error:
+            raise _refuse(self.folder, error) from error
+        finally:
+            for known in [k for k in self._arrays if k.startswith(f"{identity}/")]:
+                self._arrays.pop(known, None)
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write(group: Any, name: str, values: np.ndarray) -> None:
+    """Write an array, its chunks some rows each; no compression: noise does not compress."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=(len(values), max(1, min(_CHUNK_ROWS, values.shape[1])), max(1, values.shape[2])),
+        compressors=_import_zarr().codecs.Crc32cCodec(),
+        fill_value=0,
+        config={"write_empty_chunks": True},
+    )
+    array[...] = values
+
+
+def _read_facts(folder: Path) -> dict[str, Any] | None:
+    try:
+        kept = json.loads((folder / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+        facts, checksum = kept["facts"], kept["sha256"]
+    except _DAMAGE:
+        return None
+    return dict(facts) if _digest(facts) == checksum else None
+
+
+def _make_record(kept: Mapping[str, Any]) -> ExposureRecord:
+    """Make a record of what JSON has of it: lists are tuples."""
+    own: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in kept.items()
+    }
+    return ExposureRecord(**own)
+
+
+def _swap(made: Path, target: Path, old: Path) -> None:
+    """Rename a folder to its place; what is there goes."""
+    if target.exists():
+        os.rename(target, old)
+    try:
+        os.rename(made, target)
+    except OSError:
+        # Another process, with the same exposure and calibration, was quicker: the same bytes.
+        if not (target / "zarr.json").is_file():
+            raise
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,268 @@
+"""Evidence on disk: what is damaged is made again, and the search out of core is that in memory."""
+
+import os
+import shutil
+import tracemalloc
+from dataclasses import fields, is_dataclass, replace
+
+import numpy as np
+import pytest
+from arrays import ArrayStack, find
+
+from jwst_tvbadpix.badpix import find_histories
+from jwst_tvbadpix.badpix.outofcore import ShelvedLooks, search_shelf, survey_surroundings
+from jwst_tvbadpix.errors import StoreError
+from jwst_tvbadpix.headers import ExposureRecord
+from jwst_tvbadpix.store import EvidenceStore
+
+MJD = 59800.0 + 40 * np.arange(12)
+SHAPE = (12, 72, 60)
+VALUES = np.random.default_rng(5).normal(size=(3, 40, 30)).astype(np.float32)
+
+
+def make_record(k):
+    times = dict.fromkeys(("start_mjd", "expstart_mjd", "mid_mjd", "end_mjd"), MJD[0] + k)
+    texts = ("exp_type", "filter", "subarray", "readpatt", "r_mask", "cal_ver")
+    return ExposureRecord(
+        filename=f"jw{k}_rate.fits",
+        sha256=f"{k:064x}",
+        detector="MIRIMAGE",
+        **dict.fromkeys(texts, "N/A"),
+        corner=(100, 8),
+        shape=SHAPE[1:],
+        **times,
+        exposure_s=np.pi,
+        ngroups=5,
+        nints=1,
+        dispersion_axis=2,
+        unit="DN/s",
+        photmjsr=1 / 3,
+        fallbacks=("a", "b"),
+    )
+
+
+RECORDS = tuple(make_record(k) for k in range(12))
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    shelf = EvidenceStore(tmp_path / "store").open_shelf("key", RECORDS[:2])
+    shelf.put(0, {"values": VALUES}, {"n_hidden": 3})
+    return shelf
+
+
+def reopen(shelf):
+    return EvidenceStore(shelf.folder.parent).open_shelf(shelf.key, shelf.records)
+
+
+def test_values_records_and_facts_come_back_bit_for_bit(shelf):
+    again = reopen(shelf)
+    np.testing.assert_array_equal(again.read(0, slice(5, 35)), VALUES[:, 5:35])
+    assert again.read_facts(0)["n_hidden"] == 3
+    assert EvidenceStore(shelf.folder.parent).list_records("key") == {RECORDS[0].sha256: RECORDS[0]}
+    assert again.read(1, slice(None)) is None
+    assert again.read_facts(1) is None
+    assert EvidenceStore(shelf.folder.parent).list_records("other") == {}
+    assert os.listdir(shelf.folder) == [RECORDS[0].sha256]
+
+
+def test_an_array_is_added_and_replaced(shelf):
+    for kept in (VALUES[:, :1], VALUES[:, 1:2]):
+        shelf.add(0, "kept", kept)
+        np.testing.assert_array_equal(shelf.read(0, slice(None), "kept"), kept)
+    np.testing.assert_array_equal(shelf.read(0, slice(None)), VALUES)
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "flipped bit": flip,
+    "zero length": lambda path: os.truncate(path, 0),
+    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "three bytes": lambda path: os.truncate(path, 3),
+    "lost": os.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize("file", ["c/0/1/0", "c/0/2/0", "zarr.json"])
+def test_damage_counts_as_absent(shelf, damage, file):
+    path = shelf.folder / RECORDS[0].sha256 / "values" / file
+    if file == "zarr.json" and damage is flip:
+        pytest.skip("text may mean the same")
+    damage(path)
+    again = reopen(shelf)
+    assert again.read(0, slice(None)) is None
+    again.put(0, {"values": VALUES}, {})
+    np.testing.assert_array_equal(again.read(0, slice(None)), VALUES)
+
+
+def test_facts_that_do_not_fit_their_checksum_count_as_absent(shelf):
+    path = shelf.folder / RECORDS[0].sha256 / "zarr.json"
+    text = path.read_text()
+    path.write_text(text.replace('"n_hidden": 3', '"n_hidden": 4'))
+    assert path.read_text() != text
+    assert shelf.read_facts(0) is None
+
+
+def test_a_run_that_was_killed_leaves_nothing_that_is_taken(shelf):
+    half = shelf.folder / ".00000-half" / "made"
+    shutil.copytree(shelf.folder / RECORDS[0].sha256, half)
+    assert list(EvidenceStore(shelf.folder.parent).list_records("key")) == [RECORDS[0].sha256]
+
+
+def test_other_folders_and_layouts_are_refused(tmp_path, shelf):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(StoreError, match=r"expected a store .* found .*mine"):
+        EvidenceStore(tmp_path / "mine")
+    marker = shelf.folder.parent / "zarr.json"
+    marker.write_text(marker.read_text().replace('"layout": 1', '"layout": 0'))
+    with pytest.raises(StoreError, match=r"'layout': 0"):
+        EvidenceStore(shelf.folder.parent)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError, match=r"found .*file"):
+        EvidenceStore(tmp_path / "file")
+
+
+def test_other_units_have_another_key(tmp_path):
+    store = EvidenceStore(tmp_path)
+    keys = {store.make_shelf("parts", RECORDS, unit).key for unit in ("DN/s", "MJy/sr")}
+    assert len({*keys, store.make_shelf("other", RECORDS, "DN/s").key}) == 3
+
+
+# Out of core ----------------------------------------------------------------------------------
+
+
+def make_rate(seed=0, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    level = 20 + 5 * np.sin(np.arange(shape[0]))[:, None, None]
+    rate = level + rng.normal(0, 0.3, shape)
+    y, x = rng.integers(0, shape[1:], (30, 2)).T
+    rate[:, y, x] += 8
+    y, x = rng.integers(0, shape[1:], (30, 2)).T
+    rate[shape[0] // 2 :, y, x] += 8
+    rate[rng.random(shape) < 0.01] = np.nan
+    return rate.astype(np.float32)
+
+
+def list_arrays(result, name=""):
+    for f in fields(result):
+        value = getattr(result, f.name)
+        if is_dataclass(value):
+            yield from list_arrays(value, f"{name}{f.name}.")
+        elif f.name != "block":
+            yield f"{name}{f.name}", value
+
+
+def assert_equal(found, wanted):
+    for (name, one), (_, other) in zip(list_arrays(found), list_arrays(wanted), strict=True):
+        if isinstance(one, np.ndarray):
+            assert (one.dtype, one.shape) == (other.dtype, other.shape), name
+            assert one.tobytes() == other.tobytes(), name
+        else:
+            assert one == other, name
+
+
+@pytest.fixture(scope="module")
+def rate():
+    rate = make_rate()
+    rate[3] += np.random.default_rng(1).normal(0, 50, SHAPE[1:])  # a look that is not used
+    return rate
+
+
+AXES = {"spectra": [2] * 12, "images": [None] * 12, "mixed": [2, None, 1] * 4}
+
+
+@pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
+def test_the_search_out_of_core_is_that_in_memory(tmp_path, rate, axes):
+    hidden = np.random.default_rng(2).random(SHAPE) < 0.01
+    stack = ArrayStack(rate, 32, hidden)
+    wanted = find_histories(stack, MJD, axes)
+    assert wanted.bad.any(axis=0).sum() > 30
+    assert not wanted.usability.used[3]
+    store = EvidenceStore(tmp_path)
+
+    def open_shelf(key):
+        return store.open_shelf(key, RECORDS)
+
+    for max_bytes in (100_000, 2_000_000_000):
+        found = find_histories(stack, MJD, axes, open_shelf=open_shelf, max_bytes=max_bytes)
+        assert_equal(replace(found, block=None), wanted)
+
+
+def test_damaged_evidence_is_made_again(tmp_path, rate):
+    stack, store = ArrayStack(rate), EvidenceStore(tmp_path)
+    shelves = []
+
+    def open_shelf(key):
+        shelves.append(store.open_shelf(key, RECORDS))
+        return shelves[-1]
+
+    wanted = find_histories(stack, MJD, AXES["spectra"], open_shelf=open_shelf)
+    folder = shelves[0].folder
+    flip(folder / RECORDS[4].sha256 / "values" / "c" / "0" / "1" / "0")
+    os.truncate(folder / RECORDS[5].sha256 / "evidence" / "c" / "0" / "0" / "0", 7)
+    shutil.rmtree(folder / RECORDS[6].sha256)
+    assert_equal(find_histories(stack, MJD, AXES["spectra"], open_shelf=open_shelf), wanted)
+
+
+def test_evidence_of_other_settings_is_kept_apart(tmp_path, rate):
+    store, keys = EvidenceStore(tmp_path), []
+
+    def open_shelf(key):
+        keys.append(key)
+        return store.open_shelf(key, RECORDS)
+
+    for window in (11, 13):
+        wanted = find(rate, MJD, settings=replace(find_settings(), window_along=window))
+        found = find(
+            rate,
+            MJD,
+            settings=replace(find_settings(), window_along=window),
+            open_shelf=open_shelf,
+        )
+        assert_equal(replace(found, block=None), wanted)
+    assert len(set(keys)) == 2
+
+
+def find_settings():
+    from jwst_tvbadpix.badpix import Settings
+
+    return Settings()
+
+
+def test_memory_is_that_of_the_tiles(tmp_path):
+    """Twice the looks, as much memory: tiles have fewer rows."""
+    peaks = []
+    for n_looks in (20, 40):
+        rate = np.random.default_rng(0).normal(20, 0.3, (n_looks, 256, 64)).astype(np.float32)
+        records = [make_record(k) for k in range(n_looks)]
+        found = find(
+            rate,
+            MJD[0] + np.arange(n_looks),
+            open_shelf=lambda key, own=records: EvidenceStore(tmp_path).open_shelf(key, own),
+        )
+        shelf = EvidenceStore(tmp_path).open_shelf(found.block.key, records)
+        looks = ShelvedLooks(ArrayStack(rate), shelf, lambda *_: None)
+        own = found.usability.used, found.noise, found.block.surroundings
+        tracemalloc.start()
+        search_shelf(looks, *own, max_bytes=4_000_000)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[0] < 6_000_000
+    assert peaks[1] < 1.25 * peaks[0]
+
+
+def test_surroundings_do_not_depend_on_the_blocks(monkeypatch, rate):
+    stack = ArrayStack(rate)
+    histories = find(rate, MJD)
+    axes = {"dispersion_axes": AXES["mixed"], "window_along": 11, "window_across": 9}
+    own = histories.noise, histories.usability.used, 12, axes
+    whole = survey_surroundings(stack, *own)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.outofcore._BLOCK_BYTES", 1000)
+    assert_equal(survey_surroundings(stack, *own), whole)
