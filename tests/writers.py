@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from string import Formatter
 
+import asdf
 import numpy as np
 from astropy.io import fits
 from pipeline import make_bare_environment
@@ -42,7 +43,7 @@ SEED = 7831
 class Writer:
     """A command line; `kills`: how many the long form gives it (dear commands get few).
 
-    `volatile`: endings of the FITS files that the pipeline dates, so that their bytes differ.
+    `volatile`: endings of the files that the pipeline's writers date, so that their bytes differ.
     """
 
     name: str
@@ -56,8 +57,17 @@ WRITERS = (
     Writer("neutral-mask", "tvbadpix neutral-mask --output-dir {out}"),
     Writer("mask-at", "tvbadpix mask-at {history} --date 2023-03-06 --output-dir {out}"),
     Writer("parameters", "tvbadpix parameters detector1_neutral spec2_mrs --output-dir {out}"),
-    Writer("simulate", "tvbadpix simulate {out} --mode slitless --exposures 2"),
-    Writer("simulate flats", "tvbadpix simulate {out} --mode flats --exposures 2", 4),
+    Writer(
+        "simulate",
+        "tvbadpix simulate {out} --mode slitless --exposures 2",
+        volatile=("_rate.fits",),
+    ),
+    Writer(
+        "simulate flats",
+        "tvbadpix simulate {out} --mode flats --exposures 2",
+        4,
+        ("_rate.fits", "_distortion.asdf"),
+    ),
     Writer(
         "find",
         "tvbadpix find {rates} --mode LRS --association lrs --output {out}/lrs.ecsv "
@@ -190,8 +200,6 @@ class Inputs:
 
     @cached_property
     def stage(self):
-        import asdf
-
         path = self.folder / "quick.asdf"
         tree = {"class": "quick_stages.QuickDetector1", "name": "QuickDetector1", "parameters": {}}
         asdf.AsdfFile(tree).write_to(path)
@@ -277,7 +285,10 @@ def list_hidden(folder):
 
 
 def is_torn(path):
-    """Whether a FITS file is shorter than its headers say."""
+    """Whether a FITS file is shorter than its headers say, or an ASDF file cannot be read."""
+    if path.suffix == ".asdf":
+        with asdf.open(path, memmap=False, lazy_load=False):
+            return False
     with fits.open(path, memmap=False) as hdus:
         ends = [hdu.fileinfo()["datLoc"] + hdu.fileinfo()["datSpan"] for hdu in hdus]
     return path.stat().st_size < max(ends)

@@ -247,7 +247,8 @@ def _write_report(products: list[Path]) -> None:
         write_figures(page, path.with_name(name))
         log.info("Saved %s: open it in a browser", path)
     except Exception as error:  # whatever it is, the products are what was asked for
-        log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=True)
+        defect = not isinstance(error, OSError | TvBadPixError)
+        log.warning("No %s: %s: %s", path.name, type(error).__name__, error, exc_info=defect)
 
 
 def show_progress(what: str, *, unit: str = "row") -> Callable[[int, int], None]:

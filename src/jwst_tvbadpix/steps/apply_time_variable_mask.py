@@ -13,7 +13,7 @@ from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel, MaskModel, RampModel
 from stpipe import Step
 
-from ..errors import InputError
+from ..errors import InputError, ProductError
 from ..refmodels.mask import SOFTWARE
 from ._base import TvBadPixStep
 from ._dated_mask import (
@@ -196,6 +196,8 @@ class ApplyTimeVariableMask(TvBadPixStep):
         ------
         InputError
             The output would replace its input, or that of another input.
+        ProductError
+            It cannot be written.
         """
         if not (self.save_results or kwargs.get("force")):
             return None
@@ -214,7 +216,13 @@ class ApplyTimeVariableMask(TvBadPixStep):
                 f"expected exposures of different names, found two that become {path}; give them "
                 "one by one, each its own --output_dir"
             )
-        model.save(staged)
+        try:
+            model.save(staged)
+        except OSError as error:
+            raise ProductError(
+                f"expected to write {path}, found {error}; nothing was left there. Check the "
+                "folder and the space on its disk"
+            ) from error
         return str(path)
 
 
