@@ -314,9 +314,9 @@ def test_size_of_the_row_blocks_changes_nothing(programme, made, monkeypatch):
     read = []
     original = ExposureStack._read
 
-    def count(self, start, stop, core):
+    def count(self, start, stop, core, looks=None):
         read.append((start, stop))
-        return original(self, start, stop, core)
+        return original(self, start, stop, core, looks)
 
     monkeypatch.setitem(ExposureStack.row_blocks.__kwdefaults__, "max_bytes", 100_000)
     monkeypatch.setattr(ExposureStack, "_read", count)
