@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.symlink", "os.truncate")
@@ -83,10 +84,12 @@ def fork(job):
     """Start a job in a process group of its own; the process and the pipe of its count."""
     reader, writer = os.pipe()
     pid = os.fork()
+    # Both do it, so that the group is there whoever comes first.
+    with suppress(OSError):
+        os.setpgid(pid, pid)
     if pid:
         os.close(writer)
         return pid, reader
-    os.setsid()
     os.close(reader)
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for stream in (0, 1, 2):
