@@ -192,8 +192,9 @@ def _read_asdf_kind(path: Path) -> str | None:
                 meta = file.tree.get("meta")
                 kind = meta.get("reftype") if hasattr(meta, "get") else None
     except Exception as error:
+        what = " ".join(str(error).split())  # yaml says where in lines of its own
         raise InputError(
-            f"expected a readable ASDF file, found {path}: {error}; copy or make it again, or "
+            f"expected a readable ASDF file, found {path}: {what}; copy or make it again, or "
             "leave it out"
         ) from error
     return str(kind).upper() if kind is not None else None
