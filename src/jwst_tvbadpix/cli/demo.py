@@ -20,7 +20,7 @@ used all of it.
 
 examples:
   tvbadpix demo
-  tvbadpix demo --output-dir /tmp/demo
+  tvbadpix demo --output-dir demo
 """
 
 

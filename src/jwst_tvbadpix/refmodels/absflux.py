@@ -11,12 +11,12 @@ from asdf.tags.core import AsdfObject
 from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
-from ..errors import InputError, ProductError
-from ..files import open_asdf
+from ..errors import ProductError
 from ..fluxcal import FluxFit, RatioMatrix, Repeatability
 from .closure import Closure
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
+from .reading import read_model
 
 __all__ = ["AbsFluxModel", "AbsFluxNotes", "build_absflux_model", "read_absflux"]
 
@@ -256,22 +256,14 @@ def read_absflux(path: str | Path) -> AbsFluxModel:
     InputError
         It cannot be read, is something else, or has another layout.
     """
-    try:
-        with open_asdf(path) as file, AbsFluxModel(file, strict_validation=True) as model:
-            model.validate()
-            read = model.copy()
-            kind, layout = str(model.meta.reftype), str(model.schema_version)
-    except Exception as error:
-        raise InputError(
-            f"expected the fit of a flux calibration (*_absflux.asdf) in {path}, found "
-            f"{type(error).__name__}: {error}; give what abs_flux_ratio wrote"
-        ) from error
-    if kind != "ABSFLUX" or layout.split(".")[0] != _SCHEMA_VERSION.split(".")[0]:
-        raise InputError(
-            f"expected REFTYPE ABSFLUX and layout {_SCHEMA_VERSION} in {path}, found {kind} and "
-            f"{layout}; make it again with this version"
-        )
-    return read
+    return read_model(
+        path,
+        AbsFluxModel,
+        reftype="ABSFLUX",
+        layout=_SCHEMA_VERSION,
+        what="the fit of a flux calibration (*_absflux.asdf)",
+        maker="abs_flux_ratio",
+    )
 
 
 def _reals(values: Any) -> np.ndarray:

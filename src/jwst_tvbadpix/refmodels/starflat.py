@@ -12,12 +12,11 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..errors import InputError
-from ..files import open_asdf
 from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
+from .reading import read_model
 
 __all__ = ["StarFlatModel", "build_star_flat_model", "list_tables", "read_star_flat"]
 
@@ -158,22 +157,14 @@ def read_star_flat(path: str | Path) -> StarFlatModel:
     InputError
         It cannot be read, is something else, or has another layout.
     """
-    try:
-        with open_asdf(path) as file, StarFlatModel(file, strict_validation=True) as model:
-            model.validate()
-            read = model.copy()
-            kind, layout = str(model.meta.reftype), str(model.schema_version)
-    except Exception as error:
-        raise InputError(
-            f"expected the parts of flats (*_starflat.asdf) in {path}, found "
-            f"{type(error).__name__}: {error}; give what external_flat_builder wrote"
-        ) from error
-    if kind != "STARFLAT" or layout.split(".")[0] != _SCHEMA_VERSION.split(".")[0]:
-        raise InputError(
-            f"expected REFTYPE STARFLAT and layout {_SCHEMA_VERSION} in {path}, found {kind} and "
-            f"{layout}; make it again with this version"
-        )
-    return read
+    return read_model(
+        path,
+        StarFlatModel,
+        reftype="STARFLAT",
+        layout=_SCHEMA_VERSION,
+        what="the parts of flats (*_starflat.asdf)",
+        maker="external_flat_builder",
+    )
 
 
 def list_tables(model: StarFlatModel) -> dict[str, dict[str, Any]]:
