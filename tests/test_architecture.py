@@ -23,6 +23,7 @@ OURS = (
     "standards",
     "events",
     "check",
+    "cluster",
     "steps",
     "cli",
     "demo",

@@ -1,6 +1,7 @@
 """Named errors: each message says what was expected, what was found and what to do."""
 
 __all__ = [
+    "ClusterError",
     "ContradictoryDateError",
     "DateError",
     "DetectorError",
@@ -43,6 +44,10 @@ class ProductError(TvBadPixError):
 
 class RecipeError(TvBadPixError):
     """A recipe of a programme that cannot be read or breaks the rules of its format."""
+
+
+class ClusterError(TvBadPixError):
+    """A Dask cluster that cannot be reached, is not like this machine, or loses its workers."""
 
 
 class StoreError(TvBadPixError):

@@ -1,11 +1,11 @@
-"""Threads for work that runs outside Python's lock."""
+"""Where tasks run: in threads, for work that runs outside Python's lock, unless told otherwise."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-__all__ = ["N_THREADS", "map_in_threads"]
+__all__ = ["N_THREADS", "THREADS", "Engine", "map_in_threads"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -24,3 +24,41 @@ def map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Ite
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+class Engine(Protocol):
+    """Where tasks run: `THREADS`, or a cluster (`jwst_tvbadpix.cluster`)."""
+
+    def map(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+        """Apply a function that changes nothing here, in order, a few items in memory."""
+
+    def map_rows(
+        self,
+        function: Callable[[_In], _Out],
+        cut: Callable[[int, int, int], Iterator[_In]],
+        n_rows: int,
+        max_bytes: int,
+    ) -> Iterator[_Out]:
+        """Apply a function to all that ``cut(first, end, max_bytes)`` makes of rows, in order.
+
+        Each machine takes as much memory as `max_bytes` at a time.
+        """
+
+
+class _Threads:
+    """Threads of this process."""
+
+    def map(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+        return map_in_threads(function, items)
+
+    def map_rows(
+        self,
+        function: Callable[[_In], _Out],
+        cut: Callable[[int, int, int], Iterator[_In]],
+        n_rows: int,
+        max_bytes: int,
+    ) -> Iterator[_Out]:
+        return map_in_threads(function, cut(0, n_rows, max_bytes))
+
+
+THREADS: Engine = _Threads()

@@ -313,7 +313,7 @@ def _scan_fits(path: Path) -> Scan:
             f"expected SCI and DQ of one shape in {path}, found {planes['SCI']} and {planes['DQ']};"
             " make the product again"
         )
-    source = _FitsSource(path, planes["SCI"], places)
+    source = _FitsSource(path.absolute(), planes["SCI"], places)
     return Scan(path.name, checksum, keywords, source, partial(_load_wcs, path))
 
 

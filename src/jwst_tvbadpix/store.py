@@ -62,7 +62,7 @@ class EvidenceStore:
 
     def __init__(self, folder: Path) -> None:
         zarr = _import_zarr()
-        self.folder = folder
+        self.folder = folder = folder.absolute()
         marker = {"software": "jwst_tvbadpix", "layout": _LAYOUT}
         if folder.is_dir() and any(folder.iterdir()):
             try:
@@ -148,6 +148,9 @@ class EvidenceShelf:
     folder: Path
     records: tuple[ExposureRecord, ...]
     _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder, self.records)
 
     @property
     def key(self) -> str:

@@ -3,13 +3,12 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
-from ..parallel import map_in_threads
+from ..parallel import THREADS, Engine, map_in_threads
 from .block import CalibrationBlock
 from .candidates import (
     CORNER_REACH,
@@ -183,6 +182,7 @@ def find_histories(
     progress: Callable[[int, int], None] | None = None,
     open_shelf: Callable[[str], Shelf] | None = None,
     max_bytes: int = 2_000_000_000,
+    engine: Engine = THREADS,
 ) -> PixelHistories:
     """Find which pixel was bad at which look.
 
@@ -202,6 +202,8 @@ def find_histories(
         `outofcore`. Without it all is done in memory, a block of rows at a time.
     max_bytes : int
         Memory for the rows that are read back from the shelf.
+    engine : Engine
+        Where it is computed; only with a shelf may it be elsewhere than in this process.
 
     Returns
     -------
@@ -216,13 +218,13 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
-    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes)
+    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes, engine)
     found, shelf, around = _search(
-        stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress
+        stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
     )
     _require_looks(found, usability)
     candidates, n_pixels = found.candidates, int((found.n_evidence > 0).sum())
-    solve = make_solver(mid_mjd, usability, settings)
+    solve = make_solver(mid_mjd, usability, settings, engine)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
@@ -287,16 +289,19 @@ def _search(
     open_shelf: Callable[[str], Shelf] | None,
     max_bytes: int,
     progress: Callable[[int, int], None] | None,
+    engine: Engine,
 ) -> tuple[Search, Shelf | None, Surroundings | None]:
     """Search in memory or on a shelf; that, and the surroundings, where there is one."""
     halo = _find_halo(settings)
     if open_shelf is None:
         return _search_blocks(stack, noise, used, halo, axes, progress), None, None
     readable: Any = stack  # beyond what the search in memory asks of it, look by look
-    around = survey_surroundings(readable, noise, used, halo, axes)
+    around = survey_surroundings(readable, noise, used, halo, axes, engine)
     shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
     looks = shelve_looks(readable, shelf, noise, around, axes)
-    found = search_shelf(looks, used, noise, around, max_bytes=max_bytes, progress=progress)
+    found = search_shelf(
+        looks, used, noise, around, max_bytes=max_bytes, progress=progress, engine=engine
+    )
     return found, shelf, around
 
 
@@ -351,10 +356,14 @@ def _freeze(
 
 
 def _measure(
-    stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
+    stack: _Stack,
+    strips: Sequence[tuple[int, int]],
+    halo: int,
+    axes: dict[str, Any],
+    engine: Engine,
 ) -> tuple[NoiseModel, LocalResiduals, Usability]:
     """Measure noise and pattern on the strips, and what each look is worth."""
-    medians = _sample(stack, strips, halo, axes)
+    medians = _sample(stack, strips, halo, axes, engine)
     rough = combine_axes(medians)
     sample = combine_axes(medians, compute_sigma(fit_noise(rough), rough))
     noise = fit_noise(sample)
@@ -507,7 +516,11 @@ def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
 
 
 def _sample(
-    stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
+    stack: _Stack,
+    strips: Sequence[tuple[int, int]],
+    halo: int,
+    axes: dict[str, Any],
+    engine: Engine,
 ) -> AxisResiduals:
     """Subtract the medians from sample strips, halo removed."""
     y0, y1 = stack.window[:2]
@@ -520,12 +533,12 @@ def _sample(
         core = slice(start - first, stop - first)
         return [getattr(medians, f.name)[:, core] for f in fields(medians)]
 
-    parts = zip(*map_in_threads(compute, strips), strict=True)
+    parts = zip(*engine.map(compute, strips), strict=True)
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
 def make_solver(
-    mid_mjd: np.ndarray, usability: Usability, settings: Settings
+    mid_mjd: np.ndarray, usability: Usability, settings: Settings, engine: Engine = THREADS
 ) -> Callable[[Candidates], PixelStates]:
     """Make the function that solves candidates in float64, some thousands at a time."""
     transitions = compute_transitions(
@@ -536,15 +549,11 @@ def make_solver(
     )
     step = max(256, _VALUES_AT_ONCE // len(mid_mjd))
 
-    def solve_some(candidates: Candidates, start: int) -> PixelStates:
-        chosen = slice(start, start + step)
+    def solve_some(some: Candidates) -> PixelStates:
         return solve_states(
-            *(
-                getattr(candidates, key)[:, chosen].astype(float)
-                for key in ("residual", "local", "variance")
-            ),
-            sigma_offset=candidates.sigma_offset[chosen].astype(float),
-            sigma_response=candidates.sigma_response[chosen].astype(float),
+            *(getattr(some, key).astype(float) for key in ("residual", "local", "variance")),
+            sigma_offset=some.sigma_offset.astype(float),
+            sigma_response=some.sigma_response.astype(float),
             transitions=transitions,
             llr_caps=settings.llr_cap * usability.score,
             min_effect=settings.min_effect,
@@ -552,7 +561,11 @@ def make_solver(
         )
 
     def solve(candidates: Candidates) -> PixelStates:
-        starts = range(0, max(candidates.y.size, 1), step)
-        return join_pixels(list(map_in_threads(partial(solve_some, candidates), starts)))
+        planes = [getattr(candidates, f.name) for f in fields(candidates)]
+        some = (
+            Candidates(*(plane[..., start : start + step] for plane in planes))
+            for start in range(0, max(candidates.y.size, 1), step)
+        )
+        return join_pixels(list(engine.map(solve_some, some)))
 
     return solve

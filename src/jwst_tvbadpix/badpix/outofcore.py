@@ -17,15 +17,17 @@ strips (two rows of each, at most 12 strips), and the candidates, 20 bytes per p
 """
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import StoreError
-from ..parallel import map_in_threads
+from ..parallel import THREADS, Engine
 from .candidates import (
     Candidates,
     Control,
@@ -54,6 +56,8 @@ __all__ = [
     "shelve_looks",
     "survey_surroundings",
 ]
+
+log = logging.getLogger(__name__)
 
 # Name of the array of pixels that an update asks for: those watched, then the control sample.
 KEPT = "kept"
@@ -143,7 +147,12 @@ def hash_parts(*parts: Any) -> str:
 
 
 def survey_surroundings(
-    stack: LookStack, noise: NoiseModel, used: np.ndarray, halo: int, axes: dict[str, Any]
+    stack: LookStack,
+    noise: NoiseModel,
+    used: np.ndarray,
+    halo: int,
+    axes: dict[str, Any],
+    engine: Engine = THREADS,
 ) -> Surroundings:
     """Measure the surroundings of every pixel from looks spread in time, in blocks of rows."""
     some, part = choose_some(len(used)), divide_time(len(used))
@@ -157,7 +166,7 @@ def survey_surroundings(
         core = slice(start - first, stop - first)
         return measure_surroundings(rate, core, choose_looks(noise, some), axes, some, part)
 
-    parts = list(map_in_threads(measure, range(y0, y1, step)))
+    parts = list(engine.map(measure, range(y0, y1, step)))
     planes = (
         np.concatenate([getattr(p, f.name) for p in parts], axis=-2) for f in fields(Surroundings)
     )
@@ -181,27 +190,28 @@ class ShelvedLooks:
     shelf: Shelf
     weigh: Callable[[int, np.ndarray], tuple[np.ndarray, dict[str, Any]]]
 
-    def make(self, look: int) -> None:
-        """Compute and put one look."""
+    def make(self, look: int) -> dict[str, Any]:
+        """Compute and put one look; its facts."""
         rate, n_hidden = self.stack.read_look(look)
         values, facts = self.weigh(look, rate)
         evidence = np.packbits(np.isfinite(rate), axis=-1)[None]
         arrays = {"values": values, "evidence": evidence}
-        self.shelf.put(look, arrays, {"n_hidden": n_hidden, **facts})
-
-    def complete(self, n_looks: int) -> list[dict[str, Any]]:
-        """Make the looks that are absent, and list the facts of all."""
-        absent = [k for k in range(n_looks) if self.shelf.read_facts(k) is None]
-        for _ in map_in_threads(self.make, absent):
-            pass
-        return [self.read_facts(k) for k in range(n_looks)]
-
-    def read_facts(self, look: int) -> dict[str, Any]:
-        """Read the facts of a look that is there."""
-        facts = self.shelf.read_facts(look)
-        if facts is None:
-            raise self._refuse(look)
+        facts = {"n_hidden": n_hidden, **facts}
+        self.shelf.put(look, arrays, facts)
         return facts
+
+    def complete(self, n_looks: int, engine: Engine = THREADS) -> list[dict[str, Any]]:
+        """Make the looks that are absent, and list the facts of all."""
+        facts = [self.shelf.read_facts(k) for k in range(n_looks)]
+        absent = [k for k, own in enumerate(facts) if own is None]
+        n_absent = len(absent)
+        for done, (look, own) in enumerate(
+            zip(absent, engine.map(self.make, absent), strict=True), start=1
+        ):
+            facts[look] = own
+            if done * 4 // n_absent > (done - 1) * 4 // n_absent:
+                log.info("%d of %d new exposures are in the store", done, n_absent)
+        return [own for own in facts if own is not None]
 
     def _refuse(self, look: int) -> StoreError:
         return StoreError(
@@ -269,6 +279,7 @@ def search_shelf(
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = THREADS,
 ) -> Search:
     """Complete the shelf, then search it in tiles of rows.
 
@@ -284,13 +295,15 @@ def search_shelf(
         Memory for tiles and what is made of them; a tile has one row at least.
     progress : callable, optional
         Called with (rows done, rows in all).
+    engine : Engine
+        Where it is computed; `max_bytes` are of each machine.
 
     Returns
     -------
     Search
     """
     y0, y1, x0, x1 = looks.stack.window
-    facts = looks.complete(len(used))
+    facts = looks.complete(len(used), engine)
     n_evidence, n_pixels = looks.count(used)
     n_hidden = np.array([own["n_hidden"] for own in facts], np.int64)
 
@@ -308,7 +321,7 @@ def search_shelf(
 
     parts = []
     chosen = [int(k) if use else None for k, use in enumerate(used)]
-    for part in map_in_threads(test, cut_tiles(looks, chosen, max_bytes)):
+    for part in engine.map_rows(test, partial(cut_tiles, looks, chosen), y1 - y0, max_bytes):
         parts.append(part)
         if progress:
             done = sum(levels.shape[1] for *_, levels in parts)
@@ -325,7 +338,7 @@ def search_shelf(
 
 
 def cut_tiles(
-    looks: ShelvedLooks, chosen: Sequence[int | None], max_bytes: int
+    looks: ShelvedLooks, chosen: Sequence[int | None], first_row: int, end_row: int, max_bytes: int
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Read tiles of rows of looks, NaN for None, and cut them into pieces.
 
@@ -339,8 +352,8 @@ def cut_tiles(
     ny, nx, n = y1 - y0, x1 - x0, len(chosen)
     # A third for the tile; three pieces are worked on at a time.
     rows = int(np.clip(max_bytes // 3 // (_TILE_BYTES * n * nx), 1, ny))
-    for start in range(0, ny, rows):
-        stop = min(ny, start + rows)
+    for start in range(first_row, end_row, rows):
+        stop = min(end_row, start + rows)
         tile = np.full((n, 3, stop - start, nx), np.nan, np.float32)
         for values, look in zip(tile, chosen, strict=True):
             if look is not None:

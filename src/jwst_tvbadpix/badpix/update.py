@@ -10,12 +10,13 @@ block and of the set of looks, whatever the order in which they came.
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..errors import EvidenceError
-from ..parallel import map_in_threads
+from ..parallel import THREADS, Engine, map_in_threads
 from .block import CalibrationBlock, measure_look
 from .candidates import Candidates, Control, choose_looks, compute_priors, probe_later, weigh_looks
 from .find import PixelHistories, Settings, make_solver
@@ -39,6 +40,7 @@ def update_histories(
     settings: Settings,
     max_bytes: int = 2_000_000_000,
     progress: Callable[[int, int], None] | None = None,
+    engine: Engine = THREADS,
 ) -> PixelHistories:
     """Find which pixel was bad at which look, given a calibration block.
 
@@ -59,6 +61,8 @@ def update_histories(
         Memory for the rows of new looks.
     progress : callable, optional
         Called with (looks done, looks in all).
+    engine : Engine
+        Where it is computed.
 
     Returns
     -------
@@ -70,7 +74,7 @@ def update_histories(
         Fewer than two looks hold evidence.
     """
     looks, known = _shelve(stack, mid_mjd, dispersion_axes, block, shelf, settings)
-    facts = looks.complete(len(mid_mjd))
+    facts = looks.complete(len(mid_mjd), engine)
     noise, usability = _collect(block, known, facts)
     used = usability.used
     n_evidence, n_pixels = looks.count(used)
@@ -81,7 +85,7 @@ def update_histories(
         )
     later = [k for k, use in enumerate(used) if use and known[k] < 0]
     earlier = n_evidence - looks.count(used & (np.array(known) < 0))[0]
-    promoted = _promote(looks, block, later, earlier, max_bytes)
+    promoted = _promote(looks, block, later, earlier, max_bytes, engine)
     log.info(
         "%d looks added to %d; %d pixels watched, %d more speak up",
         len(later),
@@ -90,7 +94,7 @@ def update_histories(
         promoted.sum(),
     )
     candidates, control = _gather(looks, block, used, promoted, noise, progress)
-    states = make_solver(mid_mjd, usability, settings)(candidates)
+    states = make_solver(mid_mjd, usability, settings, engine)(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     bad = (states.bad > 0.5) & (score >= block.calibration.threshold)
     usual = float(np.median(block.expected_false[block.usability.used]))
@@ -175,6 +179,7 @@ def _promote(
     later: Sequence[int],
     earlier: np.ndarray,
     max_bytes: int,
+    engine: Engine,
 ) -> np.ndarray:
     """Mark pixels that are not watched and that later looks speak against: bool (ny, nx)."""
     promoted = np.zeros(earlier.size, bool)
@@ -188,7 +193,8 @@ def _promote(
         error = values[:, 0] - offset[own] - response[own] * values[:, 1]
         return own, probe_later(error / np.sqrt(values[:, 2]), earlier.flat[own])
 
-    for own, found in map_in_threads(test, cut_tiles(looks, later, max_bytes)):
+    cut, n_rows = partial(cut_tiles, looks, later), len(earlier)
+    for own, found in engine.map_rows(test, cut, n_rows, max_bytes):
         promoted[own] = found
     return promoted.reshape(earlier.shape) & ~block.watched
 

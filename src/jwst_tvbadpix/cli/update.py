@@ -47,6 +47,13 @@ def add_command(commands: Any) -> None:
         action="store_true",
         help="measure the calibration anew; needs all exposures of the history",
     )
+    update.add_argument(
+        "--scheduler",
+        default="threads",
+        metavar="NAME",
+        help="threads, processes, or tcp://HOST:PORT of a Dask scheduler, whose workers see the "
+        "store and the files by the same paths (default: %(default)s)",
+    )
     add_output_dir(update)
     update.set_defaults(run=_run)
 
@@ -70,6 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         history=str(options.history),
         store=str(options.store or ""),
         recalibrate=options.recalibrate,
+        scheduler=options.scheduler,
         output_dir=str(options.output_dir),
         configure_log=False,
         save_results=True,

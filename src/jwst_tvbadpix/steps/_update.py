@@ -15,7 +15,6 @@ from ..errors import InputError, StoreError
 from ..events import Events
 from ..exposures import ExposureRecord, ExposureStack, extend_exposures
 from ..refmodels import BadPixHistoryModel, BaseMask, read_history, unpack_block
-from ..store import EvidenceStore
 from ._base import show_progress
 from .time_variable_bad_pixel import TimeVariableBadPixel
 
@@ -90,9 +89,6 @@ class UpdateBadPixels(TimeVariableBadPixel):
         self._tell(stack)
         return stack
 
-    def _open_folder(self) -> EvidenceStore:
-        return EvidenceStore(Path(self.store).expanduser())
-
     def _list_checksums(self) -> list[str]:
         return list(self._history.exposures.instance["sha256"])
 
@@ -129,6 +125,7 @@ class UpdateBadPixels(TimeVariableBadPixel):
             settings=settings,
             max_bytes=int(1e9 * self.max_memory),
             progress=show_progress("Reading evidence", unit="exposure"),
+            engine=self._engine,
         )
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:

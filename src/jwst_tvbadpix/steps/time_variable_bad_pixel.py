@@ -21,9 +21,11 @@ from ..badpix import (
     run_self_test,
     stretch_time,
 )
+from ..cluster import open_engine
 from ..errors import DetectorError
 from ..events import Events, read_events
 from ..exposures import ExposureStack, open_exposures
+from ..parallel import THREADS, Engine
 from ..refmodels import (
     BaseMask,
     build_badpix_history,
@@ -82,10 +84,13 @@ class TimeVariableBadPixel(TvBadPixStep):
         event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
         self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
         store = string(default='')  # Folder that keeps the evidence of each exposure, for more exposures than fit into memory and for tvbadpix update; empty: none
-        max_memory = float(min=0.1, default=2.0)  # Memory for what is read back from the store [GB]
+        max_memory = float(min=0.1, default=2.0)  # Memory of each machine for what is read back from the store [GB]
+        scheduler = string(default='threads')  # Where exposures are compared: threads | processes of this machine | tcp://HOST:PORT of a Dask scheduler; the last two need a store
         report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='badpixhistory')  # Ending of the history file
     """  # noqa: E501  # one line per parameter is what --help shows
+
+    _engine: Engine = THREADS
 
     def process(self, *inputs: Any) -> list[Any]:
         """Find the histories and build the products.
@@ -108,6 +113,17 @@ class TimeVariableBadPixel(TvBadPixStep):
             `open_exposures` and `read_mask_dq`.
         """
         check_useafter(self.first_useafter)
+        with open_engine(self.scheduler, self._find_folder()) as self._engine:
+            return self._build(inputs)
+
+    def _find_folder(self) -> Path | None:
+        """Find the folder of the store; where another process is to see it, it is made."""
+        if self.scheduler == "threads" or self.store in (None, "", "None"):
+            return None
+        return self._open_folder().folder
+
+    def _build(self, inputs: tuple[Any, ...]) -> list[Any]:
+        """Find the histories and build the products."""
         settings = Settings(**{f.name: getattr(self, f.name) for f in fields(Settings)})
         stack = self._open(inputs)
         name = self.make_product_name(inputs)
@@ -182,6 +198,7 @@ class TimeVariableBadPixel(TvBadPixStep):
             progress=show_progress("Solving pixels"),
             open_shelf=keep,
             max_bytes=int(1e9 * self.max_memory),
+            engine=self._engine,
         )
 
     def open_store(self, stack: ExposureStack) -> EvidenceStore | None:
@@ -191,6 +208,9 @@ class TimeVariableBadPixel(TvBadPixStep):
         if not stack.dated:
             log.info("One exposure: nothing is kept in %s", self.store)
             return None
+        return self._open_folder()
+
+    def _open_folder(self) -> EvidenceStore:
         return EvidenceStore(Path(os.path.expandvars(self.store)).expanduser())
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:
