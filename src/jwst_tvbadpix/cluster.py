@@ -7,6 +7,7 @@ back. Dask gives the task of a worker that died to another one, and what was she
 
 import logging
 import os
+import platform
 import socket
 import sys
 import time
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
@@ -105,11 +107,15 @@ def _connect(scheduler: str) -> Iterator[Any]:
     import dask
 
     with ExitStack() as stack:
-        # Only for the time of the run: functions may be larger than what Dask warns of.
-        large = {"distributed.admin.large-graph-warning-threshold": "1GB"}
-        stack.enter_context(dask.config.set(large))
+        # Functions may be larger than what Dask warns of; nobody looks at our own scheduler.
+        settings = {
+            "distributed.admin.large-graph-warning-threshold": "1GB",
+            "distributed.scheduler.http.routes": [],
+        }
+        stack.enter_context(dask.config.set(settings))
         target: Any = scheduler
         if scheduler == "processes":
+            stack.enter_context(_restore_environment())
             scratch = stack.enter_context(TemporaryDirectory(prefix="tvbadpix-"))
             target = stack.enter_context(
                 distributed.LocalCluster(
@@ -117,33 +123,62 @@ def _connect(scheduler: str) -> Iterator[Any]:
                     threads_per_worker=1,
                     memory_limit=0,
                     dashboard_address=None,
+                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
                     local_directory=scratch,
                     security=True,
                 )
             )
         try:
+            if scheduler != "processes":
+                _ask(scheduler)
             client = distributed.Client(target, timeout=_ANSWER_S, set_as_default=False)
             stack.enter_context(client)
-            if scheduler != "processes":
-                client.wait_for_workers(1, timeout=_ANSWER_S)
-        except TimeoutError as error:
-            raise ClusterError(
-                f"expected workers at the scheduler {scheduler}, found none; start some (dask "
-                "worker), wait for them, and run again"
-            ) from error
         except (OSError, ValueError, ImportError) as error:
             raise ClusterError(
                 f"expected a Dask scheduler at {scheduler}, found no answer within {_ANSWER_S} s "
                 f"({error}); check the address and that it runs, or take threads"
             ) from error
+        try:
+            client.wait_for_workers(1, timeout=_ANSWER_S)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"expected workers at the scheduler {scheduler}, found none; start some (dask "
+                "worker), wait for them, and run again"
+            ) from error
         yield client
+
+
+@contextmanager
+def _restore_environment() -> Iterator[None]:
+    """Undo what Dask adds to the environment, from which its workers get it."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def _ask(scheduler: str) -> None:
+    """Require that a Dask server greets who connects; OSError. Dask waits for that for ever."""
+    host, _, port = scheduler.removeprefix("tcp://").rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S) as asked:
+        # The size of a message of some hundred bytes.
+        greeting = asked.recv(8, socket.MSG_WAITALL)
+        if len(greeting) < 8 or int.from_bytes(greeting, sys.byteorder) > 1 << 20:
+            raise ConnectionError(f"what is there says {greeting!r}")
+
+
+@cache
+def _list_versions() -> dict[str, str]:
+    """List the versions that this process has."""
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def _describe(token: str) -> dict[str, str]:
     """Say what a process is: versions, and whether it sees the folder of the run."""
-    found = {"python": "{}.{}".format(*sys.version_info)}
-    found |= {name: version(name) for name in _PACKAGES}
-    return {**found, "folder": "there" if Path(token).is_file() else "absent"}
+    return {**_list_versions(), "folder": "there" if Path(token).is_file() else "absent"}
 
 
 def _require_alike(client: Any, token: str) -> dict[str, str]:
@@ -217,7 +252,8 @@ class _Cluster:
 
     def _count_threads(self) -> dict[str, int]:
         """Count the threads of each worker."""
-        found: dict[str, int] = self.client.nthreads()
+        with self._name_errors():
+            found: dict[str, int] = self.client.nthreads()
         return found
 
     def map(self, function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
@@ -262,15 +298,21 @@ class _Cluster:
 
     def _collect(self, future: Any) -> Any:
         """Wait for a task, as long as there are workers."""
-        from distributed import KilledWorker
-
         seen = time.monotonic()
-        try:
+        with self._name_errors():
             while True:
                 try:
                     return future.result(timeout=_LOOK_S)
                 except TimeoutError:
                     seen = self._look_for_workers(seen)
+
+    @contextmanager
+    def _name_errors(self) -> Iterator[None]:
+        """Say in our words what became of workers or scheduler."""
+        from distributed import KilledWorker
+
+        try:
+            yield
         except KilledWorker as error:
             raise ClusterError(
                 f"expected a task to end, found that {error.allowed_failures + 1} workers died "
