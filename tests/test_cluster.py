@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -76,14 +77,16 @@ def read_files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_cluster_gives_the_bytes_of_threads(rate, wanted, cluster, tmp_path):
-    """Histories, calibration block and store; then later exposures under that block."""
+@pytest.mark.parametrize("kind", ["processes", "tcp"])
+def test_other_schedulers_give_the_bytes_of_threads(rate, wanted, cluster, tmp_path, kind):
+    """Histories, calibration block and store."""
+    scheduler = cluster.scheduler_address if kind == "tcp" else kind
     search(ArrayStack(rate), tmp_path / "threads", "threads")
-    found = search(ArrayStack(rate), tmp_path / "tcp", cluster.scheduler_address)
+    found = search(ArrayStack(rate), tmp_path / "other", scheduler)
     assert found.bad.any()
     assert_equal(found, wanted)
     assert_equal(found.block, wanted.block)
-    assert read_files(tmp_path / "tcp") == read_files(tmp_path / "threads") != {}
+    assert read_files(tmp_path / "other") == read_files(tmp_path / "threads") != {}
 
 
 def test_an_update_on_a_cluster_gives_the_bytes_of_threads(rate, cluster, tmp_path):
@@ -112,6 +115,38 @@ def test_an_update_on_a_cluster_gives_the_bytes_of_threads(rate, cluster, tmp_pa
             )
     assert_equal(*results)
     assert results[0].bad[-1].any()
+
+
+def test_step_and_update_give_the_products_of_threads(cluster, tmp_path, monkeypatch):
+    """Paths may be relative."""
+    # Workers import this file, and are to start quickly.
+    from jwst_tvbadpix.cli import main
+    from jwst_tvbadpix.simulate import simulate_programme
+    from jwst_tvbadpix.steps import TimeVariableBadPixel
+
+    for key in [key for key in os.environ if key.startswith(("CRDS_", "STPIPE_"))]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225600")
+    monkeypatch.chdir(tmp_path)
+    made = simulate_programme(Path("rates"), mode="slitless", n_exposures=7, seed=3)
+    rates = [str(path) for path in made.rates]
+    for folder, scheduler in (("a", "threads"), ("b", cluster.scheduler_address)):
+        TimeVariableBadPixel.call(
+            rates[:5],
+            output_file="x",
+            output_dir=f"{folder}/first",
+            store=f"{folder}/store",
+            save_results=True,
+            report=False,
+            configure_log=False,
+            scheduler=scheduler,
+        )
+        command = ["update", f"{folder}/first/x_MIRIMAGE_badpixhistory.asdf", *rates[5:]]
+        command += ["--store", f"{folder}/store", "--output-dir", f"{folder}/second"]
+        assert main([*command, "--scheduler", scheduler]) == 0
+    wanted = read_files(Path("a"))
+    assert len([name for name in wanted if name.startswith("second/")]) > 5
+    assert read_files(Path("b")) == wanted
 
 
 @dataclass(frozen=True)
@@ -279,9 +314,9 @@ def test_workers_that_all_go_away(tmp_path, monkeypatch):
 
 
 RUN = """
-import os, sys, time
+import logging, os, sys, time
 from pathlib import Path
-import numpy
+import distributed, numpy
 from threadpoolctl import threadpool_info
 from jwst_tvbadpix.cluster import open_engine
 
@@ -291,10 +326,11 @@ def work(item):
     return max(pool["num_threads"] for pool in threadpool_info())
 
 if __name__ == "__main__":
-    before = dict(os.environ)
+    before, level = dict(os.environ), logging.getLogger("distributed").level
     with open_engine("processes", Path(sys.argv[1])) as engine:
         print(*set(engine.map(work, [0.1] * 4 + [float(sys.argv[2])] * 4)))
     assert os.environ == before
+    assert logging.getLogger("distributed").level == level
 """
 
 
@@ -326,3 +362,47 @@ def test_processes_end_with_the_run_however_it_ends(tmp_path):
     assert len(pids) >= 3
     assert list((tmp_path / "whole").glob(".run-*")) == []
     assert list((tmp_path / "ctrl-c").glob(".run-*")) == []
+
+
+SBATCH = """#!/bin/bash
+setsid bash "$1" > /dev/null 2>&1 < /dev/null &
+echo $! >> {folder}/jobs
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/bash
+for job in "$@"; do kill -- -$job; done 2> /dev/null
+"""
+
+
+@pytest.mark.slow
+def test_the_script_for_slurm(tmp_path, monkeypatch):
+    """That of the documentation, with stand-ins for the commands of SLURM."""
+    pytest.importorskip("dask_jobqueue")
+    from jwst_tvbadpix.simulate import simulate_programme
+
+    page = (Path(__file__).parents[1] / "docs" / "scaling.rst").read_text(encoding="utf-8")
+    block = page.partition(".. code-block:: python\n\n")[2].partition("\n\nA job that")[0]
+    script = textwrap.dedent(block)
+    assert 'JOBS, CORES, MEMORY = 4, 8, "32GB"' in script
+    script = script.replace('4, 8, "32GB"', '1, 2, "4GB"')
+    (tmp_path / "search.py").write_text(script)
+    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
+        path = tmp_path / name
+        path.write_text(text.format(folder=tmp_path))
+        path.chmod(0o755)
+    made = simulate_programme(tmp_path / "rates", mode="slitless", n_exposures=4, seed=3)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CRDS_", "STPIPE_"))}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "search.py", made.association, tmp_path / "store", tmp_path / "masks"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "masks").glob("*_mask_*.fits"))
+    assert ": 2 workers, 2 tasks at a time" in done.stderr + done.stdout
+    jobs = [int(pid) for pid in (tmp_path / "jobs").read_text().split()]
+    wait_until(lambda: not any(map(is_alive, jobs)))

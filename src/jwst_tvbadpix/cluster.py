@@ -28,6 +28,7 @@ from .parallel import THREADS, Engine
 __all__ = ["open_engine"]
 
 log = logging.getLogger(__name__)
+_DASK = logging.getLogger("distributed")
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -113,23 +114,11 @@ def _connect(scheduler: str) -> Iterator[Any]:
             "distributed.scheduler.http.routes": [],
         }
         stack.enter_context(dask.config.set(settings))
-        target: Any = scheduler
-        if scheduler == "processes":
-            stack.enter_context(_restore_environment())
-            scratch = stack.enter_context(TemporaryDirectory(prefix="tvbadpix-"))
-            target = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=len(os.sched_getaffinity(0)),
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    dashboard_address=None,
-                    scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
-                    local_directory=scratch,
-                    security=True,
-                )
-            )
+        stack.enter_context(_warnings_only())
+        own = scheduler == "processes"
+        target: Any = stack.enter_context(_start_processes()) if own else scheduler
         try:
-            if scheduler != "processes":
+            if not own:
                 _ask(scheduler)
             client = distributed.Client(target, timeout=_ANSWER_S, set_as_default=False)
             stack.enter_context(client)
@@ -146,6 +135,43 @@ def _connect(scheduler: str) -> Iterator[Any]:
                 "worker), wait for them, and run again"
             ) from error
         yield client
+
+
+@contextmanager
+def _start_processes() -> Iterator[Any]:
+    """Start a scheduler, and a worker per core, in processes that end with this one."""
+    from distributed import LocalCluster
+
+    with _restore_environment(), TemporaryDirectory(prefix="tvbadpix-") as scratch:
+        try:
+            cluster = LocalCluster(
+                n_workers=len(os.sched_getaffinity(0)),
+                threads_per_worker=1,
+                memory_limit=0,
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+                local_directory=scratch,
+                security=True,
+            )
+        except (OSError, RuntimeError, ImportError) as error:
+            raise ClusterError(
+                f"expected processes to start, found: {error.__cause__ or error}; in a script, put "
+                "what it does under if __name__ == '__main__', or take threads"
+            ) from error
+        with cluster:
+            yield cluster
+            _DASK.setLevel(logging.ERROR)  # how long a worker takes to end is of no interest
+
+
+@contextmanager
+def _warnings_only() -> Iterator[None]:
+    """Let Dask, which tells of every connection, say only what is wrong."""
+    before = _DASK.level
+    _DASK.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        _DASK.setLevel(before)
 
 
 @contextmanager
@@ -173,7 +199,8 @@ def _ask(scheduler: str) -> None:
 @cache
 def _list_versions() -> dict[str, str]:
     """List the versions that this process has."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"python": python, **{name: version(name) for name in _PACKAGES}}
 
 
 def _describe(token: str) -> dict[str, str]:

@@ -41,7 +41,7 @@ class Engine(Protocol):
     ) -> Iterator[_Out]:
         """Apply a function to all that ``cut(first, end, max_bytes)`` makes of rows, in order.
 
-        Each machine takes as much memory as `max_bytes` at a time.
+        This machine, or each worker of a cluster, takes `max_bytes` of memory at a time.
         """
 
 

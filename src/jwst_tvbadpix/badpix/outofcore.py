@@ -300,7 +300,7 @@ def search_shelf(
     progress : callable, optional
         Called with (rows done, rows in all).
     engine : Engine
-        Where it is computed; `max_bytes` are of each machine.
+        Where it is computed; `max_bytes` are of each process of a cluster.
 
     Returns
     -------

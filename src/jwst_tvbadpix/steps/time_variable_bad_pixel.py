@@ -84,7 +84,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         event_boost = float(min=1.0, max=10000.0, default=1.0)  # Factor by which an event raises the prior rates for 30 days; 1: it is drawn only
         self_test = boolean(default=False)  # Also put known defects into the exposures, run again, and tell how complete and pure the masks are
         store = string(default='')  # Folder that keeps the evidence of each exposure, for more exposures than fit into memory and for tvbadpix update; empty: none
-        max_memory = float(min=0.1, default=2.0)  # Memory of each machine for what is read back from the store [GB]
+        max_memory = float(min=0.1, default=2.0)  # Memory of this machine, or of each worker of a cluster, for what is read back from the store [GB]
         scheduler = string(default='threads')  # Where exposures are compared: threads | processes of this machine | tcp://HOST:PORT of a Dask scheduler; the last two need a store
         report = boolean(default=True)  # Write NAME_report.html and its figures beside the products: verdicts, provenance, what was found
         suffix = string(default='badpixhistory')  # Ending of the history file
