@@ -118,7 +118,7 @@ def test_numeric_parameters_are_the_settings_of_the_search():
         assert type(defaults[name]) is type(value), name
     other = ["base_mask", "base_policy", "mask_filter", "dating", "first_useafter", "suffix"]
     other += ["events", "event_boost", "self_test", "max_masks", "depth", "report"]
-    other += ["store", "max_memory"]
+    other += ["store", "max_memory", "scheduler"]
     assert sorted(names) == sorted([*settings, *other])
 
 
