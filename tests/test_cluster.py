@@ -191,7 +191,11 @@ def test_workers_that_die_again_and_again_end_the_run_which_then_goes_on(
     assert kept >= stack.deadly
     again = replace(stack, folder=tmp_path / "again", deadly=-1)
     again.folder.mkdir()
-    cluster.wait_for_workers(2, timeout=30)
+    # What was under way on the other worker when the run ended comes to its end.
+    (key,) = [path.name for path in (tmp_path / "store").iterdir() if path.is_dir()]
+    store = EvidenceStore(tmp_path / "store")
+    wait_until(lambda: len(store.list_records(key)) == kept)
+    cluster.wait_for_workers(2, timeout=60)
     assert_equal(search(again, tmp_path / "store", cluster.scheduler_address), wanted)
     assert sum(again.count_reads()) == len(rate) - kept
 
