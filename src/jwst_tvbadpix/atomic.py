@@ -12,7 +12,13 @@ from pathlib import Path
 
 from .errors import ProductError
 
-__all__ = ["find_creation_time", "make_hidden_folder", "open_hidden_folder", "remove_left", "replace_whole"]
+__all__ = [
+    "find_creation_time",
+    "make_hidden_folder",
+    "open_hidden_folder",
+    "remove_left",
+    "replace_whole",
+]
 
 
 def find_creation_time() -> datetime:
