@@ -1,5 +1,8 @@
 """Settings that all tests share: hypothesis draws the same examples each time."""
 
+import gc
+import sys
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +15,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fixed")
+
+
+_seen = [0]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Keep what is imported out of the garbage collections of crds and stpipe, 0.3 s each."""
+    if len(sys.modules) > _seen[0] + 20:
+        gc.collect()
+        gc.freeze()
+        _seen[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ file beneath that folder. It prints, for each, its exit status (-9: killed), the
 the changes it made. `times` starts it so often at once, `largest` limits its files [byte].
 """
 
+import gc
 import importlib
 import json
 import locale
@@ -131,6 +132,7 @@ def watch(pid, reader, seconds):
 def serve():
     for name in MODULES:
         importlib.import_module(name)
+    gc.freeze()
     say("ready")
     for line in sys.stdin:
         job = json.loads(line)
