@@ -17,16 +17,24 @@ settings.register_profile(
 settings.load_profile("fixed")
 
 
-_seen = [0]
+_imported = [0]
+
+
+def freeze_modules(phase, info):
+    """Keep what is imported out of later collections: crds and stpipe ask for many, 0.3 s each."""
+    if phase == "stop" and info["generation"] == 2 and len(sys.modules) > _imported[0] + 20:
+        gc.freeze()
+        _imported[0] = len(sys.modules)
+
+
+gc.callbacks.append(freeze_modules)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
-    """Keep what is imported out of the garbage collections of crds and stpipe, 0.3 s each."""
-    if len(sys.modules) > _seen[0] + 20:
+    """Do so before the first test, and where one has imported much."""
+    if len(sys.modules) > _imported[0] + 20:
         gc.collect()
-        gc.freeze()
-        _seen[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Writer:
     volatile: tuple[str, ...] = ()
 
 
-_REPROCESS = "tvbadpix reprocess {ramps} --parameters {stage} --context {context}"
+REPROCESS = "tvbadpix reprocess {ramps} --parameters {stage} --context {context}"
 WRITERS = (
     Writer("neutral-mask", "tvbadpix neutral-mask --output-dir {out}"),
     Writer("mask-at", "tvbadpix mask-at {history} --date 2023-03-06 --output-dir {out}"),
@@ -75,7 +75,7 @@ WRITERS = (
     Writer("deliver", "tvbadpix deliver {masks} --output-dir {out}", 16),
     Writer(
         "reprocess",
-        _REPROCESS + " --output-dir {out} --processes 1",
+        REPROCESS + " --output-dir {out} --processes 1",
         8,
         ("_rate.fits", "_rateints.fits"),
     ),

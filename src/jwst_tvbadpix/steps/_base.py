@@ -133,8 +133,14 @@ class TvBadPixStep(Step):
     def stage(self, folder: Path) -> Path:
         """Make the folder in which products wait for each other."""
         if self._staging is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._staging = make_hidden_folder(folder)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._staging = make_hidden_folder(folder)
+            except OSError as error:
+                raise ProductError(
+                    f"expected a folder that can be written to, found {folder}: "
+                    f"{error.strerror}; choose another output_dir"
+                ) from error
         return self._staging
 
     def _output_folder(self) -> Path:
