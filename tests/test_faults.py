@@ -162,7 +162,7 @@ def test_a_folder_that_is_not_ours_is_told(trials, name):
     ("words", "what"),
     [
         ("tvbadpix mask-at {history} --date 2023-03-06 --output-dir {out}", "history"),
-        ("tvbadpix update {stored} {later} --store {store} --output-dir {out}", "later"),
+        pytest.param(BY_NAME["update"].words, "later", marks=pytest.mark.slow),
         ("strun time_variable_bad_pixel {asn} --output_dir={out}", "rate"),
     ],
 )
@@ -192,7 +192,7 @@ CACHED = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(k, marks=pytest.mark.slow if k == "reprocess" else ()) for k in CACHED]
+    "name", [pytest.param(k, marks=() if k == "base mask" else pytest.mark.slow) for k in CACHED]
 )
 def test_a_cache_on_read_only_storage(server, inputs, tmp_path, name):
     cache = Path(inputs.context)
@@ -207,6 +207,7 @@ def test_a_cache_on_read_only_storage(server, inputs, tmp_path, name):
     assert (take_sums(cache), list_hidden(cache)) == before
 
 
+@pytest.mark.slow
 def test_a_store_on_read_only_storage_is_told(server, inputs, tmp_path):
     argv = inputs.fill(BY_NAME["update"], tmp_path / "out")
     with read_only(inputs.store):
