@@ -1,5 +1,8 @@
 """Settings that all tests share: hypothesis draws the same examples each time."""
 
+import gc
+import sys
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -12,6 +15,26 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("fixed")
+
+
+_imported = [0]
+
+
+def freeze_modules(phase, info):
+    """Keep what is imported out of later collections: crds and stpipe ask for many, 0.3 s each."""
+    if phase == "stop" and info["generation"] == 2 and len(sys.modules) > _imported[0] + 20:
+        gc.freeze()
+        _imported[0] = len(sys.modules)
+
+
+gc.callbacks.append(freeze_modules)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Do so before the first test, and where one has imported much."""
+    if len(sys.modules) > _imported[0] + 20:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -187,7 +187,12 @@ def test_strun_takes_a_hook_of_two_arguments(setting, ramps, overridden, tmp_pat
     """They need quotes of their own, or the list of hooks would be split at the comma."""
     hook = f"{CLASS}(history='{setting.history}', r_mask='{setting.static}')"
     done = run_strun(
-        setting, tmp_path, "dq_init", ramps[2], f'--post_hooks="{hook}",', "--output_file=x.fits"
+        setting,
+        tmp_path,
+        "jwst::dq_init",
+        ramps[2],
+        f'--post_hooks="{hook}",',
+        "--output_file=x.fits",
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (product,) = tmp_path.glob("x*.fits")

@@ -73,6 +73,12 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch):
+    """Each of these small deliveries is checked in one process; the command takes all there are."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+
+
 @pytest.fixture(scope="module")
 def delivered(folder, tmp_path_factory):
     """By the command, in an environment whose CRDS variables are all wrong."""

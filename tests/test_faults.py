@@ -1,6 +1,5 @@
 """Disks that are full or read-only, two runs at once, other clocks and locales, hostile text."""
 
-import locale
 import os
 import shutil
 import subprocess
@@ -8,11 +7,21 @@ import sys
 from contextlib import contextmanager
 from html.parser import HTMLParser
 from itertools import cycle
+from pathlib import Path
 
 import pytest
 from pipeline import make_bare_environment
 from references import make_history, write_masks
-from writers import BY_NAME, WRITERS, Inputs, Trial, list_hidden, take_sums
+from writers import (
+    BY_NAME,
+    REPROCESS,
+    WRITERS,
+    Inputs,
+    Trial,
+    Writer,
+    list_hidden,
+    take_sums,
+)
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.refmodels import read_history, write_asdf
@@ -25,9 +34,13 @@ QUICK = [
 
 
 @pytest.fixture(scope="module")
-def trials(server, tmp_path_factory):
+def inputs(server, tmp_path_factory):
+    return Inputs(tmp_path_factory.mktemp("inputs"), server)
+
+
+@pytest.fixture(scope="module")
+def trials(server, inputs, tmp_path_factory):
     """The undisturbed run of each command, made once."""
-    inputs = Inputs(tmp_path_factory.mktemp("inputs"), server)
     folder, made = tmp_path_factory.mktemp("trials"), {}
 
     def make(name):
@@ -119,6 +132,92 @@ def test_inputs_and_home_on_a_read_only_disk(server, tmp_path):
         assert "Read-only" in server.log.read_text()
 
 
+@contextmanager
+def read_only(folder):
+    """Take the right to write to all that is in a folder."""
+    paths = [path for path in (folder, *folder.rglob("*")) if not path.is_symlink()]
+    for path in paths:
+        path.chmod(path.stat().st_mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path in paths:
+            path.chmod(path.stat().st_mode | 0o200)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_folder_that_is_not_ours_is_told(trials, name):
+    trial = trials(name)
+    trial.out.mkdir()
+    with read_only(trial.out):
+        ended = trial._run(humble=True)
+    log = " ".join(trial.server.log.read_text().split())  # strun breaks lines
+    assert ended["status"] == 1, log[-3000:]
+    assert "Traceback" not in log, log[-3000:]
+    assert "ermission denied" in log or "can be written to" in log, log[-3000:]
+    assert list(trial.out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("tvbadpix mask-at {history} --date 2023-03-06 --output-dir {out}", "history"),
+        pytest.param(BY_NAME["update"].words, "later", marks=pytest.mark.slow),
+        ("strun time_variable_bad_pixel {asn} --output_dir={out}", "rate"),
+    ],
+)
+def test_a_file_that_may_not_be_read_is_named(server, inputs, tmp_path, words, what):
+    argv = inputs.fill(Writer("", words), tmp_path / "out")
+    path = getattr(inputs, what)
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        ended = server.run(argv, tmp_path / "out", humble=True)
+    finally:
+        path.chmod(mode)
+    log = server.log.read_text()
+    assert ended["status"] == 1, log[-3000:]
+    assert "Permission denied" in log
+    assert path.name in log
+    assert "Traceback" not in log
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+CACHED = {
+    "base mask": "strun time_variable_bad_pixel {asn} --base_mask=crds --report=False "
+    "--output_dir={out}",
+    "reprocess": f"{REPROCESS} --output-dir {{out}} --processes 1",
+    "deliver": "tvbadpix deliver {masks} --derive-from jwst_0001.pmap --output-dir {out}",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=() if k == "base mask" else pytest.mark.slow) for k in CACHED]
+)
+def test_a_cache_on_read_only_storage(server, inputs, tmp_path, name):
+    cache = Path(inputs.context)
+    argv = inputs.fill(Writer("", CACHED[name]), tmp_path / "out")
+    before = take_sums(cache), list_hidden(cache)
+    env = {"CRDS_PATH": str(cache), "CRDS_CONTEXT": "jwst_0001.pmap", "CRDS_READONLY_CACHE": "1"}
+    env = {} if name == "reprocess" else env
+    with read_only(cache):
+        ended = server.run(argv, tmp_path / "out", env=env, humble=True)
+    assert ended["status"] == 0, server.log.read_text()[-3000:]
+    assert take_sums(tmp_path / "out")
+    assert (take_sums(cache), list_hidden(cache)) == before
+
+
+@pytest.mark.slow
+def test_a_store_on_read_only_storage_is_told(server, inputs, tmp_path):
+    argv = inputs.fill(BY_NAME["update"], tmp_path / "out")
+    with read_only(inputs.store):
+        ended = server.run(argv, tmp_path / "out", humble=True)
+    log = server.log.read_text()
+    assert ended["status"] == 1
+    assert "expected a store that can be written" in log
+    assert "Traceback" not in log
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_time_zone_changes_no_byte(trials, name):
     trial = trials(name)
@@ -141,25 +240,31 @@ def test_no_clock_is_told(tmp_path, monkeypatch, capsys, epoch):
     assert not list(tmp_path.iterdir())
 
 
-def find_locale():
-    """A locale with a decimal comma or the Turkish i, where there is one."""
-    before = locale.setlocale(locale.LC_ALL)
-    for name in ("tr_TR.UTF-8", "de_DE.UTF-8", "fr_FR.UTF-8"):
-        try:
-            locale.setlocale(locale.LC_ALL, name)
-        except locale.Error:
-            continue
-        locale.setlocale(locale.LC_ALL, before)
-        return name
-    return None
+@pytest.fixture(scope="module")
+def locales(tmp_path_factory):
+    """Locales of our own: a decimal comma, and the Turkish i."""
+    if not shutil.which("localedef"):
+        pytest.skip("no localedef")
+    folder = tmp_path_factory.mktemp("locales")
+    for name in LOCALES:
+        made = folder / f"{name}.UTF-8"
+        command = ["localedef", "-i", name, "-f", "UTF-8", str(made)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip(f"no {name} to make a locale of")
+    return folder
 
 
-@pytest.mark.skipif(find_locale() is None, reason="no locale with a decimal comma is installed")
+LOCALES = ("tr_TR", "de_DE")
+
+
 @pytest.mark.parametrize("name", QUICK)
-def test_locales_change_no_byte(trials, name):
-    trial = trials(name)
-    assert trial._run(locale=find_locale())["status"] == 0
+@pytest.mark.parametrize("language", LOCALES)
+def test_locales_change_no_byte(trials, locales, name, language):
+    trial, language = trials(name), f"{language}.UTF-8"
+    env = {"LOCPATH": str(locales), "LC_ALL": language}
+    assert trial._run(locale=language, env=env)["status"] == 0, trial.server.log.read_text()
     trial._require_whole(take_sums(trial.out))
+    assert take_sums(trial.out).keys() == trial.expected.keys()
 
 
 def test_names_outside_ascii_where_the_locale_has_none(tmp_path):

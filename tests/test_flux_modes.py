@@ -92,6 +92,7 @@ def run(tmp_path_factory):
         AbsFluxRatio.call(
             str(association),
             save_results=True,
+            report=False,
             output_dir=str(folder / "out"),
             t0_mjd=FIRST,
             time_form="linear",

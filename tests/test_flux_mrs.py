@@ -134,7 +134,9 @@ def run(programme, out, **more):
     with pytest.MonkeyPatch.context() as patch, idle_collector():
         for name in ("CRDS_PATH", "CRDS_SERVER_URL"):
             patch.delenv(name, raising=False)
-        AbsFluxRatio.call(paths, save_results=True, output_dir=str(out), **(given | more))
+        AbsFluxRatio.call(
+            paths, save_results=True, report=False, output_dir=str(out), **(given | more)
+        )
     return out / f"mrs_{DETECTOR}_mrs_{BAND}_photom"
 
 

@@ -261,7 +261,7 @@ def test_a_failed_rename_restores_the_older_files(tmp_path, monkeypatch):
     replace = os.replace
 
     def refuse_fits(source, target):
-        if ".tmp-" in str(source) and str(target).endswith(".fits"):
+        if ".tvbadpix-" in str(source) and str(target).endswith(".fits"):
             raise PermissionError("refused")
         replace(source, target)
 

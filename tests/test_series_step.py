@@ -48,6 +48,7 @@ def run(programme, tmp_path_factory):
         output_dir=str(out),
         output_file="mine",
         save_results=True,
+        report=False,
     )
     return out
 

@@ -91,7 +91,7 @@ def series(tmp_path_factory):
     products = folder / "products"
     products.mkdir()
     TimeVariableBadPixel.call(
-        str(programme.association), save_results=True, output_dir=str(products)
+        str(programme.association), save_results=True, report=False, output_dir=str(products)
     )
     (history,) = products.glob("*_badpixhistory.asdf")
     twins = [(path, path.with_suffix(".fits")) for path in products.glob("*_mask_*.asdf")]

@@ -437,7 +437,7 @@ def make_rateints(folder):
 def test_one_rateints_gives_a_static_mask_named_after_it(folder):
     path = make_rateints(folder)
     history, mask = TimeVariableBadPixel.call(
-        str(path), save_results=True, output_dir=str(folder / "out")
+        str(path), save_results=True, report=False, output_dir=str(folder / "out")
     )
     stem = path.name.removesuffix("_rateints.fits")
     assert list_products(folder / "out") == expected_names([history, mask], stem)
@@ -921,7 +921,7 @@ def few(programme, folder):
 
 def call_into(out, inputs, **parameters):
     return TimeVariableBadPixel.call(
-        inputs, save_results=True, output_dir=str(out), output_file="x", **parameters
+        inputs, save_results=True, report=False, output_dir=str(out), output_file="x", **parameters
     )
 
 
@@ -978,7 +978,9 @@ def edit_association(programme, folder, change):
 def test_bad_associations_are_refused(programme, folder, change, message):
     path = edit_association(programme, folder, change)
     with pytest.raises(InputError, match=message):
-        TimeVariableBadPixel.call(str(path), save_results=True, output_dir=str(folder / "out"))
+        TimeVariableBadPixel.call(
+            str(path), save_results=True, report=False, output_dir=str(folder / "out")
+        )
     assert_nothing_in(folder / "out")
 
 
@@ -1068,7 +1070,11 @@ def test_strun_fails_with_a_message(few, folder, key, options, words):
 def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, monkeypatch, caplog):
     def run(**parameters):
         TimeVariableBadPixel.call(
-            str(programme.association), save_results=True, output_dir=str(folder), **parameters
+            str(programme.association),
+            save_results=True,
+            report=False,
+            output_dir=str(folder),
+            **parameters,
         )
 
     run()
@@ -1098,7 +1104,9 @@ def test_names_that_no_file_can_have_are_refused_at_once(programme, folder, name
     path = folder / "odd_asn.json"
     path.write_text(json.dumps(association))
     with pytest.raises(ProductError, match="for the name of the products"):
-        TimeVariableBadPixel.call(str(path), save_results=True, output_dir=str(folder / "out"))
+        TimeVariableBadPixel.call(
+            str(path), save_results=True, report=False, output_dir=str(folder / "out")
+        )
     assert_nothing_in(folder / "out")
 
 

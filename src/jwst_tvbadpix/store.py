@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__
+from .atomic import make_hidden_folder, remove_left
 from .errors import StoreError
 from .headers import ExposureRecord
 
@@ -109,6 +109,8 @@ class EvidenceStore:
     def open_shelf(self, key: str, records: Sequence[ExposureRecord]) -> "EvidenceShelf":
         """Open what belongs to a calibration whose key is known."""
         shelf = EvidenceShelf(self.folder / key, tuple(records))
+        if shelf.folder.is_dir():
+            remove_left(shelf.folder)
         known = [path.name for path in self.folder.iterdir() if path.is_dir()]
         identities = set(shelf.identities)
         found = sum(name in identities for name in _list(self.folder / key))
@@ -215,7 +217,7 @@ class EvidenceShelf:
         temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{identity[:12]}-", dir=self.folder))
+            temporary = make_hidden_folder(self.folder)
             yield _import_zarr().create_group(temporary / "made", attributes=attributes)
             _swap(temporary / "made" / name, self.folder / identity / name, temporary / "old")
         except OSError as error:

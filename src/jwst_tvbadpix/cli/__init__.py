@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Sequence
 
 from .. import __version__
+from ..atomic import find_creation_time
 from ..errors import TvBadPixError
 from . import (
     associate,
@@ -26,7 +27,7 @@ from . import (
     simulate,
     update,
 )
-from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr, require_epoch
+from ._shared import HelpFormatter, above_bars, add_common, log_to_stderr
 
 __all__ = ["build_parser", "main"]
 
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     """Run a command; say what went wrong."""
     try:
-        require_epoch()
+        find_creation_time()  # numpy cannot be imported with a SOURCE_DATE_EPOCH that is no date
         return int(options.run(options))
     except BrokenPipeError:
         raise

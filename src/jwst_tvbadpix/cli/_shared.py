@@ -25,7 +25,6 @@ __all__ = [
     "read_natural",
     "report_paths",
     "report_planned",
-    "require_epoch",
     "write_table",
 ]
 
@@ -167,22 +166,6 @@ def _require_folder(folder: Path) -> Path:
     return above
 
 
-def require_epoch() -> None:
-    """Require a SOURCE_DATE_EPOCH that is none or a date: numpy cannot be imported with others."""
-    from datetime import UTC, datetime
-
-    from ..errors import InputError
-
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "0")
-    try:
-        datetime.fromtimestamp(int(epoch), UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise InputError(
-            f"expected SOURCE_DATE_EPOCH as whole seconds since 1970, found {epoch!r}; correct or "
-            "unset it"
-        ) from error
-
-
 def list_twins(stem: Path) -> tuple[Path, Path]:
     """Name the two files of a reference, as `refmodels.write_twins` does."""
     return stem.with_name(f"{stem.name}.asdf"), stem.with_name(f"{stem.name}.fits")
@@ -213,6 +196,7 @@ def report_planned(paths: Iterable[Path | str]) -> int:
 
 def write_table(table: "Table", path: Path, *, dry_run: bool = False) -> None:
     """Write a table as ECSV under a temporary name, then rename it; or only say so."""
+    from ..atomic import replace_whole
     from ..errors import InputError
 
     if path.suffix.lower() != ".ecsv":
@@ -221,9 +205,5 @@ def write_table(table: "Table", path: Path, *, dry_run: bool = False) -> None:
         report_planned([path])
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replace_whole(path) as temporary:
+        table.write(temporary, format="ascii.ecsv")

@@ -2,10 +2,10 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic import replace_whole
 from ._shared import add_output_dir, report_paths, report_planned, write_table
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def _write_query(options: argparse.Namespace) -> int:
         return 0
     options.output_dir.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        _write_text(path, text)
+        with replace_whole(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     report_paths(texts)
     print(f"run python {stem}.py there, then tvbadpix find --mode {options.mode} {stem}.csv")
     print(f"find: query to {query.service} written for {types}")
@@ -155,15 +156,6 @@ def _format_script(query: "MastQuery", table: str) -> str:
         endings=tuple(f"_{stage}.fits" for stage in query.stages),
         table=table,
     )
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _rank(options: argparse.Namespace) -> int:

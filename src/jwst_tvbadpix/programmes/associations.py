@@ -2,13 +2,13 @@
 
 import logging
 import re
-import secrets
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic import open_hidden_folder
 from ..errors import InputError
 from ..refmodels.twins import rename_all
 from .classify import Role
@@ -126,9 +126,8 @@ def write_associations(associations: Sequence[Association], folder: Path) -> tup
     finals = [folder / association.filename for association in associations]
     if len({str(path).lower() for path in finals}) < len(finals):
         raise InputError(f"expected names that differ, found {', '.join(p.name for p in finals)}")
-    token = secrets.token_hex(6)
-    temporaries = [path.with_name(f".{path.stem}.tmp-{token}.json") for path in finals]
-    try:
+    with open_hidden_folder(folder) as hidden:
+        temporaries = [hidden / path.name for path in finals]
         for association, final, temporary in zip(associations, finals, temporaries, strict=True):
             text = _serialise(association, folder)
             if final.is_file() and final.read_text(encoding="utf-8") != text:
@@ -136,9 +135,6 @@ def write_associations(associations: Sequence[Association], folder: Path) -> tup
             temporary.write_text(text, encoding="utf-8")
             _check_loads(association, temporary)
         rename_all(temporaries, finals)
-    finally:
-        for path in temporaries:
-            path.unlink(missing_ok=True)
     return tuple(finals)
 
 

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from ..atomic import open_hidden_folder
 from ..delivery import Context, use_context
 from ..processes import end_with_parent
 from ..simulate import Defects, ExposureSpec, write_ramp
@@ -143,8 +143,8 @@ def run_star(
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """Make a folder that is gone afterwards."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix="running_") as name:
-        yield Path(name)
+    with open_hidden_folder(folder) as hidden:
+        yield hidden
 
 
 def run_detector1(ramp: Path, spec: ExposureSpec) -> Path:

@@ -2,13 +2,12 @@
 
 import logging
 import os
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from stdatamodels import schema as walker
 from stdatamodels.jwst.datamodels import JwstDataModel
 
 from .._tables import AsdfTable
+from ..atomic import find_creation_time, open_hidden_folder
 from ..errors import ProductError
 from .dq import identity_dq_def
 
@@ -70,7 +70,7 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
     """
     stem = Path(path_without_suffix)
     asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
-    prepared, wanted = _prepare(model, asdf_path, _creation_time())
+    prepared, wanted = _prepare(model, asdf_path, find_creation_time())
     _require_fits_text(wanted, fits_path)
     with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
         _save_asdf(prepared, asdf_temporary)
@@ -107,26 +107,12 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
-    prepared, wanted = _prepare(model, path, _creation_time())
+    prepared, wanted = _prepare(model, path, find_creation_time())
     with _published(path) as (temporary,):
         _save_asdf(prepared, temporary)
         _compare_asdf(wanted, temporary, type(model))
     log.debug("Wrote %s", path)
     return path
-
-
-def _creation_time() -> datetime:
-    """Tell when a file is made: SOURCE_DATE_EPOCH where it is set, else now."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch is None:
-        return datetime.now(UTC)
-    try:
-        return datetime.fromtimestamp(int(epoch), UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        raise ProductError(
-            f"expected SOURCE_DATE_EPOCH as whole seconds since 1970, found {epoch!r}; "
-            "correct or unset it"
-        ) from error
 
 
 def _prepare(
@@ -219,12 +205,11 @@ def _published(*finals: Path) -> Iterator[list[Path]]:
 
     The folder also holds what asdf leaves of its own where the disk is full.
     """
-    folder = finals[0].with_name(f".tvbadpix.tmp-{secrets.token_hex(6)}")
-    temporaries = [folder / path.name for path in finals]
     try:
-        folder.mkdir()
-        yield temporaries
-        rename_all(temporaries, finals)
+        with open_hidden_folder(finals[0].parent) as folder:
+            temporaries = [folder / path.name for path in finals]
+            yield temporaries
+            rename_all(temporaries, finals)
     except ProductError:
         raise
     except Exception as error:
@@ -233,8 +218,6 @@ def _published(*finals: Path) -> Iterator[list[Path]]:
             f"{type(error).__name__}: {error}; nothing was left there. Check the folder, "
             "the space on its disk and the values"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
@@ -243,11 +226,10 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
     Parameters
     ----------
     temporaries, finals : sequence of Path
-        Files, and what each shall be called on the same file system; what is called so is
-        replaced.
+        Files, in a folder of their own, and what each shall be called on the same file system;
+        what is called so is replaced.
     """
-    token = secrets.token_hex(6)
-    backups = [path.with_name(f".{path.name}.old-{token}") for path in finals]
+    backups = [path.with_name(f".{path.name}.old") for path in temporaries]
     renamed: list[tuple[Path, Path]] = []
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):

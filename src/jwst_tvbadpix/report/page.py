@@ -9,7 +9,6 @@ import base64
 import io
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from ..atomic import replace_whole
 from ..errors import TvBadPixError
 
 __all__ = [
@@ -183,7 +183,7 @@ def write_page(page: Page, path: Path) -> None:
         judged=sum(verdict.passed is not None for verdict in page.verdicts),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _Temporary(path) as temporary:
+    with replace_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -219,26 +219,10 @@ def write_figures(page: Page, stem: Path, formats: Sequence[str] = ("png",)) -> 
     stem.parent.mkdir(parents=True, exist_ok=True)
     figures = list_figures(page, stem, formats)
     for path, (figure, ending) in figures.items():
-        with _Temporary(path) as temporary:
+        with replace_whole(path) as temporary:
             # Images keep their pixels where their figure has the dots for them.
             temporary.write_bytes(_save_figure(figure, ending, max(_DPI, figure.dpi)))
     return list(figures)
-
-
-class _Temporary:
-    """A temporary name beside a path, renamed to it where nothing went wrong."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            self.temporary.replace(self.path)
-        self.temporary.unlink(missing_ok=True)
 
 
 def _get_kind(item: Item) -> str:

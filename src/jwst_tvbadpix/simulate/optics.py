@@ -9,10 +9,10 @@ import numpy as np
 from astropy.modeling import Model, models
 from stdatamodels.jwst.datamodels import DistortionModel
 
-from ..atomic import replace_whole
 from .electronics import Region
 from .layers import Layer, RenderContext
 from .references import fill_reference
+from .saving import save_model
 from .setups import Aperture
 
 __all__ = [
@@ -102,10 +102,7 @@ def write_distortion(folder: str | Path, model: "Model | None" = None) -> Path:
     meta.title = meta.description = "distortion of the simulated MIRI imager"
     meta.instrument.channel = meta.instrument.band = "N/A"
     meta.exposure.type = "MIR_IMAGE"
-    with replace_whole(path) as temporary:
-        reference.save(temporary)
-    reference.close()
-    return path
+    return save_model(reference, path)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from stdatamodels.jwst.datamodels import (
 
 from ..detectors import get_detector
 from .electronics import get_electronics
+from .saving import save_model
 
 __all__ = ["fill_frame", "fill_reference", "write_references"]
 
@@ -93,6 +94,4 @@ def _save(model: JwstDataModel, folder: Path, reftype: str, detector: str) -> Pa
     else:
         # CRDS selects by FILTER, for which these schemas have no place.
         model.extra_fits = {"PRIMARY": {"header": [["FILTER", "N/A", "any filter"]]}}
-    model.save(path)
-    model.close()
-    return path
+    return save_model(model, path)

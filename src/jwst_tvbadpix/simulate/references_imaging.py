@@ -12,6 +12,7 @@ from stdatamodels.jwst.datamodels import (
 from .layers import PixelPattern
 from .references import fill_frame, fill_reference
 from .references_lrs import build_flat
+from .saving import save_model
 from .star_lrs import PIXEL_ARCSEC, PIXEL_SR
 
 __all__ = ["IMAGING_PHOTMJSR", "write_imaging_references"]
@@ -69,9 +70,7 @@ def _write(
         fill_frame(model, reftype, _DETECTOR)
     if filter_name:
         model.extra_fits = {"PRIMARY": {"header": [["FILTER", filter_name, "filter"]]}}
-    model.save(path)
-    model.close()
-    return path
+    return save_model(model, path)
 
 
 def _build_filteroffset(filters: tuple[str, ...]) -> FilteroffsetModel:

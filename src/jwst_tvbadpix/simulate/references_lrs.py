@@ -19,6 +19,7 @@ from .electronics import find_region
 from .layers import PixelPattern
 from .layers_lrs import compute_wavelength
 from .references import fill_frame, fill_reference
+from .saving import save_model
 from .setups import make_lrs_setup
 from .star_lrs import (
     PIXEL_ARCSEC,
@@ -95,9 +96,7 @@ def _write(model: JwstDataModel, folder: Path, reftype: str, suffix: str = ".fit
     if reftype in ("psf", "photom", "specwcs"):
         meta.exposure.type = _EXP_TYPES["FULL"]
         meta.exposure.p_exptype = "".join(f"{name}|" for name in _EXP_TYPES.values())
-    model.save(path)
-    model.close()
-    return path
+    return save_model(model, path)
 
 
 def build_transform() -> Model:

@@ -17,6 +17,7 @@ from .layers import PixelPattern, Scene
 from .layers_imaging import KnownStars, UndispersedSky, compute_star_profile
 from .references import fill_reference
 from .references_lrs import build_transform
+from .saving import save_model
 from .setups import Setup, make_imaging_setup, make_lrs_setup
 from .star_lrs import PIXEL_SR, StarTrace
 from .writers import write_association, write_rate
@@ -477,9 +478,7 @@ def _write_apcorr(folder: Path, filters: Sequence[str]) -> Path:
     fill_reference(model, path, "apcorr", "MIRIMAGE")
     model.meta.exposure.type = "MIR_IMAGE"
     model.meta.instrument.band = "N/A"
-    model.save(path)
-    model.close()
-    return path
+    return save_model(model, path)
 
 
 def _sum_energy(fwhm: float) -> Callable[[float], float]:

@@ -15,6 +15,7 @@ from ..detectors import get_detector
 from .defects import Defects
 from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
 from .layers import Scene
+from .saving import save_model
 
 __all__ = ["write_association", "write_ramp", "write_rate", "write_rateints"]
 
@@ -112,10 +113,7 @@ def _save(model: JwstDataModel, path: str | Path, spec: ExposureSpec, suffix: st
     _fill_exposure(model, spec)
     _fill_pointing(model, spec)
     model.meta.filename = path.name
-    with replace_whole(path) as temporary:
-        model.save(temporary)
-    model.close()
-    return path
+    return save_model(model, path)
 
 
 def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +17,7 @@ from stpipe import config_parser, crds_client
 from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
+from ..atomic import make_hidden_folder
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
@@ -133,8 +133,14 @@ class TvBadPixStep(Step):
     def stage(self, folder: Path) -> Path:
         """Make the folder in which products wait for each other."""
         if self._staging is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._staging = Path(tempfile.mkdtemp(prefix=".tvbadpix-", dir=folder))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._staging = make_hidden_folder(folder)
+            except OSError as error:
+                raise ProductError(
+                    f"expected a folder that can be written to, found {folder}: "
+                    f"{error.strerror}; choose another output_dir"
+                ) from error
         return self._staging
 
     def _output_folder(self) -> Path:
