@@ -45,8 +45,11 @@ class ArrayStack:
         rate = self.rate if looks is None else self.rate[looks]
         return rate[:, start - CORNER[0] : stop - CORNER[0]]
 
-    def read_look(self, look):
-        return self.rate[look], 0 if self.hidden is None else int(self.hidden[look].sum())
+    def read_look(self, look, rows=None, core=None):
+        rows = rows or slice(*self.window[:2])
+        hidden = np.zeros(self.rate.shape, bool) if self.hidden is None else self.hidden
+        own = slice(rows.start - CORNER[0], rows.stop - CORNER[0])
+        return self.rate[look, own], int(hidden[look, own][core or slice(None)].sum())
 
     def row_blocks(self, *, halo):
         y0, y1, x0, _ = self.window

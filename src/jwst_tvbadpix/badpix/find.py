@@ -1,7 +1,7 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol
@@ -20,13 +20,14 @@ from .candidates import (
     divide_time,
     find_images,
     make_decoys,
-    select_candidates,
 )
 from .histories import PixelStates, join_pixels, solve_states
+from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .outofcore import (
     KEPT,
+    LookStack,
     Search,
     Shelf,
     hash_parts,
@@ -61,7 +62,7 @@ _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
 _NEARLY = 2.0
 # Values (pixel, look) solved at once.
-_VALUES_AT_ONCE = 160_000
+_VALUES_AT_ONCE = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +108,12 @@ class Settings:
                 )
 
 
-class _Stack(Protocol):
+class _Stack(LookStack, Protocol):
     """What is asked of a stack of exposures (`jwst_tvbadpix.exposures.ExposureStack`)."""
 
     @property
-    def window(self) -> tuple[int, int, int, int]: ...
-
-    @property
-    def row_ranges(self) -> tuple[tuple[int, int], ...]: ...
-
-    def read_rows(self, start: int, stop: int) -> np.ndarray: ...
-
-    def row_blocks(self, *, halo: int) -> Iterator[Any]: ...
+    def row_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows (first, last + 1) that were read out together, each once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +183,7 @@ def find_histories(
 
     Parameters
     ----------
-    stack : object with `window`, `read_rows` and `row_blocks`
+    stack : object with `window`, `row_ranges`, `read_rows` and `read_look`
         Exposures of one detector, see `jwst_tvbadpix.exposures.ExposureStack`.
     mid_mjd : ndarray of float64, shape (n_looks,)
         Mid-times of the looks [MJD], increasing; all equal for looks that have no order.
@@ -199,9 +194,9 @@ def find_histories(
         Called with (rows done, rows in all).
     open_shelf : callable, optional
         Given a hash of what the evidence depends on, opens the shelf on which it is kept; see
-        `outofcore`. Without it all is done in memory, a block of rows at a time.
+        `outofcore`. Without it all is done in memory, a tile of rows at a time.
     max_bytes : int
-        Memory for the rows that are read back from the shelf.
+        Memory for tiles of rows and what is made of them.
 
     Returns
     -------
@@ -291,11 +286,13 @@ def _search(
     """Search in memory or on a shelf; that, and the surroundings, where there is one."""
     halo = _find_halo(settings)
     if open_shelf is None:
-        return _search_blocks(stack, noise, used, halo, axes, progress), None, None
-    readable: Any = stack  # beyond what the search in memory asks of it, look by look
-    around = survey_surroundings(readable, noise, used, halo, axes)
+        found = search_in_memory(
+            stack, noise, used, halo, axes, max_bytes=max_bytes // 5, progress=progress
+        )
+        return found, None, None
+    around = survey_surroundings(stack, noise, used, halo, axes)
     shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
-    looks = shelve_looks(readable, shelf, noise, around, axes)
+    looks = shelve_looks(stack, shelf, noise, around, axes)
     found = search_shelf(looks, used, noise, around, max_bytes=max_bytes, progress=progress)
     return found, shelf, around
 
@@ -373,41 +370,6 @@ def _tell(usability: Usability) -> str:
         reason for reason, used in zip(usability.reason, usability.used, strict=True) if not used
     }
     return f" ({'; '.join(sorted(reasons))})" if reasons else ""
-
-
-def _search_blocks(
-    stack: _Stack,
-    noise: NoiseModel,
-    used: np.ndarray,
-    halo: int,
-    axes: dict[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> Search:
-    """Go through the rows, a block at a time."""
-    y0, y1, x0, x1 = stack.window
-    n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
-    n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
-    n_hidden = np.zeros_like(n_pixels)
-    parts: list[tuple[Candidates, Control]] = []
-
-    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, tuple[Candidates, Control]]:
-        rate = block.rate
-        if not used.all():
-            rate = np.where(used[:, None, None], rate, np.float32(np.nan))
-        evidence = np.isfinite(rate[:, block.core])
-        found = select_candidates(rate, block.core, block.y, block.x, noise, axes)
-        return block.y + block.core.start - y0, evidence, block.hidden, found
-
-    for first, evidence, hidden, part in map_in_threads(select, stack.row_blocks(halo=halo)):
-        last = first + evidence.shape[1]
-        n_evidence[first:last] = evidence.sum(axis=0)
-        n_pixels += evidence.sum(axis=(1, 2))
-        n_hidden += hidden
-        parts.append(part)
-        if progress:
-            progress(last, y1 - y0)
-    candidates, controls = zip(*parts, strict=True)
-    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
 
 
 def _place(
