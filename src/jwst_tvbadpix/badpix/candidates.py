@@ -6,6 +6,7 @@ from typing import Any
 import bottleneck as bn
 import numpy as np
 
+from ..parallel import map_in_threads
 from .histories import join_pixels
 from .noise import NoiseModel, compute_excess, compute_variance
 from .odds import shuffle_looks
@@ -480,8 +481,8 @@ def make_decoys(
     flat = replace(flat, sigma_offset=flat.sigma_offset[0], sigma_response=flat.sigma_response[0])
     standardised = fit.standardised.reshape(n_looks, -1)[:, own].astype(np.float32)
     usable = usable[:, own]
-    parts = []
-    for copy in range(n_copies):
+
+    def draw(copy: int) -> Candidates:
         rng = np.random.default_rng([seed, copy])
         error = shuffle_looks(standardised, usable, visits, rng) * np.sqrt(flat.variance)
         offset, response = rng.standard_normal((2, own.size), np.float32)
@@ -489,7 +490,9 @@ def make_decoys(
         decoys = replace(flat, residual=np.where(usable, error, np.nan).astype(np.float32))
         chosen, _ = _choose(decoys)
         n = int(chosen.sum())
-        parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
+        return decoys.take(chosen, np.full(n, copy), np.zeros(n, int))
+
+    parts = list(map_in_threads(draw, range(n_copies)))
     return join_pixels(parts), own.size * n_copies
 
 

@@ -211,6 +211,7 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
+    columns = _choose_columns(stack, strips, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes)
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress
@@ -220,7 +221,7 @@ def find_histories(
     solve = make_solver(mid_mjd, usability, settings)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
-    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
+    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips, columns)
     calibration, expected_false = _calibrate(
         candidates,
         states,
@@ -377,12 +378,13 @@ def _place(
     chosen: np.ndarray,
     window: tuple[int, int, int, int],
     strips: Sequence[tuple[int, int]],
+    columns: slice,
 ) -> np.ndarray:
-    """Mark chosen candidates among the rows of the strips: bool (n_rows, nx)."""
+    """Mark chosen candidates among the pixels of the sample: bool (n_rows, n_columns)."""
     y0, y1, x0, x1 = window
     plane = np.zeros((y1 - y0, x1 - x0), bool)
     plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
-    return np.concatenate([plane[start - y0 : stop - y0] for start, stop in strips])
+    return np.concatenate([plane[start - y0 : stop - y0, columns] for start, stop in strips])
 
 
 def _calibrate(
@@ -468,11 +470,19 @@ def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
     return sorted(strips)
 
 
+def _choose_columns(stack: _Stack, strips: Sequence[tuple[int, int]], n_looks: int) -> slice:
+    """Choose columns of the strips, all or every n-th: so many looks need fewer pixels of each."""
+    x0, x1 = stack.window[2:]
+    values = n_looks * (x1 - x0) * sum(stop - start for start, stop in strips)
+    return slice(None, None, max(1, values // _SAMPLE_VALUES))
+
+
 def _sample(
     stack: _Stack, strips: Sequence[tuple[int, int]], halo: int, axes: dict[str, Any]
 ) -> AxisResiduals:
-    """Subtract the medians from sample strips, halo removed."""
+    """Subtract the medians from sample strips, halo removed; of many looks, of some columns."""
     y0, y1 = stack.window[:2]
+    columns = _choose_columns(stack, strips, len(axes["dispersion_axes"]))
 
     def compute(strip: tuple[int, int]) -> list[np.ndarray]:
         start, stop = strip
@@ -480,7 +490,7 @@ def _sample(
         rate = stack.read_rows(first, min(y1, stop + halo))
         medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **axes)
         core = slice(start - first, stop - first)
-        return [getattr(medians, f.name)[:, core] for f in fields(medians)]
+        return [getattr(medians, f.name)[:, core, columns].copy() for f in fields(medians)]
 
     parts = zip(*map_in_threads(compute, strips), strict=True)
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
