@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 # Values in the sample that the noise is measured from; strips of each range of rows, and their
 # least and largest height.
 _SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
+# Looks of a strip that are held at once.
+_LOOKS_AT_ONCE = 64
 # Decoys made: twice the pixels, within these limits.
 _N_DECOYS = (60_000, 300_000)
 # A candidate of this score is bad beyond doubt, and no example of a good pixel.
@@ -482,15 +484,20 @@ def _sample(
 ) -> AxisResiduals:
     """Subtract the medians from sample strips, halo removed; of many looks, of some columns."""
     y0, y1 = stack.window[:2]
-    columns = _choose_columns(stack, strips, len(axes["dispersion_axes"]))
+    n_looks = len(axes["dispersion_axes"])
+    columns = _choose_columns(stack, strips, n_looks)
 
     def compute(strip: tuple[int, int]) -> list[np.ndarray]:
         start, stop = strip
         first = max(y0, start - halo)
-        rate = stack.read_rows(first, min(y1, stop + halo))
-        medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **axes)
         core = slice(start - first, stop - first)
-        return [getattr(medians, f.name)[:, core, columns].copy() for f in fields(medians)]
+        parts = []
+        for looks in np.array_split(np.arange(n_looks), -(-n_looks // _LOOKS_AT_ONCE)):
+            rate = stack.read_rows(first, min(y1, stop + halo), looks.tolist())
+            own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
+            medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **own)
+            parts.append([getattr(medians, f.name)[:, core, columns] for f in fields(medians)])
+        return [np.concatenate(planes) for planes in zip(*parts, strict=True)]
 
     parts = zip(*map_in_threads(compute, strips), strict=True)
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
