@@ -22,7 +22,7 @@ __all__ = ["search_in_memory"]
 
 # Most rows of a tile, and values (pixel, look) of a piece of it that is tested at once: more are
 # not quicker. Fewest pixels of a piece.
-_TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 4096
+_TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 1024
 # Rows beyond a window that the evidence of a pixel depends on: an image may show a star there.
 _STAR_ROWS = 1
 
