@@ -97,7 +97,9 @@ def search_in_memory(
                 pass
             flat = tile.reshape(len(used), 3, -1)
             for first in range(0, flat.shape[-1], step):
-                yield (start - y0) * (x1 - x0) + first, flat[..., first : first + step]
+                # A copy: a piece that is still worked on shall not hold the tile.
+                yield (start - y0) * (x1 - x0) + first, flat[..., first : first + step].copy()
+            del tile, flat
             if progress:
                 progress(stop - y0, y1 - y0)
 
