@@ -5,9 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from jwst_tvbadpix.badpix import Control, PixelHistories, Settings, find_histories
-from jwst_tvbadpix.badpix.candidates import compute_sigma
+from jwst_tvbadpix.badpix.candidates import (
+    choose_looks,
+    choose_some,
+    compute_sigma,
+    divide_time,
+    measure_surroundings,
+    weigh_looks,
+)
 from jwst_tvbadpix.badpix.noise import NoiseModel, fit_noise
 from jwst_tvbadpix.badpix.odds import Calibration
+from jwst_tvbadpix.badpix.outofcore import split_piece
 from jwst_tvbadpix.badpix.residuals import compute_residuals
 from jwst_tvbadpix.badpix.usability import Usability
 
@@ -45,8 +53,11 @@ class ArrayStack:
         rate = self.rate if looks is None else self.rate[looks]
         return rate[:, start - CORNER[0] : stop - CORNER[0]]
 
-    def read_look(self, look):
-        return self.rate[look], 0 if self.hidden is None else int(self.hidden[look].sum())
+    def read_look(self, look, rows=None, core=None):
+        rows = rows or slice(*self.window[:2])
+        hidden = np.zeros(self.rate.shape, bool) if self.hidden is None else self.hidden
+        own = slice(rows.start - CORNER[0], rows.stop - CORNER[0])
+        return self.rate[look, own], int(hidden[look, own][core or slice(None)].sum())
 
     def row_blocks(self, *, halo):
         y0, y1, x0, _ = self.window
@@ -57,6 +68,18 @@ class ArrayStack:
             core = slice(start - first, stop - first)
             count = hidden[:, start - y0 : stop - y0].sum(axis=(1, 2))
             yield Block(self.read_rows(first, last), first, x0, core, count)
+
+
+def select(rate, core, y, x, noise, axes):
+    """Search the core rows of a block at once: the candidates, and the control sample."""
+    part = divide_time(len(rate))
+    some = choose_some(len(rate))
+    own = rate[some], core, choose_looks(noise, some), axes, some, part
+    whole = measure_surroundings(own[0], slice(None), *own[2:])
+    values = weigh_looks(rate, noise, axes, whole, part)[:, :, core]
+    around = measure_surroundings(*own)
+    window = y + core.start, y + core.stop, x, x + rate.shape[2]
+    return split_piece(0, values.reshape(len(rate), 3, -1), noise, around, window)[:2]
 
 
 def find(rate, mjd, *, axes=2, rows=64, hidden=None, **kwargs):

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from arrays import CORNER, find, flag_cube, measure
+from arrays import CORNER, find, flag_cube, measure, select
 from scipy.ndimage import gaussian_filter
 
 from jwst_tvbadpix.badpix.candidates import (
@@ -12,7 +12,6 @@ from jwst_tvbadpix.badpix.candidates import (
     _measure_corners,
     is_control,
     make_decoys,
-    select_candidates,
 )
 from jwst_tvbadpix.badpix.histories import join_pixels
 from jwst_tvbadpix.badpix.noise import NoiseModel
@@ -91,7 +90,7 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         sigma_response=1e-3,
         n_used=np.full(N_LOOKS, y.size),
     )
-    whole = select_candidates(rate, slice(0, 64), *CORNER, noise, AXES)
+    whole = select(rate, slice(0, 64), *CORNER, noise, AXES)
     assert whole[0].y.size > 500
     assert 5 < whole[1].y.size < 0.02 * y.size
     halo = compute_halo(11, 9) + reach
@@ -100,7 +99,7 @@ def test_a_block_needs_rows_for_its_corners_too(reach, enough):
         first, last = max(0, start - halo), min(64, start + 8 + halo)
         core, corner = slice(start - first, start - first + 8), (CORNER[0] + first, CORNER[1])
         block = np.ascontiguousarray(rate[:, first:last])
-        parts.append(select_candidates(block, core, *corner, noise, AXES))
+        parts.append(select(block, core, *corner, noise, AXES))
     same = [
         np.array_equal(getattr(join_pixels(joined), f.name), getattr(one, f.name))
         for one, joined in zip(whole, zip(*parts, strict=True), strict=True)
@@ -197,7 +196,7 @@ def count_decoys(found, noise, bad, **kwargs):
 
 def test_decoys_are_chosen_as_often_as_good_pixels(sky):
     rate, found, noise = sky
-    chosen = select_candidates(rate, slice(0, SHAPE[0]), *CORNER, noise, AXES)[0].y.size
+    chosen = select(rate, slice(0, SHAPE[0]), *CORNER, noise, AXES)[0].y.size
     decoys, n = count_decoys(found, noise, np.zeros(SHAPE, bool))
     assert n == 4 * rate[0].size
     expected = decoys.y.size / 4

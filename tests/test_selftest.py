@@ -240,10 +240,12 @@ def test_injected_stack_adds_the_signal_once_everywhere(rate, injection):
     expected = rate.copy()
     expected[:, drawn.y - CORNER[0], drawn.x - CORNER[1]] += drawn.signal
     stack = selftest._InjectedStack(ArrayStack(rate, rows=50), drawn)
-    for block in stack.row_blocks(halo=10):
-        first = block.y - CORNER[0]
-        np.testing.assert_array_equal(block.rate, expected[:, first : first + block.rate.shape[1]])
     y0, y1 = stack.window[:2]
+    for look in (0, 5):
+        np.testing.assert_array_equal(stack.read_look(look)[0], expected[look])
+        some = stack.read_look(look, slice(y0 + 7, y0 + 30))[0]
+        np.testing.assert_array_equal(some, expected[look, 7:30])
+    np.testing.assert_array_equal(stack.read_rows(y0, y1, [3, 1]), expected[[3, 1]])
     np.testing.assert_array_equal(stack.read_rows(y0, y1), expected)
     np.testing.assert_array_equal(stack.read_rows(y0 + 7, y0 + 30), expected[:, 7:30])
 

@@ -318,7 +318,7 @@ def test_size_of_the_row_blocks_changes_nothing(programme, made, monkeypatch):
         read.append((start, stop))
         return original(self, start, stop, core, looks)
 
-    monkeypatch.setitem(ExposureStack.row_blocks.__kwdefaults__, "max_bytes", 100_000)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.inmemory._TILE_ROWS", 16)
     monkeypatch.setattr(ExposureStack, "_read", count)
     result = TimeVariableBadPixel.call(str(programme.association))
     assert max(stop - start for start, stop in read) < 100
@@ -490,7 +490,7 @@ def test_same_bytes_in_any_order_block_size_and_process(programme, folder, monke
     done = strun(OURS, *few, "--output_file=same", "--output_dir=one", cwd=folder, **epoch)
     assert done.returncode == 0, done.stderr
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    monkeypatch.setitem(ExposureStack.row_blocks.__kwdefaults__, "max_bytes", 100_000)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.inmemory._TILE_ROWS", 16)
     TimeVariableBadPixel.call(few[::-1], output_file="same", output_dir="two")
     one, two = (
         {path.name: path.read_bytes() for path in (folder / name).iterdir()}

@@ -179,6 +179,26 @@ def test_evidence_that_was_damaged_is_made_again_where_the_file_is_given(first, 
     assert read_products(found) == read_products(wanted)
 
 
+def test_masks_that_do_not_change_stay_as_they_are(whole, rates, tmp_path, monkeypatch):
+    """An exposure once more, at another time; one mask is damaged, one has lost its twin."""
+    out, store = tmp_path / "out", whole.parent / "empty"
+    shutil.copytree(whole, out)
+    before = read_products(whole)
+    masks = sorted(name for name in before if name.endswith(".fits"))
+    assert len(masks) > 2
+    os.truncate(out / masks[0], 9000)
+    (out / masks[1]).with_suffix(".asdf").unlink()
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1767225700")
+    update(whole, [rates[0]], out, history=out / HISTORY, store=store)
+    after = read_products(out)
+    assert sorted(after) == sorted(before)
+    changed = {os.path.splitext(name)[0] for name in after if after[name] != before[name]}
+    assert changed == {os.path.splitext(name)[0] for name in (HISTORY, *masks[:2])}
+    for name in masks[:2]:
+        with fits.open(out / name) as made, fits.open(whole / name) as wanted:
+            np.testing.assert_array_equal(made["DQ"].data, wanted["DQ"].data)
+
+
 def test_recalibration_is_a_run_of_its_own(first, rates, tmp_path):
     found = update(first, rates, tmp_path / "a", store="", recalibrate=True)
     wanted = run(

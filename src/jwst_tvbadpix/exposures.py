@@ -146,10 +146,22 @@ class ExposureStack:
         """
         return self._read(start, stop, slice(0, 0), looks)[0]
 
-    def read_look(self, look: int) -> tuple[np.ndarray, int]:
-        """Read one look: its rates in the window as `read_rows`, and what a mask hid in it."""
-        y0, y1 = self.window[:2]
-        rate, hidden = self._read(y0, y1, slice(0, y1 - y0), (look,))
+    def read_look(
+        self, look: int, rows: slice | None = None, core: slice | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Read one look: rates as `read_rows`, and what a mask hid (see `RowBlock`).
+
+        Parameters
+        ----------
+        look : int
+        rows : slice, optional
+            Rows of the full frame; all of the window by default.
+        core : slice, optional
+            Those of them in which what is hidden is counted; all by default.
+        """
+        rows = rows or slice(*self.window[:2])
+        core = core or slice(0, rows.stop - rows.start)
+        rate, hidden = self._read(rows.start, rows.stop, core, (look,))
         return rate[0], int(hidden[0])
 
     def _read(

@@ -7,7 +7,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from .errors import InputError
 from .files import compute_sha256, read_association
 from .headers import KEYWORDS
+from .parallel import map_in_threads
 
 __all__ = ["Scan", "Source", "scan_exposures"]
 
@@ -191,7 +192,8 @@ def scan_exposures(inputs: Any) -> list[Scan]:
     InputError
         A file or association cannot be read, is truncated, or holds no such product.
     """
-    return _join_segments(_scan(item) for item in _expand(inputs))
+    scans = (_scan(item) for item in _expand(inputs))
+    return _join_segments(map_in_threads(_add_checksum, scans))
 
 
 def _expand(inputs: Any) -> Iterator[Any]:
@@ -287,11 +289,8 @@ def _scan_fits(path: Path) -> Scan:
             integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
             plain = {"SCI", "DQ"} <= set(planes) and not compressed
             places = _find_planes(hdus) if plain else None
-        checksum = compute_sha256(path)
     except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
-        raise InputError(
-            f"expected a FITS rate product, found {path}: {error}; check the path and the download"
-        ) from error
+        raise _refuse_file(path, error) from error
     if needed > size and not compressed:
         raise InputError(
             f"expected {needed} bytes in {path}, found {size}: the file is truncated; "
@@ -314,7 +313,23 @@ def _scan_fits(path: Path) -> Scan:
             " make the product again"
         )
     source = _FitsSource(path.absolute(), planes["SCI"], places)
-    return Scan(path.name, checksum, keywords, source, partial(_load_wcs, path))
+    return Scan(path.name, "", keywords, source, partial(_load_wcs, path))
+
+
+def _refuse_file(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"expected a FITS rate product, found {path}: {error}; check the path and the download"
+    )
+
+
+def _add_checksum(scan: Scan) -> Scan:
+    """Take the checksum of a file, if it has none yet."""
+    if scan.sha256 or not isinstance(scan.source, _FitsSource):
+        return scan
+    try:
+        return replace(scan, sha256=compute_sha256(scan.source.path))
+    except OSError as error:
+        raise _refuse_file(scan.source.path, error) from error
 
 
 def _load_wcs(path: Path) -> Any:

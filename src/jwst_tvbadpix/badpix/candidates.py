@@ -6,6 +6,7 @@ from typing import Any
 import bottleneck as bn
 import numpy as np
 
+from ..parallel import map_in_threads
 from .histories import join_pixels
 from .noise import NoiseModel, compute_excess, compute_variance
 from .odds import shuffle_looks
@@ -28,7 +29,6 @@ __all__ = [
     "make_decoys",
     "measure_surroundings",
     "probe_later",
-    "select_candidates",
     "split_pixels",
     "weigh_looks",
 ]
@@ -221,7 +221,7 @@ def weigh_looks(
     Returns
     -------
     ndarray of float32, shape (n_looks, 3, ny, nx)
-        Residual, local level and variance, as `select_candidates` has them.
+        Residual, local level [DN/s] and variance of the residual [(DN/s)^2].
     """
     found = compare_looks(rate, noise, axes, surroundings.outcast)
     images = find_images(axes)
@@ -361,9 +361,12 @@ def find_outcasts(
     outcast_then : ndarray of bool, shape (n_parts, ny, nx)
         The same in each part of the time; none without `part`.
     """
-    own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
-    rough = compute_residuals(rate, np.zeros(rate.shape[1:], bool), **own)
-    z = rough.residual / compute_sigma(noise, rough)
+    nobody = np.zeros(rate.shape[1:], bool)
+    z = np.empty_like(rate)
+    for k, look in enumerate(looks):
+        one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
+        rough = compute_residuals(rate[[k]], nobody, **one)
+        z[k] = (rough.residual / compute_sigma(choose_looks(noise, np.array([k])), rough))[0]
     outcast = np.abs(bn.nanmedian(z, axis=0)) > _EXCLUDE
     n_parts = 0 if part is None else int(part.max()) + 1
     then = np.zeros((n_parts, *outcast.shape), bool)
@@ -377,8 +380,15 @@ def compare_looks(
     rate: np.ndarray, noise: NoiseModel, axes: dict[str, Any], outcast: np.ndarray
 ) -> LocalResiduals:
     """Compute the residuals of looks, given who is nobody's neighbour."""
-    medians = subtract_medians(rate, outcast, **axes)
-    return combine_axes(medians, compute_sigma(noise, combine_axes(medians)))
+    planes = np.empty((3, *rate.shape), np.float32)
+    # One by one: what is made of a look stays in the processor's cache.
+    for k, axis in enumerate(axes["dispersion_axes"]):
+        own = np.array([k])
+        medians = subtract_medians(rate[own], outcast, **{**axes, "dispersion_axes": [axis]})
+        sigma = compute_sigma(choose_looks(noise, own), combine_axes(medians))
+        found = combine_axes(medians, sigma)
+        planes[:, k] = found.residual[0], found.local[0], found.spread[0]
+    return LocalResiduals(*planes)
 
 
 def _measure_corners(level: np.ndarray) -> np.ndarray:
@@ -398,36 +408,6 @@ def _measure_corners(level: np.ndarray) -> np.ndarray:
         )
         change.append(np.maximum(np.abs(level - before), np.abs(after - level)))
     return np.minimum(*change)
-
-
-def select_candidates(
-    rate: np.ndarray, core: slice, y: int, x: int, noise: NoiseModel, axes: dict[str, Any]
-) -> tuple[Candidates, Control]:
-    """Compute the residuals of a block and keep the pixels worth a closer look.
-
-    Of the others with evidence 1 % are drawn as control sample.
-
-    Parameters
-    ----------
-    rate : ndarray of float32, shape (n_looks, ny, nx)
-        Count rates, halo included [DN/s]; NaN = no evidence.
-    core : slice
-        Rows without the halo.
-    y, x : int
-        Full-frame position of ``rate[:, 0, 0]``.
-    noise : NoiseModel
-    axes : dict
-        Dispersion axes and windows, for `compute_residuals`.
-    """
-    images = find_images(axes)
-    some = choose_some(len(rate))
-    part = divide_time(len(rate)) if images.size else None
-    outcast, outcast_then = find_outcasts(rate[some], choose_looks(noise, some), axes, some, part)
-    found = compare_looks(rate, noise, axes, outcast)
-    for_a_time = None if part is None else outcast_then[part]
-    pixels = _weigh(noise, found, images, core, for_a_time)
-    own = np.indices(pixels.residual.shape[1:]) + np.array([y + core.start, x])[:, None, None]
-    return split_pixels(pixels, own[0], own[1])[:2]
 
 
 def split_pixels(
@@ -501,8 +481,8 @@ def make_decoys(
     flat = replace(flat, sigma_offset=flat.sigma_offset[0], sigma_response=flat.sigma_response[0])
     standardised = fit.standardised.reshape(n_looks, -1)[:, own].astype(np.float32)
     usable = usable[:, own]
-    parts = []
-    for copy in range(n_copies):
+
+    def draw(copy: int) -> Candidates:
         rng = np.random.default_rng([seed, copy])
         error = shuffle_looks(standardised, usable, visits, rng) * np.sqrt(flat.variance)
         offset, response = rng.standard_normal((2, own.size), np.float32)
@@ -510,7 +490,9 @@ def make_decoys(
         decoys = replace(flat, residual=np.where(usable, error, np.nan).astype(np.float32))
         chosen, _ = _choose(decoys)
         n = int(chosen.sum())
-        parts.append(decoys.take(chosen, np.full(n, copy), np.zeros(n, int)))
+        return decoys.take(chosen, np.full(n, copy), np.zeros(n, int))
+
+    parts = list(map_in_threads(draw, range(n_copies)))
     return join_pixels(parts), own.size * n_copies
 
 

@@ -1,14 +1,14 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import EvidenceError, TvBadPixError
-from ..parallel import THREADS, Engine, map_in_threads
+from ..parallel import THREADS, Engine
 from .block import CalibrationBlock
 from .candidates import (
     CORNER_REACH,
@@ -19,13 +19,14 @@ from .candidates import (
     divide_time,
     find_images,
     make_decoys,
-    select_candidates,
 )
 from .histories import PixelStates, join_pixels, solve_states
+from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .outofcore import (
     KEPT,
+    LookStack,
     Search,
     Shelf,
     hash_parts,
@@ -51,6 +52,8 @@ log = logging.getLogger(__name__)
 # Values in the sample that the noise is measured from; strips of each range of rows, and their
 # least and largest height.
 _SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
+# Looks of a strip that are held at once.
+_LOOKS_AT_ONCE = 64
 # Decoys made: twice the pixels, within these limits.
 _N_DECOYS = (60_000, 300_000)
 # A candidate of this score is bad beyond doubt, and no example of a good pixel.
@@ -60,7 +63,7 @@ _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
 _NEARLY = 2.0
 # Values (pixel, look) solved at once.
-_VALUES_AT_ONCE = 160_000
+_VALUES_AT_ONCE = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +109,12 @@ class Settings:
                 )
 
 
-class _Stack(Protocol):
+class _Stack(LookStack, Protocol):
     """What is asked of a stack of exposures (`jwst_tvbadpix.exposures.ExposureStack`)."""
 
     @property
-    def window(self) -> tuple[int, int, int, int]: ...
-
-    @property
-    def row_ranges(self) -> tuple[tuple[int, int], ...]: ...
-
-    def read_rows(self, start: int, stop: int) -> np.ndarray: ...
-
-    def row_blocks(self, *, halo: int) -> Iterator[Any]: ...
+    def row_ranges(self) -> tuple[tuple[int, int], ...]:
+        """Ranges of rows (first, last + 1) that were read out together, each once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +185,7 @@ def find_histories(
 
     Parameters
     ----------
-    stack : object with `window`, `read_rows` and `row_blocks`
+    stack : object with `window`, `row_ranges`, `read_rows` and `read_look`
         Exposures of one detector, see `jwst_tvbadpix.exposures.ExposureStack`.
     mid_mjd : ndarray of float64, shape (n_looks,)
         Mid-times of the looks [MJD], increasing; all equal for looks that have no order.
@@ -199,9 +196,9 @@ def find_histories(
         Called with (rows done, rows in all).
     open_shelf : callable, optional
         Given a hash of what the evidence depends on, opens the shelf on which it is kept; see
-        `outofcore`. Without it all is done in memory, a block of rows at a time.
+        `outofcore`. Without it all is done in memory, a tile of rows at a time.
     max_bytes : int
-        Memory for the rows that are read back from the shelf.
+        Memory for tiles of rows and what is made of them.
     engine : Engine
         Where it is computed; only with a shelf may it be elsewhere than in this process.
 
@@ -218,6 +215,7 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
+    columns = _choose_columns(stack, strips, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes, engine)
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
@@ -227,7 +225,7 @@ def find_histories(
     solve = make_solver(mid_mjd, usability, settings, engine)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
-    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips)
+    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips, columns)
     calibration, expected_false = _calibrate(
         candidates,
         states,
@@ -294,11 +292,13 @@ def _search(
     """Search in memory or on a shelf; that, and the surroundings, where there is one."""
     halo = _find_halo(settings)
     if open_shelf is None:
-        return _search_blocks(stack, noise, used, halo, axes, progress), None, None
-    readable: Any = stack  # beyond what the search in memory asks of it, look by look
-    around = survey_surroundings(readable, noise, used, halo, axes, engine)
+        found = search_in_memory(
+            stack, noise, used, halo, axes, max_bytes=max_bytes // 5, progress=progress
+        )
+        return found, None, None
+    around = survey_surroundings(stack, noise, used, halo, axes, engine)
     shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
-    looks = shelve_looks(readable, shelf, noise, around, axes)
+    looks = shelve_looks(stack, shelf, noise, around, axes)
     found = search_shelf(
         looks, used, noise, around, max_bytes=max_bytes, progress=progress, engine=engine
     )
@@ -384,52 +384,18 @@ def _tell(usability: Usability) -> str:
     return f" ({'; '.join(sorted(reasons))})" if reasons else ""
 
 
-def _search_blocks(
-    stack: _Stack,
-    noise: NoiseModel,
-    used: np.ndarray,
-    halo: int,
-    axes: dict[str, Any],
-    progress: Callable[[int, int], None] | None,
-) -> Search:
-    """Go through the rows, a block at a time."""
-    y0, y1, x0, x1 = stack.window
-    n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
-    n_pixels = np.zeros(len(axes["dispersion_axes"]), np.int64)
-    n_hidden = np.zeros_like(n_pixels)
-    parts: list[tuple[Candidates, Control]] = []
-
-    def select(block: Any) -> tuple[int, np.ndarray, np.ndarray, tuple[Candidates, Control]]:
-        rate = block.rate
-        if not used.all():
-            rate = np.where(used[:, None, None], rate, np.float32(np.nan))
-        evidence = np.isfinite(rate[:, block.core])
-        found = select_candidates(rate, block.core, block.y, block.x, noise, axes)
-        return block.y + block.core.start - y0, evidence, block.hidden, found
-
-    for first, evidence, hidden, part in map_in_threads(select, stack.row_blocks(halo=halo)):
-        last = first + evidence.shape[1]
-        n_evidence[first:last] = evidence.sum(axis=0)
-        n_pixels += evidence.sum(axis=(1, 2))
-        n_hidden += hidden
-        parts.append(part)
-        if progress:
-            progress(last, y1 - y0)
-    candidates, controls = zip(*parts, strict=True)
-    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
-
-
 def _place(
     candidates: Candidates,
     chosen: np.ndarray,
     window: tuple[int, int, int, int],
     strips: Sequence[tuple[int, int]],
+    columns: slice,
 ) -> np.ndarray:
-    """Mark chosen candidates among the rows of the strips: bool (n_rows, nx)."""
+    """Mark chosen candidates among the pixels of the sample: bool (n_rows, n_columns)."""
     y0, y1, x0, x1 = window
     plane = np.zeros((y1 - y0, x1 - x0), bool)
     plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
-    return np.concatenate([plane[start - y0 : stop - y0] for start, stop in strips])
+    return np.concatenate([plane[start - y0 : stop - y0, columns] for start, stop in strips])
 
 
 def _calibrate(
@@ -515,6 +481,13 @@ def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
     return sorted(strips)
 
 
+def _choose_columns(stack: _Stack, strips: Sequence[tuple[int, int]], n_looks: int) -> slice:
+    """Choose columns of the strips, all or every n-th: so many looks need fewer pixels of each."""
+    x0, x1 = stack.window[2:]
+    values = n_looks * (x1 - x0) * sum(stop - start for start, stop in strips)
+    return slice(None, None, max(1, values // _SAMPLE_VALUES))
+
+
 def _sample(
     stack: _Stack,
     strips: Sequence[tuple[int, int]],
@@ -522,16 +495,22 @@ def _sample(
     axes: dict[str, Any],
     engine: Engine,
 ) -> AxisResiduals:
-    """Subtract the medians from sample strips, halo removed."""
+    """Subtract the medians from sample strips, halo removed; of many looks, of some columns."""
     y0, y1 = stack.window[:2]
+    n_looks = len(axes["dispersion_axes"])
+    columns = _choose_columns(stack, strips, n_looks)
 
     def compute(strip: tuple[int, int]) -> list[np.ndarray]:
         start, stop = strip
         first = max(y0, start - halo)
-        rate = stack.read_rows(first, min(y1, stop + halo))
-        medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **axes)
         core = slice(start - first, stop - first)
-        return [getattr(medians, f.name)[:, core] for f in fields(medians)]
+        parts = []
+        for looks in np.array_split(np.arange(n_looks), -(-n_looks // _LOOKS_AT_ONCE)):
+            rate = stack.read_rows(first, min(y1, stop + halo), looks.tolist())
+            own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
+            medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **own)
+            parts.append([getattr(medians, f.name)[:, core, columns] for f in fields(medians)])
+        return [np.concatenate(planes) for planes in zip(*parts, strict=True)]
 
     parts = zip(*engine.map(compute, strips), strict=True)
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))

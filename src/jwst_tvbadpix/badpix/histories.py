@@ -270,28 +270,29 @@ def _fit_levels(
         ratio, shift, error = np.full(bad.shape[1], 4.0), np.zeros_like(bad), None
     else:
         ratio, shift, error = before.ratio, before.shift, before.error
-    down_good = down_bad = np.ones_like(bad)
-    level = data.local
+    level, squared = data.local, data.local**2
+    full_good, full_bad = full * (1 - bad), full * bad
     for _ in range(2):
         variance = _bad_variance(data, shift, ratio)
+        weight, weight_bad = full_good, full_bad
         if error is not None:
-            down_good = _down_weight(error, data.variance)
-            down_bad = _down_weight(error - shift, variance)
-        weight_good = full * (1 - bad) * down_good
-        weight_bad = full * bad * down_bad * data.variance / variance
-        weight = weight_good + weight_bad
+            weight = full_good * _down_weight(error, data.variance)
+            weight_bad = full_bad * _down_weight(error - shift, variance)
+        weight_bad = weight_bad * data.variance / variance
+        weight = weight + weight_bad
+        levelled, shaped = weight * level, weight_bad * shape
         matrix = np.empty((bad.shape[1], 3, 3))
         matrix[:, 0, 0] = weight.sum(axis=0) + 1 / data.sigma_offset**2
-        matrix[:, 0, 1] = matrix[:, 1, 0] = (weight * level).sum(axis=0)
-        matrix[:, 1, 1] = (weight * level**2).sum(axis=0) + 1 / data.sigma_response**2
-        matrix[:, 0, 2] = matrix[:, 2, 0] = (weight_bad * shape).sum(axis=0)
-        matrix[:, 1, 2] = matrix[:, 2, 1] = (weight_bad * shape * level).sum(axis=0)
+        matrix[:, 0, 1] = matrix[:, 1, 0] = levelled.sum(axis=0)
+        matrix[:, 1, 1] = (weight * squared).sum(axis=0) + 1 / data.sigma_response**2
+        matrix[:, 0, 2] = matrix[:, 2, 0] = shaped.sum(axis=0)
+        matrix[:, 1, 2] = matrix[:, 2, 1] = (shaped * level).sum(axis=0)
         matrix[:, 2, 2] = (weight_bad * shape**2).sum(axis=0) + 1e-10
         vector = np.stack(
             [
                 (weight * data.residual).sum(axis=0),
-                (weight * level * data.residual).sum(axis=0),
-                (weight_bad * shape * data.residual).sum(axis=0),
+                (levelled * data.residual).sum(axis=0),
+                (shaped * data.residual).sum(axis=0),
             ],
             axis=-1,
         )

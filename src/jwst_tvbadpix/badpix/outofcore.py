@@ -11,8 +11,8 @@ What depends on what:
 * Given these, on one pixel alone: the quick tests, levels and states. Rows of all looks are read
   back in tiles that fit into the memory given. Only scores look at neighbours, among candidates.
 
-All of it is the arithmetic of `select_candidates`, element by element in the same order, so the
-result is that of the search in memory, bit for bit. What still grows with the looks: the sample
+All of it is the arithmetic of `inmemory`, element by element in the same order, so the result is
+that of the search in memory, bit for bit. What still grows with the looks: the sample
 strips (two rows of each, at most 12 strips), and the candidates, 20 bytes per pixel and look.
 """
 
@@ -43,6 +43,7 @@ from .candidates import (
 )
 from .histories import join_pixels
 from .noise import NoiseModel
+from .regression import BackgroundFit
 
 __all__ = [
     "KEPT",
@@ -54,6 +55,7 @@ __all__ = [
     "hash_parts",
     "search_shelf",
     "shelve_looks",
+    "split_piece",
     "survey_surroundings",
 ]
 
@@ -79,8 +81,10 @@ class LookStack(Protocol):
     def read_rows(self, start: int, stop: int, looks: Sequence[int] | None = None) -> np.ndarray:
         """Read full-frame rows of some looks."""
 
-    def read_look(self, look: int) -> tuple[np.ndarray, int]:
-        """Read the window of one look, and the number of pixels that a mask hid in it."""
+    def read_look(
+        self, look: int, rows: slice | None = None, core: slice | None = None
+    ) -> tuple[np.ndarray, int]:
+        """Read one look: rows of the full frame, and what a mask hid in `core` of them."""
 
 
 class Shelf(Protocol):
@@ -171,6 +175,35 @@ def survey_surroundings(
         np.concatenate([getattr(p, f.name) for p in parts], axis=-2) for f in fields(Surroundings)
     )
     return Surroundings(*planes)
+
+
+def split_piece(
+    start: int,
+    values: np.ndarray,
+    noise: NoiseModel,
+    surroundings: Surroundings,
+    window: tuple[int, int, int, int],
+) -> tuple[Candidates, Control, BackgroundFit]:
+    """Split pixels of the window, from the start-th on, as `split_pixels` does.
+
+    Parameters
+    ----------
+    start : int
+    values : ndarray of float32, shape (n_looks, 3, n_pixels)
+        Their evidence, see `weigh_looks`.
+    noise : NoiseModel
+    surroundings : Surroundings
+    window : tuple of int
+        (y0, y1, x0, x1) in the full frame.
+    """
+    y0, _, x0, x1 = window
+    own = np.arange(start, start + values.shape[-1])
+    priors = compute_priors(
+        noise, surroundings.structure.flat[own], surroundings.relative.flat[own]
+    )
+    residual, local, variance = (np.ascontiguousarray(values[:, k]) for k in range(3))
+    y, x = np.divmod(own, x1 - x0)
+    return split_pixels(Pixels(residual, local, variance, *priors), y + y0, x + x0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,15 +345,7 @@ def search_shelf(
     n_hidden = np.array([own["n_hidden"] for own in facts], np.int64)
 
     def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control, np.ndarray]:
-        start, values = piece
-        own = np.arange(start, start + values.shape[-1])
-        priors = compute_priors(
-            noise, surroundings.structure.flat[own], surroundings.relative.flat[own]
-        )
-        residual, local, variance = (np.ascontiguousarray(values[:, k]) for k in range(3))
-        pixels = Pixels(residual, local, variance, *priors)
-        y, x = np.divmod(own, x1 - x0)
-        candidates, control, fit = split_pixels(pixels, y + y0, x + x0)
+        candidates, control, fit = split_piece(*piece, noise, surroundings, looks.stack.window)
         return candidates, control, np.stack([fit.offset, fit.response])
 
     parts = []

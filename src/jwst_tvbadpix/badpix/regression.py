@@ -1,8 +1,11 @@
 """The relation of each pixel to the background level: an offset and a response."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
+
+from ..parallel import map_in_threads
 
 __all__ = ["BackgroundFit", "fit_background"]
 
@@ -11,6 +14,8 @@ _CLIP = 3.0
 # Mean of these weights for Gaussian noise: without it errors would come out 10 % too large, and
 # the widths that `fit_noise` takes from them too small.
 _MEAN_WEIGHT = 0.845
+# Values (pixel, look) fitted at once: more do not fit into the processor's cache.
+_PIECE_VALUES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,41 @@ def fit_background(
     fit with leverage h_k = w_k (c - 2 b M_k + a M_k^2) / D and its residual is divided by
     sqrt(1 - h_k).
     """
+    pixels, n = residual.shape[1:], residual[0].size
+    planes = [values.reshape(len(residual), n) for values in (residual, local, variance)]
+    # A prior for each pixel, or one for all, which keeps its own type.
+    priors = [
+        prior.ravel() if isinstance(prior, np.ndarray) else prior
+        for prior in (sigma_offset, sigma_response)
+    ]
+    edges = np.linspace(0, n, max(1, residual.size // _PIECE_VALUES) + 1).astype(int)
+
+    def solve(edge: tuple[int, int]) -> BackgroundFit:
+        own = slice(*edge)
+        return _fit(
+            *(values[:, own] for values in planes),
+            *(prior[own] if isinstance(prior, np.ndarray) else prior for prior in priors),
+            n_iterations=n_iterations,
+        )
+
+    parts = list(map_in_threads(solve, pairwise(edges)))
+    joined = (
+        np.concatenate([getattr(part, f.name) for part in parts], axis=-1)
+        for f in fields(BackgroundFit)
+    )
+    return BackgroundFit(*(values.reshape(*values.shape[:-1], *pixels) for values in joined))
+
+
+def _fit(
+    residual: np.ndarray,
+    local: np.ndarray,
+    variance: np.ndarray,
+    sigma_offset: np.ndarray | float,
+    sigma_response: np.ndarray | float,
+    *,
+    n_iterations: int,
+) -> BackgroundFit:
+    """Fit pixels at once; axis 0 = look, axis 1 = pixel."""
     evidence = np.isfinite(residual)
     r = np.where(evidence, residual, 0)
     level = np.where(evidence, local, 0)

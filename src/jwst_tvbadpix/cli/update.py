@@ -12,6 +12,8 @@ _EPILOG = """\
 Settings, base mask, events and calibration (noise tables, neighbour exclusions,
 threshold) are those of the history, so that the result does not depend on the
 order in which exposures came. A corrected version of an exposure replaces it.
+A mask in DIR whose date and flags do not change stays as it is, also in what it
+says of the exposures.
 The last line is a summary.
 
 examples:

@@ -24,12 +24,14 @@ from .photom import (
 from .photom_mrs import read_mrs_wavelengths
 from .series import (
     MaskSeries,
+    PlannedMask,
     build_mask_at,
     build_mask_series,
     compose_dq,
     iterate_masks,
     list_series,
     list_useafter,
+    plan_mask_series,
 )
 from .starflat import StarFlatModel, build_star_flat_model, list_tables, read_star_flat
 from .twins import rename_all, write_asdf, write_twins
@@ -44,6 +46,7 @@ __all__ = [
     "FlatSelection",
     "MaskSeries",
     "PhotomHeader",
+    "PlannedMask",
     "StarFlatModel",
     "build_absflux_model",
     "build_badpix_history",
@@ -69,6 +72,7 @@ __all__ = [
     "list_useafter",
     "make_pedigree",
     "pack_block",
+    "plan_mask_series",
     "read_absflux",
     "read_history",
     "read_mask_dq",

@@ -1,7 +1,8 @@
 """The masks of a history: one series, or one per depth or frame, and the mask of any date."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bottleneck as bn
@@ -20,6 +21,7 @@ from .mask import build_mask
 
 __all__ = [
     "MaskSeries",
+    "PlannedMask",
     "build_mask_at",
     "build_mask_series",
     "compose_dq",
@@ -27,6 +29,7 @@ __all__ = [
     "iterate_masks",
     "list_series",
     "list_useafter",
+    "plan_mask_series",
 ]
 
 _LISTED_INPUTS = 50
@@ -302,10 +305,43 @@ def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> li
 
 def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[MaskModel]:
     """Build the masks of `build_mask_series` one by one: a series may not fit in memory."""
+    return (planned.build() for planned in plan_mask_series(history, name))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMask:
+    """A mask that is not built yet.
+
+    Attributes
+    ----------
+    filename : str
+        Of its ASDF file.
+    useafter : str
+        First moment of its validity (UTC).
+    paint : callable
+        Makes its flags: uint32, shape of the full frame, without the columns that IRS2 adds.
+    build : callable
+        Builds its model.
+    """
+
+    filename: str
+    useafter: str
+    paint: Callable[[], np.ndarray]
+    build: Callable[[], MaskModel]
+
+
+def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[PlannedMask]:
+    """List the masks of `build_mask_series` without building them."""
+    planned = []
     for series in list_series(history):
         rows, spans = _plan(history, series)
         for span in spans:
-            yield _build_span(history, series, rows, span, len(spans), name)
+            useafter = format_useafter(span.start_mjd)
+            paint = partial(_paint, history, rows, span.flagged, span.advised)
+            build = partial(_build_span, history, series, rows, span, len(spans), name)
+            file = _name_mask(history, series, useafter, name)
+            planned.append(PlannedMask(file, useafter, paint, build))
+    return planned
 
 
 def _build_span(
@@ -350,7 +386,7 @@ def _build_span(
         readpatt=series.readpatt or None,
         ngroups=series.ngroups,
     )
-    mask.meta.filename = _name_mask(name, mask, series.depth)
+    mask.meta.filename = _name_mask(history, series, useafter, name)
     return mask
 
 
@@ -378,11 +414,10 @@ def _explain(series: MaskSeries, settings: Mapping[str, Any]) -> list[str]:
     return entries
 
 
-def _name_mask(stem: str, mask: MaskModel, depth: str) -> str:
+def _name_mask(history: BadPixHistoryModel, series: MaskSeries, useafter: str, stem: str) -> str:
     """Name the ASDF file of a mask: what it is specific to, and its USEAFTER."""
-    meta = mask.meta
-    filters = getattr(meta.instrument, "p_filter", None) or str(meta.instrument.filter)
-    parts = [filters.removesuffix("|").replace("|", "-"), depth, str(meta.exposure.readpatt)]
+    filters = history.settings.instance["mask_filter"].removesuffix("|").replace("|", "-")
+    parts = [filters, series.depth, series.readpatt.partition("|")[0]]
     parts = [part for part in parts if part not in ("", "N/A")]
-    stamp = str(meta.useafter).replace("-", "").replace(":", "")
-    return "_".join([stem, meta.instrument.detector, *parts, "mask", stamp]) + ".asdf"
+    stamp = useafter.replace("-", "").replace(":", "")
+    return "_".join([stem, history.meta.instrument.detector, *parts, "mask", stamp]) + ".asdf"

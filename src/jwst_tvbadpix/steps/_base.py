@@ -57,6 +57,8 @@ class TvBadPixStep(Step):
     reference_file_types: ClassVar[list[str]] = []
 
     _staging: Path | None = None
+    # Products of an earlier run that are as this one would make them, and stay.
+    _unchanged: tuple[Path, ...] = ()
 
     @staticmethod
     def get_stpipe_loggers() -> tuple[str, ...]:
@@ -157,6 +159,8 @@ class TvBadPixStep(Step):
         rename_all([self._staging / name for name in names], paths)
         ends = " to ".join(dict.fromkeys((names[0], names[-1])))
         log.info("Saved %d files in %s: %s", len(names), folder, ends)
+        paths += self._unchanged
+        names += [path.name for path in self._unchanged]
         series = {name.partition("_mask_")[0] + "_mask_" for name in names if "_mask_" in name}
         older = sorted(
             path.name

@@ -1,20 +1,25 @@
 """Exposures added to a history, under its frozen calibration block."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
 from ..badpix import PixelHistories, Settings, update_histories
 from ..errors import InputError, StoreError
 from ..events import Events
 from ..exposures import ExposureRecord, ExposureStack, extend_exposures
-from ..refmodels import BadPixHistoryModel, BaseMask, read_history, unpack_block
+from ..parallel import map_in_threads
+from ..refmodels import BadPixHistoryModel, BaseMask, PlannedMask, read_history, unpack_block
 from ._base import show_progress
 from .time_variable_bad_pixel import TimeVariableBadPixel
 
@@ -26,10 +31,22 @@ log = logging.getLogger(__name__)
 _KEPT = ("dating", "mask_filter", "max_masks", "depth", "event_boost", "first_useafter")
 
 
+def _is_on_disk(folder: Path, mask: PlannedMask) -> bool:
+    """Whether both files of a mask are there, with its date and its flags."""
+    path = folder / mask.filename
+    try:
+        with fits.open(path.with_suffix(".fits"), memmap=False) as hdus:
+            dated = hdus[0].header["USEAFTER"] == mask.useafter
+            return path.is_file() and dated and np.array_equal(hdus["DQ"].data, mask.paint())
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
 class UpdateBadPixels(TimeVariableBadPixel):
     """Add exposures to a history: the step behind ``tvbadpix update``.
 
-    Settings, base mask and events are those of the history.
+    Settings, base mask and events are those of the history. A mask that is in the output folder
+    with the same date and flags is left as it is, with what it says of the exposures of its time.
     """
 
     class_alias = "update_bad_pixels"
@@ -69,6 +86,24 @@ class UpdateBadPixels(TimeVariableBadPixel):
     def _history(self) -> BadPixHistoryModel:
         assert self._old is not None
         return self._old
+
+    def _plan_masks(self, history: BadPixHistoryModel, name: str) -> list[PlannedMask]:
+        """List the masks whose flags are not yet those on disk: what was delivered stays so."""
+        planned = super()._plan_masks(history, name)
+        if not self.save_results:
+            return planned
+        folder = self._output_folder()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyUserWarning)  # truncated: it is made again
+            same = list(map_in_threads(partial(_is_on_disk, folder), planned))
+        kept = [mask.filename for mask, there in zip(planned, same, strict=True) if there]
+        files = [folder / file for file in kept]
+        self._unchanged = (*files, *(file.with_suffix(".fits") for file in files))
+        if kept:
+            log.info(
+                "%d of %d masks have not changed and stay as they are", len(kept), len(planned)
+            )
+        return [mask for mask, there in zip(planned, same, strict=True) if not there]
 
     def _open(self, inputs: tuple[Any, ...]) -> ExposureStack:
         if self.recalibrate:

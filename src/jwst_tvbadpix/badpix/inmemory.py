@@ -1,0 +1,110 @@
+"""The search with nothing kept on disk: tiles of rows of all looks, made when they are needed.
+
+The arithmetic is that of `outofcore`, and so is the result, bit for bit. Memory is that of a tile,
+of the sample strips and of the candidates; rows at the edges of tiles are read twice.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from ..parallel import map_in_threads
+from .candidates import Surroundings, choose_looks, divide_time, weigh_looks
+from .histories import join_pixels
+from .noise import NoiseModel
+from .outofcore import LookStack, Search, split_piece, survey_surroundings
+
+__all__ = ["search_in_memory"]
+
+# Most rows of a tile, and values (pixel, look) of a piece of it that is tested at once: more are
+# not quicker. Fewest pixels of a piece.
+_TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 1024
+# Rows beyond a window that the evidence of a pixel depends on: an image may show a star there.
+_STAR_ROWS = 1
+
+
+def search_in_memory(
+    stack: LookStack,
+    noise: NoiseModel,
+    used: np.ndarray,
+    halo: int,
+    axes: dict[str, Any],
+    *,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Search:
+    """Search tile by tile.
+
+    Parameters
+    ----------
+    stack : LookStack
+    noise : NoiseModel
+        Of all looks.
+    used : ndarray of bool, shape (n_looks,)
+        Looks that are evidence.
+    halo : int
+        Rows around a block that the surroundings of its pixels depend on.
+    axes : dict
+        Dispersion axes of all looks and windows, for `compute_residuals`.
+    max_bytes : int
+        Memory for a tile; it has eight rows at least.
+    progress : callable, optional
+        Called with (rows done, rows in all).
+
+    Returns
+    -------
+    Search
+    """
+    around = survey_surroundings(stack, noise, used, halo, axes)
+    y0, y1, x0, x1 = stack.window
+    n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
+    n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
+    part, lock = divide_time(len(used)), Lock()
+    reach = max(axes["window_along"], axes["window_across"]) // 2 + _STAR_ROWS
+
+    def fill(tile: np.ndarray, start: int, stop: int, look: int) -> None:
+        """Put the evidence of a look into its place of a tile."""
+        first, last = max(y0, start - reach), min(y1, stop + reach)
+        core = slice(start - first, stop - first)
+        rate, hidden = stack.read_look(look, slice(first, last), core)
+        n_hidden[look] += hidden
+        if not used[look]:
+            return
+        evidence = np.isfinite(rate[core])
+        n_pixels[look] += np.count_nonzero(evidence)
+        with lock:
+            n_evidence[start - y0 : stop - y0] += evidence
+        rows = slice(first - y0, last - y0)
+        own = np.array([look])
+        one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
+        near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
+        found = weigh_looks(rate[None], choose_looks(noise, own), one, near, part[own])
+        tile[look] = found[0][:, core]
+
+    def cut() -> Iterator[tuple[int, np.ndarray]]:
+        """Make tiles, and cut them into pieces: number of the first pixel, and evidence."""
+        n_rows = max_bytes // (12 * len(used) * (x1 - x0))
+        n_rows = int(np.clip(n_rows, 8, _TILE_ROWS))
+        step = max(_PIECE_PIXELS, _PIECE_VALUES // len(used))
+        for start in range(y0, y1, n_rows):
+            stop = min(y1, start + n_rows)
+            tile = np.full((len(used), 3, stop - start, x1 - x0), np.nan, np.float32)
+            for _ in map_in_threads(partial(fill, tile, start, stop), range(len(used))):
+                pass
+            flat = tile.reshape(len(used), 3, -1)
+            for first in range(0, flat.shape[-1], step):
+                # A copy: a piece that is still worked on shall not hold the tile.
+                yield (start - y0) * (x1 - x0) + first, flat[..., first : first + step].copy()
+            del tile, flat
+            if progress:
+                progress(stop - y0, y1 - y0)
+
+    def test(piece: tuple[int, np.ndarray]) -> tuple[Any, Any]:
+        return split_piece(*piece, noise, around, stack.window)[:2]
+
+    candidates, controls = zip(*map_in_threads(test, cut()), strict=True)
+    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
