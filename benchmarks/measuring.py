@@ -78,24 +78,30 @@ def run_step(files: Sequence[Path], output: Path, arguments: Sequence[str]) -> R
         old.unlink()
     log = output / "log.txt"
     command = [
-        *(sys.executable, "-c", _STARTER, str(log)),
         *(str(Path(sys.executable).with_name("strun")), "time_variable_bad_pixel"),
         *map(str, files),
         f"--output_dir={output}",
         "--output_file=bench",
         *arguments,
     ]
-    env = {key: value for key, value in os.environ.items() if not key.startswith("CRDS_")}
-    env["SOURCE_DATE_EPOCH"] = _SOURCE_DATE_EPOCH
-    begin = time.monotonic()
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-    seconds = time.monotonic() - begin
-    if done.returncode:
-        raise SystemExit(f"the step failed, see {log}")
-    peak_gb, cpu_seconds = map(float, done.stdout.split())
+    seconds, cpu_seconds, peak_gb = run_command(command, log)
     (history,) = output.glob("bench_*_badpixhistory.asdf")
     expected = float(read_history(history).settings.instance["expected_false"])
     return Run(output, seconds, cpu_seconds, peak_gb, expected)
+
+
+def run_command(command: Sequence[str], log: Path) -> tuple[float, float, float]:
+    """Run a command without any CRDS set-up; wall seconds, processor seconds, peak [1e9 byte]."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("CRDS_")}
+    env["SOURCE_DATE_EPOCH"] = _SOURCE_DATE_EPOCH
+    begin = time.monotonic()
+    started = [sys.executable, "-c", _STARTER, str(log), *command]
+    done = subprocess.run(started, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.monotonic() - begin
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed, see {log}")
+    peak_gb, cpu_seconds = map(float, done.stdout.split())
+    return seconds, cpu_seconds, peak_gb
 
 
 def make_data(
