@@ -25,8 +25,8 @@ from measuring import judge, tell
 _MOST_NOISE, _MOST_LOW = 1.12, 0.03
 _PULL = (0.9, 1.1)
 _MOST_SECONDS, _MOST_GB = 10.0, 1.0
-# Response from which a simulated pixel counts.
-_LEAST_RESPONSE = 0.1
+# Rows and columns that are lit to their edges where they are simulated: the imager.
+_SIMULATED_FIELD = np.s_[10:1014, 370:1020]
 # Of the case: gain [e/DN], exposure time [s], read noise [DN], side of the cells [pixel].
 _GAIN, _EXPOSURE_S, _READ_NOISE, _CELL = 4.0, 300.0, 6.0, 32
 # FWHM of F560W [pixel], whose profile the case uses, and of F770W, which is simulated.
@@ -111,7 +111,9 @@ def read_truth(data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read the true response float64, and which pixels count bool: both (ny, nx)."""
     if is_simulated(data):
         flat = np.asarray(fits.getdata(data / "truth_flat.fits", "SKY"), float)
-        return flat, np.isfinite(flat) & (flat > _LEAST_RESPONSE)
+        field = np.zeros(flat.shape, bool)
+        field[_SIMULATED_FIELD] = True
+        return flat, field
     truth = np.load(data / "truth.npz")
     return truth["F"], truth["fov"] & ~truth["bad"]
 

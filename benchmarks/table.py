@@ -45,8 +45,8 @@ COLUMNS = (
     "Limit",
 )
 PACKAGES = (
-    *("jwst-tvbadpix", "jwst", "stcal", "stdatamodels", "stpipe", "numpy", "scipy", "astropy"),
-    *("photutils", "bottleneck", "ccdproc"),
+    *("jwst-tvbadpix", "jwst", "stcal", "stdatamodels", "stpipe", "crds", "numpy", "scipy"),
+    *("astropy", "photutils", "bottleneck", "ccdproc"),
 )
 # A line of `judge` or `tell` of bench_scale.py.
 _SCALE_LINE = re.compile(
