@@ -2,8 +2,11 @@
 
 The benchmark is a folder with ``photometry.ecsv``, ``model_flux_jy.ecsv``, the truth and what the
 public recipe derives; nothing of it is part of this package. Its rows, dates and truth are used
-again for draws of this file's own. Real spectra are read where ``--spectra`` gives them.
+again for draws of this file's own. The headline is a mission of 1e5 measurements made here, fitted
+by us and by plain sparse least squares for all factors, stars and visits together, which is told
+the form of the decay, its time and the scatter of stars and visits; without ``--bench`` it is all.
 
+    python benchmarks/bench_absflux.py
     python benchmarks/bench_absflux.py --bench ../shared/bench/absflux --draws 200
 """
 
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
+from headline import add_options, make_folder, measure
 from measuring import judge, tell, tell_load
 
 from jwst_tvbadpix.fluxcal import (
@@ -55,6 +59,10 @@ _SPECTRA = (
         )
     ),
 )
+# Of the mission: first and last day [MJD], time of the decay [day], scatter of stars and visits,
+# and noise [ln].
+_MISSION, _DECAY_DAYS = (59720.0, 63370.0), 200.0
+_MISSION_SCATTER, _MISSION_NOISE = (0.01, 0.003), 0.002
 _STAR_SCATTER, _STAR_NU, _VISIT_JITTER, _FORMAL = 0.008, 5, 0.0025, 0.001
 
 
@@ -71,13 +79,22 @@ class Bench:
 
 
 def main() -> None:
-    """Run all that is asked for."""
+    """Run the headline, and all that is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bench", type=Path, required=True, help="folder with photometry.ecsv")
+    add_options(parser, "the measurements of the headline")
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the mission; 0: none")
     options = parser.parse_args()
+    if options.work:
+        work(options.work, options.data)
+        return
+    folder = make_folder(options)
+    if options.rows:
+        compare_mission(options.data, options.rows, as_json=options.json)
+    del folder
+    if options.json or options.bench is None:
+        return
     tell_load()
     bench = read_bench(options.bench)
     _run_bench(bench)
@@ -91,7 +108,6 @@ def main() -> None:
     _run_outlier(bench)
     _run_recipe(bench, options.bench)
     if options.rows:
-        _run_mission(make_mission(options.rows))
         _run_mission(make_mission(options.rows, spectra=True))
 
 
@@ -266,9 +282,80 @@ def _run_recipe(bench: Bench, folder: Path) -> None:
         )
 
 
+def compare_mission(data: Path, n_rows: int, *, as_json: bool) -> None:
+    """Put this package beside the plain joint solve and the floor."""
+    path = data / "rows.npy"
+    m = make_mission(n_rows)
+    star, visit = (np.unique(a, return_inverse=True)[1] for a in (m.star, m.visit))
+    np.save(path, np.stack([m.band, star, visit, m.mjd, m.factor]))
+    measure(
+        "Fluxes",
+        f"{n_rows} measurements in {len(m.bands)} bands",
+        [path],
+        ("ours", "joint lsqr"),
+        data,
+        score_mission,
+        limits=(60.0, np.inf),
+        as_json=as_json,
+    )
+
+
+def work(tool: str, data: Path) -> None:
+    """Fit the rows of a folder with one tool; leave ln C of each band in mid-mission."""
+    rows = np.load(data / "rows.npy")
+    if tool == "ours":
+        m = make_mission(rows.shape[1])
+        fit = fit_factors(m, t0_mjd=_MISSION[0])
+        factor = fit.predict(np.array([sum(_MISSION) / 2])).factor[:, 0]
+        ln_factor = np.log(factor[[fit.bands.index(band) for band in m.bands]])
+    else:
+        ln_factor = fit_jointly(*rows)
+    np.savez(data / f"{tool}.npz", ln_factor=ln_factor)
+
+
+def fit_jointly(
+    band: np.ndarray, star: np.ndarray, visit: np.ndarray, mjd: np.ndarray, factor: np.ndarray
+) -> np.ndarray:
+    """Fit all together by sparse least squares: ln C (n_bands,) in mid-mission."""
+    from scipy.sparse import block_array, csr_array, diags_array, hstack
+    from scipy.sparse.linalg import lsqr
+
+    def shape(day: np.ndarray) -> list[np.ndarray]:
+        return [np.ones(len(day)), day / 3650, np.exp(-day / _DECAY_DAYS)]
+
+    n, band = len(band), band.astype(int)
+    times = [csr_array((c, (np.arange(n), band))) for c in shape(mjd - _MISSION[0])]
+    others = [csr_array((np.ones(n), (np.arange(n), k.astype(int)))) for k in (star, visit)]
+    priors = [
+        diags_array(np.full(block.shape[1], _MISSION_NOISE / scatter))
+        for block, scatter in zip(others, _MISSION_SCATTER, strict=True)
+    ]
+    free = hstack(times)
+    matrix = block_array([[free, *others], [None, priors[0], None], [None, None, priors[1]]])
+    data = np.concatenate([np.log(factor), np.zeros(matrix.shape[0] - n)])
+    found = lsqr(matrix.tocsr(), data, atol=1e-10, btol=1e-10)[0][: free.shape[1]]
+    return sum(
+        c * part for c, part in zip(shape(np.array([1825.0])), np.split(found, 3), strict=True)
+    )
+
+
+def score_mission(path: Path) -> str:
+    """Say the error of the factors, what the stars have in common taken off."""
+    ln_factor = np.load(path)["ln_factor"]
+    wave = np.array([band.wave for band in make_mission(1000).bands])
+    truth = -ln_fade(wave, np.full(len(wave), sum(_MISSION) / 2))
+    return f"rms of C {100 * float(np.std(ln_factor - truth)):.3f} %"
+
+
+def ln_fade(wave: np.ndarray, mjd: np.ndarray) -> np.ndarray:
+    """Throughput of the mission, as its ln."""
+    amplitude, day = 0.2 * (wave / 25.5) ** 3, mjd - _MISSION[0]
+    return np.log(1 - 0.002 * day / 365) + np.log(1 - amplitude * (1 - np.exp(-day / _DECAY_DAYS)))
+
+
 def _run_mission(m: Measurements) -> None:
     begin = time.process_time()
-    fit = fit_factors(m, t0_mjd=59720.0)
+    fit = fit_factors(m, t0_mjd=_MISSION[0])
     seconds = time.process_time() - begin
     print(f"a mission: {len(m.band)} rows, {len(fit.units)} bands, {fit.n_iterations} iterations")
     judge("processor seconds", seconds, high=60.0)
@@ -302,17 +389,16 @@ def make_mission(n_rows: int, *, spectra: bool = False) -> Measurements:
     while sum(map(len, columns[0])) < n_rows:
         which = of[visit % len(of)]
         star = int(60 * rng.random() ** 2)
-        mjd = 59720 + 3650 * rng.random()
+        mjd = rng.uniform(*_MISSION)
         for column, value in zip(columns, (which, star, mjd, visit), strict=True):
             column.append(np.broadcast_to(value, len(which)))
         visit += 1
     band, star, mjd, visits = (np.concatenate(c)[:n_rows] for c in columns)
     wave = np.array([b.wave for b in bands])[band]
-    amplitude = 0.2 * (wave / 25.5) ** 3
-    ln_rate = np.log(1 - 0.002 * (mjd - 59720) / 365)
-    ln_rate += np.log(1 - amplitude * (1 - np.exp(-(mjd - 59720) / 200)))
-    ln_rate += rng.normal(0, 0.01, 60)[star] + rng.normal(0, 0.003, visit)[visits]
-    ln_rate += rng.normal(0, 0.002, len(band))
+    ln_rate = ln_fade(wave, mjd)
+    for scatter, number, size in zip(_MISSION_SCATTER, (star, visits), (60, visit), strict=True):
+        ln_rate += rng.normal(0, scatter, size)[number]
+    ln_rate += rng.normal(0, _MISSION_NOISE, len(band))
     n, unknown = len(band), np.full(len(band), np.nan)
     return Measurements(
         bands,

@@ -2,33 +2,37 @@
 
 The benchmark is a folder with ``stack_case.py`` (45 dithered exposures of an LMC-like field, with
 truth); nothing of it is part of this package. The exposures have no WCS, so sources are sought in
-each by itself. ccdproc (``pip install ccdproc``; scale 1 / median, 3-sigma clip, median) gets the
-same files in the same run. The last part puts real pixel flats under simulated dithers.
+each by itself. Without it the exposures are those of ``tvbadpix simulate``. ccdproc (``pip install
+ccdproc``; scale 1 / median, 3-sigma clip, median) gets the same files in the same run. The last
+part puts real pixel flats under simulated dithers.
 
+    python benchmarks/bench_stack.py
     python benchmarks/bench_stack.py --bench ../shared/bench/flat --data DIR
 """
 
 import argparse
 import importlib.util
-import json
-import resource
-import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 from astropy.io import fits
+from headline import Headline, add_options, make_folder, measure
+from measuring import judge, tell
 
 # What must be reached.
 _MOST_NOISE, _MOST_LOW = 1.12, 0.03
 _PULL = (0.9, 1.1)
-_MOST_SECONDS, _MOST_GB = 20.0, 1.0
+_MOST_SECONDS, _MOST_GB = 10.0, 1.0
+# Rows and columns that are lit to their edges where they are simulated: the imager.
+_SIMULATED_FIELD = np.s_[10:1014, 370:1020]
 # Of the case: gain [e/DN], exposure time [s], read noise [DN], side of the cells [pixel].
 _GAIN, _EXPOSURE_S, _READ_NOISE, _CELL = 4.0, 300.0, 6.0, 32
-# FWHM of F560W [pixel], whose profile the case uses.
-_FWHM = 1.88
+# FWHM of F560W [pixel], whose profile the case uses, and of F770W, which is simulated.
+_FWHM, _FWHM_SIMULATED = 1.88, 2.45
+# Exposures that are simulated.
+_N_EXPOSURES = 45
 _PSF = "miri_psf/MIRI_LMC_55mas_emp_nomask_psf.fits"
 _FLATS = ("jwst_miri_flat_0407.fits", "jwst_miri_flat_0413.fits")
 
@@ -52,17 +56,14 @@ class RateFiles:
 
 
 def work(tool: str, data: Path) -> None:
-    """Make a flat of the files of a folder with one tool; print what it took."""
-    # Imports are part of what a tool takes.
-    begin, before = time.monotonic(), time.process_time()
+    """Make a flat of the files of a folder with one tool."""
     maps = stack_ours(data) if tool == "ours" else stack_ccdproc(data)
-    took = {
-        "seconds": time.monotonic() - begin,
-        "cpu_seconds": time.process_time() - before,
-        "gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-    }
     np.savez(data / f"{tool}.npz", **maps)
-    print(json.dumps(took))
+
+
+def is_simulated(data: Path) -> bool:
+    """Tell the simulation of this package from the case."""
+    return (data / "truth_flat.fits").is_file()
 
 
 def stack_ours(data: Path) -> dict[str, np.ndarray]:
@@ -72,7 +73,8 @@ def stack_ours(data: Path) -> dict[str, np.ndarray]:
     files = RateFiles(data)
     number = np.arange(len(files))
     tiles = number * 5 // len(files)
-    stack = stack_flat(files, tiles, 60000.0 + number, settings=StackSettings(_FWHM))
+    fwhm = _FWHM_SIMULATED if is_simulated(data) else _FWHM
+    stack = stack_flat(files, tiles, 60000.0 + number, settings=StackSettings(fwhm))
     names = ("err", "err_formal", "err_random", "err_jackknife", "err_systematic")
     return {"flat": stack.flat, **{name: getattr(stack, name) for name in names}}
 
@@ -84,7 +86,7 @@ def stack_ccdproc(data: Path) -> dict[str, np.ndarray]:
     from ccdproc import Combiner
 
     files = RateFiles(data)
-    lit = np.load(data / "truth.npz")["fov"]
+    lit = read_truth(data)[1]
     images = []
     for k in range(len(files)):
         rate = files.read(k, 0, files.shape[0])[0]
@@ -95,11 +97,40 @@ def stack_ccdproc(data: Path) -> dict[str, np.ndarray]:
     return {"flat": np.ma.filled(combiner.median_combine(), np.nan)}
 
 
-def run(tool: str, data: Path) -> dict[str, float]:
-    """Run one tool in a process of its own."""
-    command = [sys.executable, __file__, "--work", tool, "--data", str(data)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def simulate(data: Path) -> Path:
+    """Simulate dithered full frames where they are not there yet; their folder."""
+    from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
+
+    folder = data / "simulated"
+    if not (folder / "truth_flat.fits").is_file():
+        simulate_flat_programme(folder, region=find_region("FULL"), n_exposures=_N_EXPOSURES)
+    return folder
+
+
+def read_truth(data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read the true response float64, and which pixels count bool: both (ny, nx)."""
+    if is_simulated(data):
+        flat = np.asarray(fits.getdata(data / "truth_flat.fits", "SKY"), float)
+        field = np.zeros(flat.shape, bool)
+        field[_SIMULATED_FIELD] = True
+        return flat, field
+    truth = np.load(data / "truth.npz")
+    return truth["F"], truth["fov"] & ~truth["bad"]
+
+
+def find_error(path: Path) -> np.ndarray:
+    """Error of the flat that a tool has left in the folder of the data; NaN where none counts."""
+    flat, (true, good) = np.load(path)["flat"], read_truth(path.parent)
+    good = good & np.isfinite(flat)
+    error = np.full(good.shape, np.nan)
+    error[good] = flat[good] / flat[good].mean() - true[good] / true[good].mean()
+    return error
+
+
+def say_error(path: Path) -> str:
+    """Say the errors of a flat."""
+    error = find_error(path)
+    return f"rms {100 * np.nanstd(error):.3f} %, smooth {100 * compute_low(error):.4f} %"
 
 
 def import_case(bench: Path) -> ModuleType:
@@ -139,25 +170,32 @@ def compute_low(error: np.ndarray) -> float:
     return float(np.nanmean(cells[full], axis=-1).std())
 
 
-def judge_case(data: Path) -> None:
-    """Print what this package and ccdproc make of the exposures of a folder."""
-    from measuring import judge, tell
+def compare(data: Path, *, as_json: bool) -> Headline:
+    """Put this package beside ccdproc and the floor."""
+    files = RateFiles(data).files
+    return measure(
+        "Flat stack",
+        f"{len(files)} full frames",
+        files,
+        ("ours", "ccdproc"),
+        data,
+        say_error,
+        limits=(_MOST_SECONDS, _MOST_GB),
+        as_json=as_json,
+    )
 
+
+def judge_case(data: Path) -> None:
+    """Print what the flats of the case are worth, beside the noise of the ideal mean."""
     truth = np.load(data / "truth.npz")
     for tool in ("ours", "ccdproc"):
-        took = run(tool, data)
-        maps = np.load(data / f"{tool}.npz")
-        good = truth["fov"] & ~truth["bad"] & np.isfinite(maps["flat"])
-        error = np.full(good.shape, np.nan)
-        flat, true = maps["flat"][good], truth["F"][good]
-        error[good] = flat / flat.mean() - true / true.mean()
+        maps, error = np.load(data / f"{tool}.npz"), find_error(data / f"{tool}.npz")
+        good = np.isfinite(error)
         ideal = compute_ideal(truth, good)
         noise, low = float(np.nanstd(error)) / ideal, 100 * compute_low(error)
         if tool == "ccdproc":
             tell("ccdproc: noise over that of the ideal mean", noise)
             tell("ccdproc: low frequencies (32 pixels), rms [%]", low)
-            tell("ccdproc: seconds", took["seconds"])
-            tell("ccdproc: peak memory [GB]", took["gb"])
             continue
         tell("noise of the ideal mean, rms [%]", 100 * ideal)
         judge("noise over that of the ideal mean (aim 1.05)", noise, high=_MOST_NOISE)
@@ -166,15 +204,10 @@ def judge_case(data: Path) -> None:
             pull = float(np.std(error[good] / maps[name][good]))
             judge(f"true error over {name}", pull, low=_PULL[0], high=_PULL[1])
         tell("err_systematic, median [%]", 100 * float(np.median(maps["err_systematic"][good])))
-        judge(f"seconds, {len(RateFiles(data))} full frames", took["seconds"], high=_MOST_SECONDS)
-        tell("processor seconds", took["cpu_seconds"])
-        judge("peak memory [GB]", took["gb"], high=_MOST_GB)
 
 
 def judge_real_flats(folder: Path, seeds: list[int]) -> None:
     """Put real pixel flats under simulated dithers; chi2 per pixel of what comes back."""
-    from measuring import judge
-
     from jwst_tvbadpix.flatfield import StackSettings, stack_flat
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -199,28 +232,30 @@ def judge_real_flats(folder: Path, seeds: list[int]) -> None:
 
 
 def main() -> None:
-    """Run and judge each seed, then the real flats."""
+    """Run what is simulated, or run and judge each seed, then the real flats."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bench", type=Path, help="folder with stack_case.py")
+    add_options(parser, "the data (0.6 GB a seed)")
     parser.add_argument("--real", type=Path, help="folder of real data (default: ../../realdata)")
     parser.add_argument("--seed", type=int, nargs="+", default=[3])
-    parser.add_argument("--data", type=Path, required=True, help="where data go (0.6 GB a seed)")
-    parser.add_argument("--work", choices=("ours", "ccdproc"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         work(options.work, options.data)
         return
+    folder = make_folder(options)
     if options.bench is None:
-        parser.error("--bench is needed")
-    from measuring import tell_load
-
+        compare(simulate(options.data), as_json=options.json)
+        return
     real = options.real or options.bench.parents[1] / "realdata"
-    tell_load()
     for seed in options.seed:
+        data = make_case(options.bench, real / _PSF, seed, options.data)
+        compare(data, as_json=options.json)
+        if options.json:
+            return
         print(f"seed {seed}")
-        judge_case(make_case(options.bench, real / _PSF, seed, options.data))
+        judge_case(data)
     print("real flats as truth")
     judge_real_flats(real / "miri_flats", options.seed)
+    del folder
 
 
 if __name__ == "__main__":

@@ -75,6 +75,41 @@ def test_listing_the_steps_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+def list_imports(name):
+    """Modules that are imported when ``strun NAME --help`` ends."""
+    code = (
+        "import atexit, sys; sys.argv = ['strun', sys.argv[1], '--help']; "
+        "atexit.register(lambda: print('\\n', *sorted(sys.modules), file=sys.stderr)); "
+        "from stpipe._cli.strun import main; main()"
+    )
+    command = [sys.executable, "-c", code, name]
+    env = make_bare_environment()
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.fixture(scope="module")
+def help_of_jwst():
+    return list_imports("badpix_selfcal")
+
+
+def test_help_of_other_steps_pays_for_two_small_modules(help_of_jwst):
+    ours = {name for name in help_of_jwst if name.startswith("jwst_tvbadpix")}
+    assert ours == {"jwst_tvbadpix", "jwst_tvbadpix._integration"}
+
+
+@pytest.mark.parametrize("alias", [alias for _, alias, pipeline in get_steps() if not pipeline])
+def test_help_of_our_steps_imports_less_than_that_of_others(alias, help_of_jwst):
+    """What takes time are the packages, and ours leaves most of jwst alone."""
+    found = list_imports(alias)
+    assert not {name.partition(".")[0] for name in found - help_of_jwst} & {
+        *("bokeh", "ccdproc", "dask", "distributed", "jinja2", "pandas", "requests", "synphot")
+    }
+    assert f"jwst_tvbadpix.steps.{alias}" in found
+    assert "jwst.step" in help_of_jwst - found
+    assert len(found) < len(help_of_jwst)
+
+
 def test_stpipe_lists_it():
     done = run("stpipe", "list", "jwst_tvbadpix*")
     assert done.returncode == 0, done.stderr

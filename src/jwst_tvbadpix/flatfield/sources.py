@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
+from scipy.sparse import csc_array
 from scipy.spatial import cKDTree
 
 __all__ = [
     "Profile",
+    "StarLight",
     "Stars",
     "collect_cutouts",
     "detect_stars",
@@ -29,6 +31,9 @@ _LEAST_LIGHT = 0.5
 _SMOOTHING = ((4.0, 1.0), (10.0, 2.0))
 # Light below this fraction of the noise of one pixel is not rendered.
 _FAINTEST = 0.03
+# Radii of the images of stars that are kept [pixel], up to that of the profile, and pixels of them
+# made at once.
+_REACHES, _VALUES_AT_ONCE = np.array([0, 3, 5, 8, 12, 16, 22, 30, 40, 55, 75, 100]), 200_000
 # Rounds in which overlapping stars share their light.
 _FLUX_ROUNDS = 3
 # Least light in the brightest pixel beside a maximum, over that of a Gaussian star.
@@ -226,7 +231,7 @@ def _find_vertex(smooth: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.n
 
 def measure_stars(
     image: np.ndarray, good: np.ndarray, stars: Stars, profile: Profile, noise: float
-) -> Stars:
+) -> tuple[Stars, np.ndarray]:
     """Measure the fluxes of stars, each with the others subtracted.
 
     Parameters
@@ -242,12 +247,15 @@ def measure_stars(
     Stars
         The same positions. Where the core is not measured (saturated), the flux comes from the
         wings; a star of which nothing is seen keeps its flux.
+    ndarray of float32, shape (ny, nx)
+        Their light, see `StarLight`.
     """
     flux = np.maximum(stars.flux, 0)
     held, whole = _sum_around((), good, stars, profile, 0.0, profile.aperture)[1:]
     core = held >= _LEAST_LIGHT * whole
+    render = StarLight(stars, profile, image.shape, noise).render
     for _ in range(_FLUX_ROUNDS):
-        light = render_stars(Stars(stars.x, stars.y, flux), profile, image.shape, noise)
+        light = render(flux)
         for chosen, ring in (
             (np.flatnonzero(core), (0.0, profile.aperture)),
             (np.flatnonzero(~core), (profile.aperture, 3 * profile.aperture)),
@@ -260,7 +268,7 @@ def measure_stars(
             measured = (expected > 0) & (held >= _LEAST_LIGHT * whole)
             share = np.divide(seen, expected, out=np.ones(seen.size), where=measured)
             flux[chosen] *= np.clip(share, 0, 10)
-    return Stars(stars.x, stars.y, flux)
+    return Stars(stars.x, stars.y, flux), render(flux)
 
 
 def _sum_around(
@@ -296,62 +304,113 @@ def _sum_around(
     return total, light, whole
 
 
-def render_stars(
-    stars: Stars, profile: Profile, shape: tuple[int, int], noise: float
-) -> np.ndarray:
-    """Render the light of stars, as far as it reaches above a fraction of the noise.
+class StarLight:
+    """Images of stars on one frame, rendered for fluxes that change while the places stay.
 
     Parameters
     ----------
     stars : Stars
+        Positions, and fluxes to begin with.
     profile : Profile
     shape : tuple of int
     noise : float
-        1-sigma noise of one pixel [unit of the image].
+        1-sigma noise of one pixel [unit of the image]: a star is rendered as far as its light
+        reaches above a fraction of it.
 
-    Returns
-    -------
-    ndarray of float32, `shape`
+    Notes
+    -----
+    Each star is a column of a sparse matrix; rendering multiplies it with the fluxes.
     """
-    image = np.zeros(shape, np.float32)
-    reach = profile.find_reach(stars.flux, _FAINTEST * noise)
-    x, y = (np.floor(a + 0.5).astype(int) for a in (stars.x, stars.y))
-    for k in np.flatnonzero(stars.flux > 0):
-        r = int(reach[k])
-        y0, y1 = max(y[k] - r, 0), min(y[k] + r + 1, shape[0])
-        x0, x1 = max(x[k] - r, 0), min(x[k] + r + 1, shape[1])
-        if y0 >= y1 or x0 >= x1:
-            continue
-        stamp = _shift(profile.image, stars.y[k] - y[k], stars.x[k] - x[k], r)
-        y2, x2 = y0 - y[k] + r, x0 - x[k] + r
-        image[y0:y1, x0:x1] += (
-            np.float32(stars.flux[k]) * stamp[y2 : y2 + y1 - y0, x2 : x2 + x1 - x0]
-        )
-    return image
+
+    def __init__(
+        self, stars: Stars, profile: Profile, shape: tuple[int, int], noise: float
+    ) -> None:
+        self._stars, self._profile, self._shape = stars, profile, shape
+        self._faintest = _FAINTEST * noise
+        self._built = np.zeros(stars.x.size, int)
+        self._build(self._find_reach(stars.flux))
+
+    def render(self, flux: np.ndarray) -> np.ndarray:
+        """Render the stars with these fluxes; none where it is not above 0: float32, `shape`."""
+        reach = self._find_reach(flux)
+        if (reach > self._built).any():
+            self._build(np.maximum(reach, self._built))
+        seen = self._ring <= np.repeat(reach.astype(np.uint8), np.diff(self._start))
+        size = self._shape[0] * self._shape[1]
+        # The last row takes what lies outside.
+        columns = csc_array((self._light * seen, self._pixel, self._start), (size + 1, flux.size))
+        image = columns @ np.maximum(flux, 0).astype(np.float32)
+        return image[:size].reshape(self._shape)
+
+    def _find_reach(self, flux: np.ndarray) -> np.ndarray:
+        """Radii to which light counts, 0 where there is none on the frame."""
+        reach = self._profile.find_reach(flux, self._faintest)
+        lit = flux > 0
+        for place, n in zip((self._stars.y, self._stars.x), self._shape, strict=True):
+            lit &= (place + reach > -1) & (place - reach < n)
+        return np.where(lit, reach, 0)
+
+    def _build(self, reach: np.ndarray) -> None:
+        """Make the columns; stars of like reach together, each a little wider than it must be."""
+        sizes = np.unique(np.minimum(_REACHES, self._profile.reach))
+        self._built = sizes[np.searchsorted(sizes, reach)]
+        y, x = (np.floor(a + 0.5).astype(int) for a in (self._stars.y, self._stars.x))
+        dy, dx = self._stars.y - y, self._stars.x - x
+        self._start = np.concatenate([[0], np.cumsum((2 * self._built + 1) ** 2)])
+        self._light = np.empty(self._start[-1], np.float32)
+        self._pixel = np.empty(self._start[-1], np.int32)
+        self._ring = np.empty(self._start[-1], np.uint8)
+        ny, nx = self._shape
+        kinds = np.stack([self._built, dy > 0, dx > 0], axis=1)
+        for kind in np.unique(kinds, axis=0):
+            r = int(kind[0])
+            members = np.flatnonzero((kinds == kind).all(axis=1))
+            axis = np.arange(-r, r + 1)
+            ring = np.maximum(np.abs(axis[:, None]), np.abs(axis)).ravel()
+            some = max(1, _VALUES_AT_ONCE // ring.size)
+            for part in (members[k : k + some] for k in range(0, members.size, some)):
+                light = _shift(self._profile.image, dy[part], dx[part], r)
+                yy, xx = (c[part][:, None] + axis for c in (y, x))
+                inside = ((yy >= 0) & (yy < ny))[:, :, None] & ((xx >= 0) & (xx < nx))[:, None]
+                pixel = np.where(inside, yy[:, :, None] * nx + xx[:, None], ny * nx)
+                for k, row, column in zip(part, light, pixel, strict=True):
+                    own = slice(self._start[k], self._start[k + 1])
+                    self._light[own], self._pixel[own] = row.ravel(), column.ravel()
+                    self._ring[own] = ring
 
 
-def _shift(image: np.ndarray, dy: float, dx: float, reach: int) -> np.ndarray:
-    """Middle of the profile, moved by a fraction of a pixel (linear interpolation)."""
+def render_stars(
+    stars: Stars, profile: Profile, shape: tuple[int, int], noise: float
+) -> np.ndarray:
+    """Render the light of stars: float32, `shape`; see `StarLight`."""
+    return StarLight(stars, profile, shape, noise).render(stars.flux)
+
+
+def _shift(image: np.ndarray, dy: np.ndarray, dx: np.ndarray, reach: int) -> np.ndarray:
+    """Middle of the profile, moved by fractions of a pixel of one sign (linear interpolation).
+
+    Shape (n, 2 * reach + 1, 2 * reach + 1) for n shifts.
+    """
     middle = image.shape[0] // 2
     r = min(reach, middle)
-    a, b = abs(dy), abs(dx)
-    sy, sx = (-1 if v > 0 else 1 for v in (dy, dx))
+    a, b = np.abs(dy), np.abs(dx)
+    sy, sx = (-1 if (v > 0).any() else 1 for v in (dy, dx))
     padded = image if r < middle else np.pad(image, 1)
     m = padded.shape[0] // 2
-
-    def cut(oy: int, ox: int) -> np.ndarray:
-        return padded[m - r + oy : m + r + 1 + oy, m - r + ox : m + r + 1 + ox]
-
-    weights = np.float32((1 - a) * (1 - b)), np.float32(a * (1 - b))
-    out = weights[0] * cut(0, 0)
-    out += weights[1] * cut(sy, 0)
-    out += np.float32((1 - a) * b) * cut(0, sx)
-    out += np.float32(a * b) * cut(sy, sx)
+    out = np.zeros((dy.size, 2 * r + 1, 2 * r + 1), np.float32)
+    for weight, oy, ox in (
+        ((1 - a) * (1 - b), 0, 0),
+        (a * (1 - b), sy, 0),
+        ((1 - a) * b, 0, sx),
+        (a * b, sy, sx),
+    ):
+        cut = padded[m - r + oy : m + r + 1 + oy, m - r + ox : m + r + 1 + ox]
+        out += weight.astype(np.float32)[:, None, None] * cut
     return out
 
 
 def collect_cutouts(
-    image: np.ndarray,
+    rest: np.ndarray,
     good: np.ndarray,
     stars: Stars,
     profile: Profile | None,
@@ -362,11 +421,13 @@ def collect_cutouts(
 
     Parameters
     ----------
-    image, good, noise, fwhm
+    rest : ndarray of float32, shape (ny, nx)
+        Sky-subtracted, flat-fielded image, the light of the stars subtracted.
+    good, noise, fwhm
         As for `detect_stars`.
     stars : Stars
     profile : Profile or None
-        To subtract the other stars with; None = leave them in.
+        That was subtracted for them; None = they are still there.
 
     Returns
     -------
@@ -374,12 +435,9 @@ def collect_cutouts(
         Images, NaN = unknown, and fluxes of at most eight stars whose core is measured and whose
         light exceeds the noise of a pixel at three FWHM.
     """
-    reach = _choose_reach(fwhm, image.shape) + 1
-    rest = image
-    if profile is not None:
-        rest = image - render_stars(stars, profile, image.shape, noise)
+    reach = _choose_reach(fwhm, rest.shape) + 1
     x, y = (np.floor(a + 0.5).astype(int) for a in (stars.x, stars.y))
-    inside = (x >= 0) & (x < image.shape[1]) & (y >= 0) & (y < image.shape[0])
+    inside = (x >= 0) & (x < rest.shape[1]) & (y >= 0) & (y < rest.shape[0])
     bright = np.argsort(-stars.flux, kind="stable")
     cutouts: list[tuple[np.ndarray, float]] = []
     for k in bright[: 4 * _N_BRIGHT]:
@@ -389,15 +447,14 @@ def collect_cutouts(
         if not inside[k] or not good[y[k], x[k]]:
             continue
         cutout = np.full((2 * reach + 1, 2 * reach + 1), np.nan, np.float32)
-        y0, y1 = max(y[k] - reach, 0), min(y[k] + reach + 1, image.shape[0])
-        x0, x1 = max(x[k] - reach, 0), min(x[k] + reach + 1, image.shape[1])
+        y0, y1 = max(y[k] - reach, 0), min(y[k] + reach + 1, rest.shape[0])
+        x0, x1 = max(x[k] - reach, 0), min(x[k] + reach + 1, rest.shape[1])
         window = np.where(good[y0:y1, x0:x1], rest[y0:y1, x0:x1], np.nan)
         y2, x2 = y0 - y[k] + reach, x0 - x[k] + reach
         cutout[y2 : y2 + y1 - y0, x2 : x2 + x1 - x0] = window / np.float32(stars.flux[k])
         if profile is not None:
-            cutout[1:-1, 1:-1] += _shift(
-                profile.image, stars.y[k] - y[k], stars.x[k] - x[k], profile.reach
-            )
+            offset = stars.y[k : k + 1] - y[k], stars.x[k : k + 1] - x[k]
+            cutout[1:-1, 1:-1] += _shift(profile.image, *offset, profile.reach)[0]
         cutouts.append((cutout, float(stars.flux[k])))
     return cutouts
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import bottleneck as bn
 import numpy as np
-from scipy.stats import chi2, false_discovery_control, norm
+from scipy.special import erfc
+from scipy.stats import false_discovery_control, norm
 
 from ..errors import EvidenceError
 from .basis import make_basis
@@ -207,7 +208,8 @@ def find_pixel_drift(
     power_err = 2 * size * float(np.hypot(scale * scale_err, given * given_err))
     rms = float(np.sqrt(max(power, 0.0)))
     limit = float(np.sqrt(max(power, 0.0) + norm.ppf(_CONFIDENCE) * power_err))
-    p_value = chi2.sf((change[known] / (noise_scale * err[known])) ** 2, 1)
+    # Of chi^2 with one degree of freedom.
+    p_value = erfc(np.abs(change[known]) / (np.sqrt(2) * noise_scale * err[known]))
     changed = np.zeros(change.shape, bool)
     changed[known] = false_discovery_control(p_value) <= false_discovery_rate
     n_changed = int(changed.sum())

@@ -7,6 +7,7 @@ from functools import partial
 
 import bottleneck as bn
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..errors import EvidenceError
 from ..parallel import map_in_threads
@@ -46,7 +47,7 @@ __all__ = ["ExcludedFrame", "StackSettings", "StackedFlat", "stack_flat"]
 log = logging.getLogger(__name__)
 
 # Values (exposure, row, column) whose median is taken at once.
-_VALUES_AT_ONCE = 3_000_000
+_VALUES_AT_ONCE = 6_000_000
 # Response below which a pixel is not lit, relative to the median of the lit ones.
 _LEAST_RESPONSE = 0.05
 # Star light above which a pixel is not used, and below which it shows the background [sigma].
@@ -138,6 +139,8 @@ class StackedFlat:
     split_mjd: float = np.nan
 
 
+# The fits are small: more threads of the algebra would only wait for each other.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def stack_flat(
     exposures: Exposures,
     tiles: Sequence[int],
@@ -355,9 +358,9 @@ def _show_profile(
 ) -> tuple[Look, list[tuple[np.ndarray, float]]]:
     """Cut out bright stars of an exposure, its other stars and background subtracted."""
     look, frame, light = _model(run, profile, look, measure=True)
-    image = frame.image - look.background.evaluate(light.shape)
+    rest = frame.image - look.background.evaluate(light.shape) - light
     return look, collect_cutouts(
-        image, frame.good, look.stars, profile, frame.noise, run.settings.fwhm
+        rest, frame.good, look.stars, profile, frame.noise, run.settings.fwhm
     )
 
 
@@ -370,8 +373,9 @@ def _model(
     stars = look.stars
     if measure:
         sky = frame.image - look.background.evaluate(shape)
-        stars = measure_stars(sky, frame.good, stars, profile, noise)
-    light = render_stars(stars, profile, shape, noise)
+        stars, light = measure_stars(sky, frame.good, stars, profile, noise)
+    else:
+        light = render_stars(stars, profile, shape, noise)
     dark = frame.good & (light < _DARK * noise)
     background = fit_background(frame.image - light, dark, order=run.settings.background_order)
     return replace(look, stars=stars, background=background, noise=noise), frame, light
