@@ -24,7 +24,7 @@ from .._tables import AsdfTable
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["as_array", "rename_all", "write_asdf", "write_twins"]
+__all__ = ["as_array", "creation_time", "rename_all", "write_asdf", "write_twins"]
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
     """
     stem = Path(path_without_suffix)
     asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
-    prepared, wanted = _prepare(model, asdf_path, _creation_time())
+    prepared, wanted = _prepare(model, asdf_path, creation_time())
     _require_fits_text(wanted, fits_path)
     with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
         _save_asdf(prepared, asdf_temporary)
@@ -107,7 +107,7 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
-    prepared, wanted = _prepare(model, path, _creation_time())
+    prepared, wanted = _prepare(model, path, creation_time())
     with _published(path) as (temporary,):
         _save_asdf(prepared, temporary)
         _compare_asdf(wanted, temporary, type(model))
@@ -115,7 +115,7 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     return path
 
 
-def _creation_time() -> datetime:
+def creation_time() -> datetime:
     """Tell when a file is made: SOURCE_DATE_EPOCH where it is set, else now."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if epoch is None:
