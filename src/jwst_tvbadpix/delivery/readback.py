@@ -18,8 +18,10 @@ from ..refmodels import (
     dq_value,
     read_history,
     read_mask_dq,
+    read_roman_bad,
 )
 from .found import Found, Reference
+from .observatory import JWST, ROMAN, of_file, of_instrument
 
 __all__ = ["Meant", "ReadBack", "match_histories", "read_back", "read_bad"]
 
@@ -102,7 +104,7 @@ def match_histories(
     meant: dict[Path, Meant] = {}
     taken: set[tuple[Path, tuple[str, str]]] = set()
     for reference in found.references:
-        if reference.kind != "mask":
+        if reference.kind != "mask" or of_instrument(reference.instrument) is not JWST:
             continue
         _require_deliverable(reference)
         path = _choose_history(reference, models)
@@ -209,6 +211,8 @@ def read_back(reference: Reference, meant: np.ndarray | None) -> ReadBack:
     -------
     ReadBack
     """
+    if of_instrument(reference.instrument) is not JWST:
+        return ReadBack((), (), read_bad(reference.fits))
     with ExitStack() as stack:
         stack.enter_context(_quiet_models())
         models = [
@@ -273,6 +277,8 @@ def read_bad(path: Path) -> np.ndarray | None:
     ndarray of bool or None
         Of a mask the frame of the detector; None where the reference has no flags.
     """
+    if of_file(path) is ROMAN:
+        return read_roman_bad(path)
     with _quiet_models(), datamodels.open(path) as model:
         return _find_bad(path, model)
 

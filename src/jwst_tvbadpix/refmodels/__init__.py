@@ -22,6 +22,15 @@ from .photom import (
     write_photom,
 )
 from .photom_mrs import read_mrs_wavelengths
+from .roman import (
+    RomanHeader,
+    map_dq_from_roman,
+    map_dq_to_roman,
+    read_roman_bad,
+    write_roman_flat,
+    write_roman_mask,
+    write_roman_photom,
+)
 from .series import (
     MaskSeries,
     build_mask_at,
@@ -44,6 +53,7 @@ __all__ = [
     "FlatSelection",
     "MaskSeries",
     "PhotomHeader",
+    "RomanHeader",
     "StarFlatModel",
     "build_absflux_model",
     "build_badpix_history",
@@ -68,11 +78,14 @@ __all__ = [
     "list_tables",
     "list_useafter",
     "make_pedigree",
+    "map_dq_from_roman",
+    "map_dq_to_roman",
     "pack_block",
     "read_absflux",
     "read_history",
     "read_mask_dq",
     "read_mrs_wavelengths",
+    "read_roman_bad",
     "read_star_flat",
     "read_template",
     "rename_all",
@@ -80,5 +93,8 @@ __all__ = [
     "unpack_residuals",
     "write_asdf",
     "write_photom",
+    "write_roman_flat",
+    "write_roman_mask",
+    "write_roman_photom",
     "write_twins",
 ]

@@ -1,6 +1,7 @@
 """Reference files of Roman's Wide Field Instrument: masks, flats and photom, valid by RAD."""
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,13 @@ from typing import Any
 
 import asdf
 import numpy as np
+from asdf.exceptions import AsdfWarning
 from astropy.time import Time
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from ..atomic import replace_whole
 from ..errors import DetectorError, ProductError
+from ..files import open_asdf
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 from .twins import creation_time
 
@@ -22,6 +25,7 @@ __all__ = [
     "RomanHeader",
     "map_dq_from_roman",
     "map_dq_to_roman",
+    "read_roman_bad",
     "require_rad",
     "roman_pixel_flags",
     "write_roman_flat",
@@ -297,6 +301,25 @@ def write_roman_photom(
                     "the row or leave it out"
                 )
     return _write(path, "WfiImgPhotomRefModel", "PHOTOM", header, {"phot_table": table})
+
+
+def read_roman_bad(path: str | Path) -> np.ndarray | None:
+    """Read where a reference of Roman has DO_NOT_USE; None where it has no flags.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    bool (ny, nx) or None
+    """
+    value = np.uint32(roman_pixel_flags()["DO_NOT_USE"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AsdfWarning)  # made with another version of RAD
+        with open_asdf(Path(path)) as file:
+            dq = file["roman"].get("dq")
+            return None if dq is None else (np.asarray(dq) & value) != 0
 
 
 def _require_array(name: str, array: Any, kind: Any, shape: tuple[int, ...]) -> None:
