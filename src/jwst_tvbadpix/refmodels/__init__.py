@@ -22,6 +22,7 @@ from .photom import (
     write_photom,
 )
 from .photom_mrs import read_mrs_wavelengths
+from .roman_mask import RomanMask
 from .series import (
     MaskSeries,
     build_mask_at,

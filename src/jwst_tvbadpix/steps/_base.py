@@ -23,6 +23,7 @@ from ..files import read_association
 from ..headers import ExposureRecord
 from ..refmodels import (
     BadPixHistoryModel,
+    RomanMask,
     StarFlatModel,
     rename_all,
     write_asdf,
@@ -118,7 +119,7 @@ class TvBadPixStep(Step):
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
-        if not isinstance(model, ReferenceFileModel):
+        if not isinstance(model, ReferenceFileModel | RomanMask):
             return super().save_model(model, *args, **kwargs)
         if not (self.save_results or kwargs.get("force")):
             return None
@@ -126,6 +127,8 @@ class TvBadPixStep(Step):
         path = self.stage(folder) / model.meta.filename
         if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
             write_asdf(model, path)
+        elif isinstance(model, RomanMask):
+            model.save(path)
         else:
             write_twins(model, path.with_suffix(""))
         return str(folder / model.meta.filename)
