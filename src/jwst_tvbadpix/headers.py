@@ -170,10 +170,11 @@ def make_record(
     ContradictoryDateError
         Its dates lie more than a day apart; the message does not name the exposure.
     """
-    if str(keywords["TELESCOP"]).upper() != "JWST":
+    telescope = str(keywords["TELESCOP"]).upper()
+    if telescope not in ("JWST", "ROMAN"):
         raise InputError(
-            f"expected TELESCOP = JWST in {name}, found {keywords['TELESCOP']!r}; "
-            "give JWST _rate or _rateints products"
+            f"expected TELESCOP = JWST or ROMAN in {name}, found {keywords['TELESCOP']!r}; "
+            "give JWST _rate or _rateints products, or level-2 images of Roman"
         )
     if len(shape) not in (2, 3):
         raise InputError(
@@ -184,6 +185,8 @@ def make_record(
     fallbacks: list[str] = []
     try:
         detector = get_detector(keywords["DETECTOR"])
+        if detector.telescope != telescope:
+            raise DetectorError(f"expected a detector of {telescope}, found {detector.name}")
         corner = _find_corner(keywords, detector, shape[-2:], fallbacks)
     except DetectorError as error:
         raise DetectorError(f"{name}: {error}") from error

@@ -31,6 +31,8 @@ from .roman import (
     write_roman_mask,
     write_roman_photom,
 )
+from .roman_mask import RomanMask
+from .roman_products import RomanFlat, RomanPhotom
 from .series import (
     MaskSeries,
     build_mask_at,
@@ -53,7 +55,10 @@ __all__ = [
     "FlatSelection",
     "MaskSeries",
     "PhotomHeader",
+    "RomanFlat",
     "RomanHeader",
+    "RomanMask",
+    "RomanPhotom",
     "StarFlatModel",
     "build_absflux_model",
     "build_badpix_history",

@@ -191,6 +191,8 @@ def build_history(
         "useafter": useafter,
         "instrument": {"name": facts.instrument, "detector": facts.name},
     }
+    if facts.telescope != "JWST":
+        tree["meta"]["telescope"] = facts.telescope
     model = BadPixHistoryModel(AsdfObject(tree))
     count = len(tree["exposures"]["filename"])
     model.add_history_entry(f"Built from {count} exposures of {facts.name}.", SOFTWARE)

@@ -289,7 +289,7 @@ def read_mask_dq(path: str | Path) -> tuple[np.ndarray, str]:
     Parameters
     ----------
     path : str or Path
-        A full-frame mask reference file, with or without a DQ_DEF table.
+        A full-frame mask reference file of JWST, with or without a DQ_DEF table, or of Roman.
 
     Returns
     -------
@@ -341,6 +341,10 @@ def _read_raw(path: Path) -> tuple[str | None, np.ndarray, list[tuple[int, str]]
     if is_asdf:
         with open_asdf(path) as opened:
             tree = dict(opened.tree)
+            if "roman" in tree:
+                from .roman_mask import read_roman_mask
+
+                return *read_roman_mask(tree["roman"], path), []
             _require_mask(tree["meta"].get("reftype"), path)
             detector = tree["meta"]["instrument"].get("detector")
             return detector, np.array(tree["dq"]), _list_flags(tree.get("dq_def"))

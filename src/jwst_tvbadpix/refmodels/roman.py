@@ -14,6 +14,7 @@ from astropy.time import Time
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from ..atomic import replace_whole
+from ..detectors import Detector, get_detector
 from ..errors import DetectorError, ProductError
 from ..files import open_asdf
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
@@ -21,7 +22,6 @@ from .twins import creation_time
 
 __all__ = [
     "KNOWN_RAD",
-    "WFI_DETECTORS",
     "RomanHeader",
     "map_dq_from_roman",
     "map_dq_to_roman",
@@ -37,12 +37,6 @@ log = logging.getLogger(__name__)
 
 # Versions of RAD (the schemas of Roman) that the writers are tested with.
 KNOWN_RAD = ("1.1", "1.2")
-
-WFI_DETECTORS = tuple(f"WFI{number:02d}" for number in range(1, 19))
-
-# Of an L1 exposure and of a mask; of an L2 image and of a flat, which lack the reference pixels.
-MASK_SHAPE = (4096, 4096)
-SCIENCE_SHAPE = (4088, 4088)
 
 _INSTALL = "pip install 'jwst-tvbadpix[roman]'"
 
@@ -202,7 +196,7 @@ def write_roman_mask(
         The detector or the date is not one.
     """
     header = RomanHeader(detector, useafter, description, pedigree, tuple(history), author, origin)
-    _require_array("dq", dq, np.uint32, MASK_SHAPE)
+    _require_array("dq", dq, np.uint32, _find_detector(detector).shape)
     _require_flags(dq)
     return _write(path, "MaskRefModel", "MASK", header, {"dq": dq})
 
@@ -241,12 +235,15 @@ def write_roman_flat(
         As `write_roman_mask`; or a pixel that would be applied has no positive finite response or
         no finite error.
     """
+    # That of an L2 image: within the reference pixels.
+    _, _, nx, ny = _find_detector(header.detector).subarrays["FULL"] or (0, 0, 0, 0)
+    shape = (ny, nx)
     for name, array, kind in (
         ("flat", flat, np.float32),
         ("err", err, np.float32),
         ("dq", dq, np.uint32),
     ):
-        _require_array(name, array, kind, SCIENCE_SHAPE)
+        _require_array(name, array, kind, shape)
     _require_flags(dq)
     # The flat_field step sets exactly these to 1, and divides by all others.
     used = (dq & np.uint32(roman_pixel_flags()["NO_FLAT_FIELD"])) == 0
@@ -391,11 +388,7 @@ def _check_header(header: RomanHeader, path: Path) -> None:
     """Check what RAD leaves open and CRDS does not."""
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
-    if header.detector not in WFI_DETECTORS:
-        raise DetectorError(
-            f"expected a detector of WFI, {WFI_DETECTORS[0]} to {WFI_DETECTORS[-1]}, found "
-            f"{header.detector!r}; correct it"
-        )
+    _find_detector(header.detector)
     check_useafter(header.useafter)
     require_pedigree(header.pedigree)
     texts = {"description": header.description, "author": header.author, "origin": header.origin}
@@ -405,6 +398,16 @@ def _check_header(header: RomanHeader, path: Path) -> None:
             f"expected a description, an author, an origin and at least one history entry for "
             f"{path.name}, found none for {', '.join(empty) or 'history'}; give them"
         )
+
+
+def _find_detector(name: str) -> Detector:
+    """Find a detector of WFI."""
+    facts = get_detector(name)
+    if facts.telescope != "ROMAN":
+        raise DetectorError(
+            f"expected a detector of Roman, WFI01 to WFI18, found {name}; correct it"
+        )
+    return facts
 
 
 def _plain(node: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import bottleneck as bn
@@ -17,6 +18,8 @@ from .dq import dq_value
 from .history import BadPixHistoryModel, unpack_residuals
 from .irs2 import IRS2_READPATTS
 from .mask import build_mask
+from .roman import RomanHeader
+from .roman_mask import RomanMask
 
 __all__ = [
     "MaskSeries",
@@ -210,7 +213,7 @@ def build_mask_at(
     readpatt: str | None = None,
     ngroups: int | None = None,
     name: str = "tvbadpix",
-) -> MaskModel:
+) -> Any:
     """Build the mask that is valid at a date.
 
     Parameters
@@ -227,7 +230,7 @@ def build_mask_at(
 
     Returns
     -------
-    MaskModel
+    MaskModel, or RomanMask for a detector of Roman
         Of the epoch that holds the date: the same as that epoch's file of the series.
 
     Raises
@@ -284,7 +287,7 @@ def _choose_series(
     return fitting[0]
 
 
-def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[MaskModel]:
+def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[Any]:
     """Build all masks: series by series, each in order of USEAFTER.
 
     Parameters
@@ -295,12 +298,12 @@ def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> li
 
     Returns
     -------
-    list of MaskModel
+    list of MaskModel, or of RomanMask for a detector of Roman
     """
     return list(iterate_masks(history, name))
 
 
-def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[MaskModel]:
+def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[Any]:
     """Build the masks of `build_mask_series` one by one: a series may not fit in memory."""
     for series in list_series(history):
         rows, spans = _plan(history, series)
@@ -315,7 +318,7 @@ def _build_span(
     span: MaskSpan,
     n_masks: int,
     name: str,
-) -> MaskModel:
+) -> Any:
     """Build one mask, named by its USEAFTER."""
     detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
     dq = _paint(history, rows, span.flagged, span.advised)
@@ -329,22 +332,30 @@ def _build_span(
     shown = names[:_LISTED_INPUTS]
     mask_filter, purpose = settings["mask_filter"], "" if series == MaskSeries() else f" ({series})"
     software = history.versions.instance["jwst-tvbadpix"]
+    description = f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs"
+    entries = [
+        f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
+        f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
+        f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
+        f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
+        *_explain(series, settings),
+        *_name_base(history),
+        "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
+        *history.warnings,
+        *describe_self_test(history),
+    ]
+    if get_detector(detector).telescope == "ROMAN":
+        header = RomanHeader(detector, useafter, description, history.meta.pedigree, tuple(entries))
+        filename = f"{name}_{detector}_mask_{_stamp(useafter)}.asdf"
+        return RomanMask(
+            filename, header, partial(_paint, history, rows, span.flagged, span.advised)
+        )
     mask = build_mask(
         dq,
         detector=detector,
         useafter=useafter,
-        description=f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs",
-        history=[
-            f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
-            f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
-            f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
-            f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
-            *_explain(series, settings),
-            *_name_base(history),
-            "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
-            *history.warnings,
-            *describe_self_test(history),
-        ],
+        description=description,
+        history=entries,
         pedigree=history.meta.pedigree,
         filter_name=None if mask_filter == "N/A" else mask_filter,
         readpatt=series.readpatt or None,
@@ -384,5 +395,9 @@ def _name_mask(stem: str, mask: MaskModel, depth: str) -> str:
     filters = getattr(meta.instrument, "p_filter", None) or str(meta.instrument.filter)
     parts = [filters.removesuffix("|").replace("|", "-"), depth, str(meta.exposure.readpatt)]
     parts = [part for part in parts if part not in ("", "N/A")]
-    stamp = str(meta.useafter).replace("-", "").replace(":", "")
-    return "_".join([stem, meta.instrument.detector, *parts, "mask", stamp]) + ".asdf"
+    parts += ["mask", _stamp(str(meta.useafter))]
+    return "_".join([stem, meta.instrument.detector, *parts]) + ".asdf"
+
+
+def _stamp(useafter: str) -> str:
+    return useafter.replace("-", "").replace(":", "")

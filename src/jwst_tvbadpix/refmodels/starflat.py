@@ -130,10 +130,12 @@ def build_star_flat_model(
             "ystart": selection.corner[0] + 1,
             "xsize": nx,
             "ysize": ny,
-            "fastaxis": facts.fastaxis,
-            "slowaxis": facts.slowaxis,
         },
     }
+    if facts.telescope == "JWST":  # Roman's files say nothing of the read-out
+        tree["meta"]["subarray"] |= {"fastaxis": facts.fastaxis, "slowaxis": facts.slowaxis}
+    else:
+        tree["meta"]["telescope"] = facts.telescope
     model = StarFlatModel(AsdfObject(tree))
     for note in (f"Built from {built.stack.n_used} exposures of {facts.name}.", *notes):
         model.add_history_entry(note, SOFTWARE)

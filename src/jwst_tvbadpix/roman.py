@@ -1,0 +1,330 @@
+"""Exposures of Roman's Wide Field Instrument: level-2 images in ASDF, read lazily."""
+
+import logging
+import shutil
+import struct
+import tempfile
+import warnings
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asdf
+import numpy as np
+from asdf.util import load_yaml
+from astropy.time import Time
+from stdatamodels.jwst.datamodels.dqflags import pixel
+
+from .detectors import DETECTORS
+from .errors import InputError, ProductError
+from .files import compute_sha256, require_plain_tree
+from .headers import KEYWORDS
+from .refmodels.roman import map_dq_from_roman, roman_pixel_flags
+from .sources import Scan
+
+__all__ = ["KNOWN_IMAGES", "list_unmatched_flags", "read_model", "scan_asdf"]
+
+log = logging.getLogger(__name__)
+
+# Tags of a level-2 image, and the version of RAD that has them: those that are tested.
+KNOWN_IMAGES = {"wfi_image-2.1.0": "1.1", "wfi_image-2.2.0": "1.2"}
+_TAGS = "asdf://stsci.edu/datamodels/roman/tags/"
+_SPECTRAL = ("GRISM", "PRISM")
+# What RAD writes where nothing is known.
+_UNKNOWN = (None, "?", -999999)
+
+# Where a card of JWST has its counterpart beneath meta of a level-2 image.
+_CARDS = {
+    "TELESCOP": "telescope",
+    "DETECTOR": "instrument.detector",
+    "FILTER": "instrument.optical_element",
+    "EXP_TYPE": "exposure.type",
+    "READPATT": "exposure.ma_table_name",
+    "NGROUPS": "exposure.nresultants",
+    "EFFEXPTM": "exposure.effective_exposure_time",
+    "R_MASK": "ref_file.mask",
+    "CAL_VER": "calibration_software_version",
+    "FILENAME": "filename",
+    "VISIT_ID": "observation.visit_id",
+    "S_FLAT": "cal_step.flat_field",
+    "S_WCS": "cal_step.assign_wcs",
+    "V2_REF": "wcsinfo.v2_ref",
+    "V3_REF": "wcsinfo.v3_ref",
+    "RA_REF": "wcsinfo.ra_ref",
+    "DEC_REF": "wcsinfo.dec_ref",
+    "ROLL_REF": "wcsinfo.roll_ref",
+    "VA_SCALE": "velocity_aberration.scale_factor",
+}
+_PLANES = {"SCI": "data", "DQ": "dq", "ERR": "err"}
+
+# Header of an ASDF block: magic, size of the rest; flags, compression, sizes that are allocated,
+# used and uncompressed, checksum.
+_MAGIC = b"\xd3BLK"
+_BLOCK = struct.Struct(">4sHI4sQQQ16s")
+_STREAMED = 1
+_MOST_PADDING = 2**20
+_ADVICE = "give level-2 images of romancal (_cal.asdf), or download the file again"
+
+
+class _RomanSource:
+    """Planes of a level-2 image; one that is compressed is unpacked when it is first read."""
+
+    def __init__(self, path: Path, tree: Mapping[str, Any]) -> None:
+        self._path = path
+        blocks = _list_blocks(path)
+        # Per plane: its dtype, and where it begins; None where only asdf can tell.
+        self._places: dict[str, tuple[np.dtype[Any], int | None]] = {}
+        shapes = {}
+        for name, key in _PLANES.items():
+            if key not in tree and name == "ERR":
+                continue
+            dtype, shapes[name], offset = _find_array(path, key, tree.get(key), blocks)
+            self._places[name] = dtype, offset
+        self.shape: tuple[int, ...] = shapes["SCI"]
+        if len(self.shape) != 2 or set(shapes.values()) != {self.shape}:
+            raise InputError(
+                f"expected 2-D data, dq and err of one shape in {path}, found "
+                f"{', '.join(map(str, shapes.values()))}; make the product again"
+            )
+        if self._places["DQ"][0].kind != "u" or self._places["SCI"][0].kind != "f":
+            raise InputError(
+                f"expected data as floating point and dq as unsigned integers in {path}, found "
+                f"{self._places['SCI'][0]} and {self._places['DQ'][0]}; make the product again"
+            )
+        self._folder: Path | None = None
+
+    def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Read rows of the data [DN/s], and of the DQ in the bits of JWST."""
+        return self._read("SCI", rows), map_dq_from_roman(self._read("DQ", rows))[0]
+
+    def read_err(self, rows: slice) -> np.ndarray | None:
+        """Read rows of the error; float16 in the file."""
+        return self._read("ERR", rows).astype(np.float32) if "ERR" in self._places else None
+
+    def _read(self, name: str, rows: slice) -> np.ndarray:
+        dtype, offset = self._places[name]
+        if offset is None:
+            values = np.load(self._unpack(name), mmap_mode="r")[rows]
+        else:
+            values = np.memmap(self._path, dtype, "r", offset, self.shape)[rows]
+        return np.array(values, dtype.newbyteorder("="))
+
+    def _unpack(self, name: str) -> Path:
+        """Unpack a plane into a temporary folder, which goes when this object does."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        path = self._folder / f"{name}.npy"
+        if not path.is_file():
+            values = self._load(_PLANES[name])
+            if values.shape != self.shape:
+                raise InputError(
+                    f"expected {_PLANES[name]} of shape {self.shape} in {self._path}, found "
+                    f"{values.shape}; {_ADVICE}"
+                )
+            np.save(path, values)
+        return path
+
+    def _load(self, key: str) -> np.ndarray:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of versions: the tag has been looked at
+                with asdf.open(self._path, memmap=True, lazy_tree=True) as file:
+                    return np.array(file["roman"][key])
+        except MemoryError:
+            raise
+        except Exception as error:  # each decompressor has its own for what it cannot read
+            raise InputError(
+                f"expected a compressed array {key} in {self._path}, found "
+                f"{type(error).__name__}: {error}; {_ADVICE}"
+            ) from error
+
+
+def _list_blocks(path: Path) -> list[tuple[int, int | None]]:
+    """List the blocks of an ASDF file: bytes used, and where they lie if stored plainly."""
+    size = path.stat().st_size
+    blocks: list[tuple[int, int | None]] = []
+    with path.open("rb") as stream:
+        while stream.readline().rstrip() not in (b"...", b""):
+            pass
+        position = stream.tell()
+        position += max(0, stream.read(_MOST_PADDING).find(_MAGIC))
+        while position < size:
+            stream.seek(position)
+            head = stream.read(_BLOCK.size)
+            if not head.startswith(_MAGIC):
+                break  # the index, after the last block
+            if len(head) == _BLOCK.size:
+                _, rest, flags, compression, allocated, used, _, _ = _BLOCK.unpack(head)
+                begin = position + 6 + rest
+            if len(head) < _BLOCK.size or begin + used > size:
+                raise InputError(
+                    f"expected the whole of block {len(blocks)} in {path}, found the end of the "
+                    f"file at {size} bytes: it is truncated; download it again"
+                )
+            plain = compression == bytes(4) and not flags & _STREAMED
+            blocks.append((used, begin if plain else None))
+            position = size if flags & _STREAMED else begin + allocated
+    return blocks
+
+
+def _find_array(
+    path: Path, key: str, node: Any, blocks: list[tuple[int, int | None]]
+) -> tuple[np.dtype[Any], tuple[int, ...], int | None]:
+    """Find dtype, shape and place of an array from what the tree says of it."""
+    try:
+        order = ">" if node["byteorder"] == "big" else "<"
+        dtype = np.dtype(str(node["datatype"])).newbyteorder(order)
+        shape = tuple(int(n) for n in node["shape"])
+        used, offset = blocks[int(node["source"])]
+    except (TypeError, KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"expected the array {key} in a block of {path}, found {type(error).__name__}: "
+            f"{error}; {_ADVICE}"
+        ) from error
+    if offset is not None:
+        offset += int(node.get("offset", 0))
+        if {"strides", "mask"} & set(node) or used < dtype.itemsize * int(np.prod(shape)):
+            offset = None
+    return dtype, shape, offset
+
+
+def scan_asdf(path: Path) -> Scan:
+    """Read the header of a level-2 image; see `scan_exposures`."""
+    try:
+        require_plain_tree(path)
+        tree = load_yaml(path, tagged=True)
+        checksum = compute_sha256(path)
+    except InputError:
+        raise
+    except Exception as error:  # yaml and asdf raise what they like on what is no ASDF
+        raise InputError(
+            f"expected an ASDF file, found {path}: {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]}; {_ADVICE}"
+        ) from error
+    roman = tree.get("roman")
+    if not isinstance(roman, Mapping) or not isinstance(roman.get("meta"), Mapping):
+        raise InputError(
+            f"expected a level-2 image of Roman or a FITS product of JWST, found {path}, an ASDF "
+            "file of another kind; give _rate products, or _cal.asdf of romancal"
+        )
+    _require_image(str(path), str(getattr(roman, "_tag", "")))
+    keywords = _read_cards(str(path), roman["meta"])
+    return Scan(path.name, checksum, keywords, _RomanSource(path, roman), partial(_load_wcs, path))
+
+
+def read_model(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read the cards and planes of a data model of Roman, the DQ in the bits of JWST.
+
+    Parameters
+    ----------
+    model : roman_datamodels.datamodels.ImageModel
+
+    Returns
+    -------
+    keywords : dict
+        The cards of `KEYWORDS`; None = absent.
+    planes : dict of str to ndarray
+        SCI float32, DQ uint32 and, where it is there, ERR float32.
+
+    Raises
+    ------
+    InputError
+        The model is no level-2 image, or one of an unknown version or a spectral mode.
+    """
+    name = str(model.meta.get("filename", "a model in memory"))
+    _require_image(name, str(getattr(model._instance, "_read_tag", None) or model.tag))
+    keywords = _read_cards(name, model.meta)
+    planes = {key: np.asarray(model[plane]) for key, plane in _PLANES.items() if plane in model}
+    if not {"SCI", "DQ"} <= set(planes):
+        raise InputError(
+            f"expected data and dq in {name}, found {', '.join(planes) or 'neither'}; {_ADVICE}"
+        )
+    planes["DQ"] = map_dq_from_roman(planes["DQ"])[0]
+    if "ERR" in planes:
+        planes["ERR"] = planes["ERR"].astype(np.float32)
+    return keywords, planes
+
+
+def _require_image(name: str, tag: str) -> None:
+    """Require a level-2 image of a known version of RAD, and what is needed to read it."""
+    kind = tag.removeprefix(_TAGS)
+    known = ", ".join(f"{one} (RAD {rad})" for one, rad in KNOWN_IMAGES.items())
+    if not kind.startswith("wfi_image-"):
+        raise InputError(
+            f"expected a level-2 image of Roman in {name}, found {kind or 'no tag'}, another kind "
+            "(level 1, guide window, mosaic, catalogue); give _cal.asdf of romancal"
+        )
+    if kind not in KNOWN_IMAGES:
+        raise InputError(
+            f"expected one of {known} in {name}, found {kind}, a version of RAD that this "
+            "jwst_tvbadpix does not know; use a newer one, or process the exposure again with "
+            "romancal 1.1 or later"
+        )
+    try:
+        roman_pixel_flags()
+    except ProductError as error:
+        raise InputError(f"{name} is an exposure of Roman: {error}") from error
+
+
+def list_unmatched_flags() -> list[str]:
+    """List the pixel flags of Roman that JWST has no flag of the same name for."""
+    return sorted(set(roman_pixel_flags()) - set(pixel))
+
+
+def _read_cards(name: str, meta: Any) -> dict[str, Any]:
+    """Read the cards of JWST from the metadata of a level-2 image."""
+    cards: dict[str, Any] = dict.fromkeys(KEYWORDS)
+    for card, path in _CARDS.items():
+        value = _follow(meta, path)
+        cards[card] = None if value in _UNKNOWN else value
+    element, exp_type = str(cards["FILTER"]), str(cards["EXP_TYPE"])
+    if exp_type != "WFI_IMAGE" or element in _SPECTRAL:
+        raise InputError(
+            f"expected exposures of type WFI_IMAGE through an imaging filter, found {name} with "
+            f"{exp_type} and {element}; leave spectral, dark and calibration exposures out"
+        )
+    start, end = (_read_time(name, meta, f"exposure.{edge}_time") for edge in ("start", "end"))
+    date, time = start.isot.split("T")
+    cards |= {"EXPSTART": start.mjd, "EXPMID": (start.mjd + end.mjd) / 2, "EXPEND": end.mjd}
+    cards |= {"DATE-OBS": date, "TIME-OBS": time, "BUNIT": "DN/s", "SUBARRAY": "FULL"}
+    detector = DETECTORS.get(str(cards["DETECTOR"]))
+    if detector is not None:  # the level-2 image lies within its reference pixels
+        corner = detector.reference_columns[0] + 1, detector.reference_rows[0] + 1
+        size = (
+            detector.shape[1] - sum(detector.reference_columns),
+            detector.shape[0] - sum(detector.reference_rows),
+        )
+        places = ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
+        cards |= dict(zip(places, (*corner, *size), strict=True))
+    return cards
+
+
+def _read_time(name: str, meta: Any, path: str) -> Time:
+    """Read a time, which the tree has as text or as a mapping."""
+    value = _follow(meta, path)
+    if isinstance(value, Mapping):
+        value = value.get("value")
+    try:
+        return Time(value if isinstance(value, Time) else str(value), scale="utc")
+    except ValueError as error:
+        raise InputError(
+            f"expected a date and time (UTC) in meta.{path} of {name}, found {value!r}; {_ADVICE}"
+        ) from error
+
+
+def _follow(node: Any, path: str) -> Any:
+    """Follow a dotted path through nested mappings; None where it ends."""
+    for part in path.split("."):
+        node = node.get(part) if hasattr(node, "get") else None
+    return node
+
+
+def _load_wcs(path: Path) -> Any:
+    """Read the WCS object of a level-2 image."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of versions: the tag has been looked at
+        with asdf.open(path, memmap=False) as file:
+            return file["roman"]["meta"]["wcs"]
