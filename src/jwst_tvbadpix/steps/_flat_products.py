@@ -145,7 +145,7 @@ def build_products(
     parts.meta.filename = f"{names.stem}_{suffix}.asdf"
     models: list[Any] = [parts]
     for flat, date, stem in zip(built.flats, dates, stems, strict=True):
-        about = {
+        about: dict[str, Any] = {
             "selection": names.select(date),
             "pedigree": pedigree,
             "description": f"External flat of {images.detector.name} in {images.filter}",
