@@ -45,6 +45,7 @@ __all__ = [
     "FlatSelection",
     "MaskSeries",
     "PhotomHeader",
+    "RomanMask",
     "StarFlatModel",
     "build_absflux_model",
     "build_badpix_history",
