@@ -15,8 +15,24 @@ from jwst_tvbadpix import detectors, roman
 
 __all__ = ["SCALE", "make_wcs", "shrink_wfi", "write_field"]
 
-_STEPS = """assign_wcs flat_field dark dark_decay dq_init flux linearity photom source_catalog
-    ramp_fit refpix saturation outlier_detection tweakreg skymatch wfi18_transient""".split()
+_STEPS = [
+    "assign_wcs",
+    "flat_field",
+    "dark",
+    "dark_decay",
+    "dq_init",
+    "flux",
+    "linearity",
+    "photom",
+    "source_catalog",
+    "ramp_fit",
+    "refpix",
+    "saturation",
+    "outlier_detection",
+    "tweakreg",
+    "skymatch",
+    "wfi18_transient",
+]
 
 # Degrees per pixel of WFI.
 SCALE = 0.11 / 3600

@@ -57,6 +57,8 @@ KEYWORDS = {
     "BUNIT": "meta.bunit_data",
     "PHOTMJSR": "meta.photometry.conversion_megajanskys",
     "VISIT_ID": "meta.observation.visit_id",
+    "TARG_RA": "meta.target.ra",
+    "TARG_DEC": "meta.target.dec",
     "S_FLAT": "meta.cal_step.flat_field",
     "S_WCS": "meta.cal_step.assign_wcs",
     "CRPIX1": "meta.wcsinfo.crpix1",

@@ -17,14 +17,14 @@ from asdf.util import load_yaml
 from astropy.time import Time
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
-from .detectors import DETECTORS
-from .errors import InputError, ProductError
+from .detectors import get_detector
+from .errors import DetectorError, InputError, ProductError
 from .files import compute_sha256, require_plain_tree
 from .headers import KEYWORDS
 from .refmodels.roman import map_dq_from_roman, roman_pixel_flags
 from .sources import Scan
 
-__all__ = ["KNOWN_IMAGES", "list_unmatched_flags", "read_model", "scan_asdf"]
+__all__ = ["KNOWN_IMAGES", "list_unmatched_flags", "read_model", "read_start", "scan_asdf"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ _CARDS = {
     "CAL_VER": "calibration_software_version",
     "FILENAME": "filename",
     "VISIT_ID": "observation.visit_id",
+    "TARG_RA": "pointing.target_ra",
+    "TARG_DEC": "pointing.target_dec",
     "S_FLAT": "cal_step.flat_field",
     "S_WCS": "cal_step.assign_wcs",
     "V2_REF": "wcsinfo.v2_ref",
@@ -175,8 +177,8 @@ def _find_array(
 ) -> tuple[np.dtype[Any], tuple[int, ...], int | None]:
     """Find dtype, shape and place of an array from what the tree says of it."""
     try:
-        order = ">" if node["byteorder"] == "big" else "<"
-        dtype = np.dtype(str(node["datatype"])).newbyteorder(order)
+        dtype = np.dtype(str(node["datatype"]))
+        dtype = dtype.newbyteorder(">" if node["byteorder"] == "big" else "<")
         shape = tuple(int(n) for n in node["shape"])
         used, offset = blocks[int(node["source"])]
     except (TypeError, KeyError, ValueError, IndexError) as error:
@@ -191,12 +193,11 @@ def _find_array(
     return dtype, shape, offset
 
 
-def scan_asdf(path: Path) -> Scan:
-    """Read the header of a level-2 image; see `scan_exposures`."""
+def _read_tree(path: Path) -> Mapping[str, Any]:
+    """Read what an ASDF file has under ``roman``, without its arrays."""
     try:
         require_plain_tree(path)
         tree = load_yaml(path, tagged=True)
-        checksum = compute_sha256(path)
     except InputError:
         raise
     except Exception as error:  # yaml and asdf raise what they like on what is no ASDF
@@ -204,14 +205,21 @@ def scan_asdf(path: Path) -> Scan:
             f"expected an ASDF file, found {path}: {type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]}; {_ADVICE}"
         ) from error
-    roman = tree.get("roman")
+    roman = tree.get("roman") if isinstance(tree, Mapping) else None
     if not isinstance(roman, Mapping) or not isinstance(roman.get("meta"), Mapping):
         raise InputError(
             f"expected a level-2 image of Roman or a FITS product of JWST, found {path}, an ASDF "
             "file of another kind; give _rate products, or _cal.asdf of romancal"
         )
+    return roman
+
+
+def scan_asdf(path: Path) -> Scan:
+    """Read the header of a level-2 image; see `scan_exposures`."""
+    roman = _read_tree(path)
     _require_image(str(path), str(getattr(roman, "_tag", "")))
     keywords = _read_cards(str(path), roman["meta"])
+    checksum = compute_sha256(path)
     return Scan(path.name, checksum, keywords, _RomanSource(path, roman), partial(_load_wcs, path))
 
 
@@ -246,6 +254,29 @@ def read_model(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if "ERR" in planes:
         planes["ERR"] = planes["ERR"].astype(np.float32)
     return keywords, planes
+
+
+def read_start(path: Path) -> tuple[str, str]:
+    """Read when an exposure of Roman of level 1 or 2 started, and on which detector.
+
+    Parameters
+    ----------
+    path : Path
+        An ASDF file.
+
+    Returns
+    -------
+    start, detector : str
+        ISO date and time (UTC), WFI01 to WFI18.
+
+    Raises
+    ------
+    InputError
+        The file is no exposure of Roman.
+    """
+    meta = _read_tree(path)["meta"]
+    start = _read_time(str(path), meta, "exposure.start_time")
+    return str(start.isot), str(_follow(meta, "instrument.detector"))
 
 
 def _require_image(name: str, tag: str) -> None:
@@ -290,15 +321,15 @@ def _read_cards(name: str, meta: Any) -> dict[str, Any]:
     date, time = start.isot.split("T")
     cards |= {"EXPSTART": start.mjd, "EXPMID": (start.mjd + end.mjd) / 2, "EXPEND": end.mjd}
     cards |= {"DATE-OBS": date, "TIME-OBS": time, "BUNIT": "DN/s", "SUBARRAY": "FULL"}
-    detector = DETECTORS.get(str(cards["DETECTOR"]))
-    if detector is not None:  # the level-2 image lies within its reference pixels
-        corner = detector.reference_columns[0] + 1, detector.reference_rows[0] + 1
-        size = (
-            detector.shape[1] - sum(detector.reference_columns),
-            detector.shape[0] - sum(detector.reference_rows),
-        )
-        places = ("SUBSTRT1", "SUBSTRT2", "SUBSIZE1", "SUBSIZE2")
-        cards |= dict(zip(places, (*corner, *size), strict=True))
+    try:
+        detector = get_detector(cards["DETECTOR"])
+    except DetectorError as error:
+        raise DetectorError(f"{name}: {error}") from error
+    # The level-2 image lies within the reference pixels of its detector.
+    (left, right), (bottom, top) = detector.reference_columns, detector.reference_rows
+    ny, nx = detector.shape
+    cards |= {"SUBSTRT1": left + 1, "SUBSIZE1": nx - left - right}
+    cards |= {"SUBSTRT2": bottom + 1, "SUBSIZE2": ny - bottom - top}
     return cards
 
 

@@ -20,7 +20,7 @@ from .errors import InputError
 from .files import compute_sha256, read_association
 from .headers import KEYWORDS
 
-__all__ = ["Scan", "Source", "scan_exposures"]
+__all__ = ["Scan", "Source", "is_asdf", "scan_exposures"]
 
 log = logging.getLogger(__name__)
 
@@ -248,14 +248,14 @@ def _scan(item: Any) -> Scan:
         return item
     if not isinstance(item, Path):
         return _scan_model(item)
-    if _is_asdf(item):
+    if is_asdf(item):
         from .roman import scan_asdf
 
         return scan_asdf(item)
     return _scan_fits(item)
 
 
-def _is_asdf(path: Path) -> bool:
+def is_asdf(path: Path) -> bool:
     """Whether a file begins as ASDF; one that cannot be read does not."""
     try:
         with path.open("rb") as stream:
@@ -364,6 +364,7 @@ def _load_wcs(path: Path) -> Any:
 
 def _scan_model(model: Any, *, spool: bool = False) -> Scan:
     """Read one model; `spool` copies its arrays to temporary files."""
+    planes: dict[str, Any]
     if getattr(model, "crds_observatory", None) == "roman":
         from .roman import read_model
 

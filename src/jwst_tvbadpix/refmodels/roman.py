@@ -23,6 +23,7 @@ from .twins import creation_time
 __all__ = [
     "KNOWN_RAD",
     "RomanHeader",
+    "as_plain",
     "map_dq_from_roman",
     "map_dq_to_roman",
     "read_roman_bad",
@@ -378,7 +379,7 @@ def _write(
                 "correct the array or the metadata"
             ) from error
         with model_type(temporary, lazy_load=False, memmap=False) as written:
-            found = {"meta": _plain(written.meta), **{key: _plain(written[key]) for key in body}}
+            found = {key: as_plain(written[key]) for key in ("meta", *body)}
         _compare(path, "", {"meta": meta, **body}, found)
     log.debug("Wrote %s", path)
     return path
@@ -410,10 +411,10 @@ def _find_detector(name: str) -> Detector:
     return facts
 
 
-def _plain(node: Any) -> Any:
+def as_plain(node: Any) -> Any:
     """Take a node of a model out of its clothes: dict, ndarray, Time or scalar."""
     if hasattr(node, "items"):
-        return {str(key): _plain(value) for key, value in node.items()}
+        return {str(key): as_plain(value) for key, value in node.items()}
     return np.array(node) if hasattr(node, "shape") and not isinstance(node, Time) else node
 
 

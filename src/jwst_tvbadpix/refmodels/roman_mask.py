@@ -1,6 +1,6 @@
 """Masks of Roman's Wide Field Instrument: made when asked for, written by `roman`, read back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError
 from .roman import RomanHeader, map_dq_from_roman, map_dq_to_roman, write_roman_mask
 
-__all__ = ["RomanMask", "read_roman_mask"]
+__all__ = ["RomanMask", "build_roman_mask", "read_roman_mask"]
 
 _TAGS = "asdf://stsci.edu/datamodels/roman/tags/reference_files/"
 # The tag of a mask in RAD 1.1 and 1.2.
@@ -78,6 +78,33 @@ class RomanMask:
             author=header.author,
             origin=header.origin,
         )
+
+
+def build_roman_mask(
+    compose: Callable[[], np.ndarray],
+    *,
+    detector: str,
+    useafter: str,
+    description: str,
+    history: Sequence[str],
+    pedigree: str,
+    name: str,
+) -> RomanMask:
+    """Build the mask of one epoch; see `RomanMask`.
+
+    Parameters
+    ----------
+    compose : callable
+        Makes the flags.
+    detector, useafter, description, pedigree : str
+    history : sequence of str
+        As `RomanHeader`.
+    name : str
+        With which the file name begins: ``NAME_mask_YYYYMMDDThhmmss.asdf``.
+    """
+    header = RomanHeader(detector, useafter, description, pedigree, tuple(history))
+    stamp = useafter.replace("-", "").replace(":", "")
+    return RomanMask(f"{name}_mask_{stamp}.asdf", header, compose)
 
 
 def read_roman_mask(tree: Any, path: Path) -> tuple[str | None, np.ndarray]:

@@ -18,8 +18,7 @@ from .dq import dq_value
 from .history import BadPixHistoryModel, unpack_residuals
 from .irs2 import IRS2_READPATTS
 from .mask import build_mask
-from .roman import RomanHeader
-from .roman_mask import RomanMask
+from .roman_mask import build_roman_mask
 
 __all__ = [
     "MaskSeries",
@@ -345,10 +344,14 @@ def _build_span(
         *describe_self_test(history),
     ]
     if get_detector(detector).telescope == "ROMAN":
-        header = RomanHeader(detector, useafter, description, history.meta.pedigree, tuple(entries))
-        filename = f"{name}_{detector}_mask_{_stamp(useafter)}.asdf"
-        return RomanMask(
-            filename, header, partial(_paint, history, rows, span.flagged, span.advised)
+        return build_roman_mask(
+            partial(_paint, history, rows, span.flagged, span.advised),
+            detector=detector,
+            useafter=useafter,
+            description=description,
+            history=entries,
+            pedigree=history.meta.pedigree,
+            name=f"{name}_{detector}",
         )
     mask = build_mask(
         dq,
@@ -395,9 +398,5 @@ def _name_mask(stem: str, mask: MaskModel, depth: str) -> str:
     filters = getattr(meta.instrument, "p_filter", None) or str(meta.instrument.filter)
     parts = [filters.removesuffix("|").replace("|", "-"), depth, str(meta.exposure.readpatt)]
     parts = [part for part in parts if part not in ("", "N/A")]
-    parts += ["mask", _stamp(str(meta.useafter))]
-    return "_".join([stem, meta.instrument.detector, *parts]) + ".asdf"
-
-
-def _stamp(useafter: str) -> str:
-    return useafter.replace("-", "").replace(":", "")
+    stamp = str(meta.useafter).replace("-", "").replace(":", "")
+    return "_".join([stem, meta.instrument.detector, *parts, "mask", stamp]) + ".asdf"
