@@ -1,16 +1,14 @@
 """AbsFluxRatio on standard stars seen by Roman, and romancal's photom with what it writes."""
 
-import json
-
 import numpy as np
 import pytest
 from astropy.table import Table
 from fluxtables import AREA_SR, STARS
 
 pytest.importorskip("roman_datamodels")
-from jwst_tvbadpix.refmodels import RomanHeader, write_roman_photom  # noqa: E402
-from jwst_tvbadpix.refmodels.roman_products import read_roman_photom  # noqa: E402
-from jwst_tvbadpix.steps import AbsFluxRatio  # noqa: E402
+from jwst_tvbadpix.refmodels import RomanHeader, write_roman_photom
+from jwst_tvbadpix.refmodels.roman_products import read_roman_photom
+from jwst_tvbadpix.steps import AbsFluxRatio
 
 # Day of the first observation [MJD], conversions [MJy/sr / (DN/s)], wavelengths [um].
 T0 = 61415.0
@@ -82,12 +80,16 @@ def run(inputs, folder, models, **parameters):
 def test_rows_have_the_conversions_and_keep_the_rest(tmp_path):
     photometry, models = write_photometry(tmp_path)
     template = write_template(tmp_path / "template.asdf")
-    files = run(photometry, tmp_path / "out", models, template_photom=[str(template)], time_form="none")
+    files = run(
+        photometry, tmp_path / "out", models, template_photom=[str(template)], time_form="none"
+    )
     print(list(files))
-    made, before = (read_roman_photom(path) for path in (files["WFI01_imaging_photom.asdf"], template))
+    made, before = (
+        read_roman_photom(path) for path in (files["WFI01_imaging_photom.asdf"], template)
+    )
     print(made.header)
     assert made.rows.keys() == before.rows.keys()
     for element, factor in FACTORS.items():
         row = made.rows[element]
-        print(row['photmjsr'], row['uncertainty'])
+        print(row["photmjsr"], row["uncertainty"])
     assert 0

@@ -11,7 +11,7 @@ from astropy.time import Time
 from ..errors import InputError
 from ..refmodels import BadPixHistoryModel
 from .context import _read_header
-from .observatory import JWST, Observatory, of_mapping
+from .observatory import JWST, ROMAN, Observatory, of_instrument, of_mapping
 
 __all__ = [
     "Effect",
@@ -92,6 +92,15 @@ def list_exposures(histories: Iterable[BadPixHistoryModel]) -> dict[str, dict[st
             date, time = Time(start, format="mjd", scale="utc").isot.split("T")
             name = table["filename"][k]
             key = name if name not in datasets else f"{name} ({k + 1})"
+            if of_instrument(meta.name.lower()) is ROMAN:
+                datasets[key] = {
+                    ROMAN.instrument_key: meta.name,
+                    "ROMAN.META.INSTRUMENT.DETECTOR": meta.detector,
+                    "ROMAN.META.INSTRUMENT.OPTICAL_ELEMENT": table["filter"][k],
+                    "ROMAN.META.EXPOSURE.TYPE": table["exp_type"][k],
+                    **ROMAN.date_header(date, time),
+                }
+                continue
             datasets[key] = {
                 "META.INSTRUMENT.NAME": meta.name,
                 "META.INSTRUMENT.DETECTOR": meta.detector,

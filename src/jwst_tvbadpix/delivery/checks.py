@@ -11,7 +11,7 @@ from .allowed import find_allowed
 from .bestrefs import Effect
 from .context import Context, list_parkeys
 from .found import Found, Reference
-from .observatory import JWST
+from .observatory import JWST, of_instrument
 from .readback import Meant, ReadBack
 from .verdict import Check
 from .workers import Outcome
@@ -286,7 +286,7 @@ def _find_missed(job: Job, effects: Sequence[Effect]) -> tuple[list[str], int]:
         if effect.kind != "mask":
             continue
         own = [mask for mask in _masks(job) if _is_for(mask, header)]
-        start = f"{header['META.OBSERVATION.DATE']}T{header['META.OBSERVATION.TIME']}"
+        start = job.found.observatory.read_date(header)
         last = {mask.series: mask for mask in own if mask.useafter <= start}
         names = {job.context.names[mask.fits] for mask in last.values()}
         if not own:
@@ -300,7 +300,8 @@ def _find_missed(job: Job, effects: Sequence[Effect]) -> tuple[list[str], int]:
 
 def _is_for(mask: Reference, header: Mapping[str, str]) -> bool:
     """Tell whether a mask is meant for an exposure of its detector, whatever its date."""
-    if header["META.INSTRUMENT.DETECTOR"] != mask.detector:
+    prefix = of_instrument(mask.instrument).prefix
+    if header[f"{prefix}META.INSTRUMENT.DETECTOR"] != mask.detector:
         return False
     for key in _SPECIFIC:
         value, own = mask.keys.get(key, "N/A"), header.get(key, "N/A")

@@ -71,6 +71,10 @@ class Observatory:
         values = (date, time) if len(self.date_keys) == 2 else (f"{date} {time}",)
         return dict(zip(self.date_keys, values, strict=True))
 
+    def read_date(self, header: Mapping[str, str]) -> str:
+        """Read the date of an exposure: YYYY-MM-DDThh:mm:ss and, where it has them, decimals."""
+        return "T".join(header[key] for key in self.date_keys).replace(" ", "T")
+
     def rules(self, instrument: str) -> dict[str, Mapping[str, Any]]:
         """List the types of an instrument: kind -> what crds knows of it; {} for none."""
         return dict(self.types.unified_defs.get(instrument, {}))

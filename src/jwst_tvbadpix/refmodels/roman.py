@@ -26,7 +26,7 @@ __all__ = [
     "as_plain",
     "map_dq_from_roman",
     "map_dq_to_roman",
-    "read_roman_bad",
+    "read_roman_dq",
     "require_rad",
     "roman_pixel_flags",
     "write_roman_flat",
@@ -301,8 +301,8 @@ def write_roman_photom(
     return _write(path, "WfiImgPhotomRefModel", "PHOTOM", header, {"phot_table": table})
 
 
-def read_roman_bad(path: str | Path) -> np.ndarray | None:
-    """Read where a reference of Roman has DO_NOT_USE; None where it has no flags.
+def read_roman_dq(path: str | Path) -> np.ndarray | None:
+    """Read the flags of a reference of Roman, in its own bits; None where it has none.
 
     Parameters
     ----------
@@ -310,14 +310,13 @@ def read_roman_bad(path: str | Path) -> np.ndarray | None:
 
     Returns
     -------
-    bool (ny, nx) or None
+    uint32 (ny, nx) or None
     """
-    value = np.uint32(roman_pixel_flags()["DO_NOT_USE"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", AsdfWarning)  # made with another version of RAD
         with open_asdf(Path(path)) as file:
             dq = file["roman"].get("dq")
-            return None if dq is None else (np.asarray(dq) & value) != 0
+            return None if dq is None else np.array(dq)
 
 
 def _require_array(name: str, array: Any, kind: Any, shape: tuple[int, ...]) -> None:
