@@ -334,13 +334,19 @@ def _read_cards(name: str, meta: Any) -> dict[str, Any]:
 
 
 def _read_time(name: str, meta: Any, path: str) -> Time:
-    """Read a time, which the tree has as text or as a mapping."""
+    """Read a time (UTC), which the tree has as text, or as a mapping with its format."""
     value = _follow(meta, path)
-    if isinstance(value, Mapping):
-        value = value.get("value")
     try:
-        return Time(value if isinstance(value, Time) else str(value), scale="utc")
-    except ValueError as error:
+        if isinstance(value, Time):
+            return value.utc
+        node = value if isinstance(value, Mapping) else {"value": value}
+        time = node["value"]
+        return Time(
+            str(time) if isinstance(time, str) else time,
+            format=node.get("format"),
+            scale=str(node.get("scale", "utc")),
+        ).utc
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"expected a date and time (UTC) in meta.{path} of {name}, found {value!r}; {_ADVICE}"
         ) from error

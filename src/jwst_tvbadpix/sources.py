@@ -377,7 +377,7 @@ def _scan_model(model: Any, *, spool: bool = False) -> Scan:
     name = str(keywords["FILENAME"] or "model in memory")
     if type(model).__name__ in _SLIT_MODELS:
         raise _refuse_slits(name)
-    arrays = {key: planes[key] for key in ("SCI", "DQ")}
+    arrays: dict[str, Any] = {key: planes[key] for key in ("SCI", "DQ")}
     if any(plane is None for plane in arrays.values()):
         raise InputError(
             f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
