@@ -11,9 +11,9 @@ from astropy.time import Time, TimeDelta
 from gwcs import coordinate_frames as frames
 from roman_files import make_l2
 
-from jwst_tvbadpix import detectors, roman
+from jwst_tvbadpix import detectors
 
-__all__ = ["SCALE", "make_wcs", "shrink_wfi", "write_field"]
+__all__ = ["SCALE", "make_cal_step", "make_wcs", "shrink_wfi", "write_field"]
 
 _STEPS = [
     "assign_wcs",
@@ -47,8 +47,12 @@ def shrink_wfi(monkeypatch, shape, name="WFI01"):
         subarrays=MappingProxyType({"FULL": (5, 5, nx, ny)}),
     )
     known = MappingProxyType({**detectors.DETECTORS, name: small})
-    for module in (detectors, roman):
-        monkeypatch.setattr(module, "DETECTORS", known)
+    monkeypatch.setattr(detectors, "DETECTORS", known)
+
+
+def make_cal_step(**done):
+    """Say what was done to an image: its WCS was assigned, and else nothing."""
+    return {**dict.fromkeys(_STEPS, "INCOMPLETE"), "assign_wcs": "COMPLETE", **done}
 
 
 def make_wcs(x0, y0, ra=80.0, dec=-30.0):
@@ -64,11 +68,11 @@ def make_wcs(x0, y0, ra=80.0, dec=-30.0):
     return gwcs.WCS([(detector, to_sky), (sky, None)])
 
 
-def write_field(folder, field, *, element="F158", flat_field="INCOMPLETE"):
+def write_field(folder, field, *, element="F158", flat_field="INCOMPLETE", wcs="COMPLETE", day=1):
     """Write the exposures of `skyfield.make_field` as level-2 images with an assigned WCS."""
     paths = []
     for k in range(len(field)):
-        start = Time("2027-01-01T00:00:00") + TimeDelta(600.0 * k, format="sec")
+        start = Time(f"2027-01-{day:02d}T00:00:00") + TimeDelta(600.0 * k, format="sec")
         path = folder / f"r{k:04d}_wfi01_{element.lower()}_cal.asdf"
         model = make_l2(
             field.rate[k],
@@ -78,11 +82,7 @@ def write_field(folder, field, *, element="F158", flat_field="INCOMPLETE"):
             filename=path.name,
         )
         model.meta.wcs = make_wcs(*field.offset[k])
-        model.meta.cal_step = {
-            **dict.fromkeys(_STEPS, "INCOMPLETE"),
-            "assign_wcs": "COMPLETE",
-            "flat_field": flat_field,
-        }
+        model.meta.cal_step = make_cal_step(flat_field=flat_field, assign_wcs=wcs)
         model.meta.observation.visit_id = f"{field.tiles[k]:019d}"
         model.validate()
         model.to_asdf(path)

@@ -393,7 +393,7 @@ def _check_header(header: RomanHeader, path: Path) -> None:
     require_pedigree(header.pedigree)
     texts = {"description": header.description, "author": header.author, "origin": header.origin}
     empty = [name for name, text in texts.items() if not str(text or "").strip()]
-    if empty or not header.history or isinstance(header.history, str):
+    if empty or not header.history:
         raise ProductError(
             f"expected a description, an author, an origin and at least one history entry for "
             f"{path.name}, found none for {', '.join(empty) or 'history'}; give them"
