@@ -58,7 +58,7 @@ def make_rate(k=0, seed=3):
 
 HOT, ONSET, LOW, TELEGRAPH = (30, 40), (50, 60), (70, 20), (90, 90)
 LOOKS = 8
-START = [f"2027-{month:02d}-01T06:00:00" for month in range(1, LOOKS + 1)]
+START = [f"{2024 + k // 2}-{1 + 6 * (k % 2):02d}-01T06:00:00" for k in range(LOOKS)]
 
 
 def make_looks():
@@ -68,7 +68,7 @@ def make_looks():
         rate[HOT] += 4
         rate[LOW] -= 0.7
         rate[ONSET] += 4 * (k >= 4)
-        rate[TELEGRAPH] += 4 * (k in (1, 2, 4, 7))
+        rate[TELEGRAPH] += 4 * (k in (0, 1, 4, 5, 6))
     return looks
 
 

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import asdf
@@ -65,6 +66,8 @@ _MAGIC = b"\xd3BLK"
 _BLOCK = struct.Struct(">4sHI4sQQQ16s")
 _STREAMED = 1
 _MOST_PADDING = 2**20
+# One plane is unpacked at a time, whichever file it is of: it is held in memory whole.
+_UNPACKING = Lock()
 _ADVICE = "give level-2 images of romancal (_cal.asdf), or download the file again"
 
 
@@ -112,19 +115,16 @@ class _RomanSource:
         return np.array(values, dtype.newbyteorder("="))
 
     def _unpack(self, name: str) -> Path:
-        """Unpack a plane into a temporary folder, which goes when this object does."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / f"{name}.npy"
-        if not path.is_file():
-            values = self._load(_PLANES[name])
-            if values.shape != self.shape:
-                raise InputError(
-                    f"expected {_PLANES[name]} of shape {self.shape} in {self._path}, found "
-                    f"{values.shape}; {_ADVICE}"
-                )
-            np.save(path, values)
+        """Unpack a plane, once, into a temporary folder, which goes when this object does."""
+        with _UNPACKING:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            path = self._folder / f"{name}.npy"
+            if not path.is_file():
+                unfinished = path.with_name("unfinished.npy")
+                np.save(unfinished, self._load(_PLANES[name]))
+                unfinished.replace(path)
         return path
 
     def _load(self, key: str) -> np.ndarray:
@@ -132,7 +132,10 @@ class _RomanSource:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of versions: the tag has been looked at
                 with asdf.open(self._path, memmap=True, lazy_tree=True) as file:
-                    return np.array(file["roman"][key])
+                    values = np.array(file["roman"][key])
+            if values.shape != self.shape:
+                raise ValueError(f"an array of shape {values.shape}, not {self.shape}")
+            return values
         except MemoryError:
             raise
         except Exception as error:  # each decompressor has its own for what it cannot read
