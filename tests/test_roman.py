@@ -10,6 +10,7 @@ from types import MappingProxyType
 import asdf
 import numpy as np
 import pytest
+from asdf.util import load_yaml
 from astropy.time import Time
 from roman_files import make_l2, name_dq, write_l2
 from stdatamodels.jwst.datamodels import ImageModel
@@ -19,6 +20,7 @@ from jwst_tvbadpix.check import check_exposure
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import DetectorError, InputError, ProductError
 from jwst_tvbadpix.exposures import open_exposures
+from jwst_tvbadpix.planes import find_planes
 from jwst_tvbadpix.refmodels import (
     build_neutral_mask,
     dq_value,
@@ -58,7 +60,7 @@ def make_rate(k=0, seed=3):
 
 HOT, ONSET, LOW, TELEGRAPH = (30, 40), (50, 60), (70, 20), (90, 90)
 LOOKS = 8
-START = [f"2027-{month:02d}-01T06:00:00" for month in range(1, LOOKS + 1)]
+START = [f"{2024 + k // 2}-{1 + 6 * (k % 2):02d}-01T06:00:00" for k in range(LOOKS)]
 
 
 def make_looks():
@@ -68,7 +70,7 @@ def make_looks():
         rate[HOT] += 4
         rate[LOW] -= 0.7
         rate[ONSET] += 4 * (k >= 4)
-        rate[TELEGRAPH] += 4 * (k in (1, 2, 4, 7))
+        rate[TELEGRAPH] += 4 * (k in (0, 1, 4, 5, 6))
     return looks
 
 
@@ -103,25 +105,35 @@ def test_rows_are_those_of_the_array_within_the_reference_pixels(tmp_path, compr
         np.testing.assert_array_equal(rows, expected)
 
 
-def test_a_plain_array_is_not_loaded(tmp_path):
-    path = write_l2(tmp_path / "a_cal.asdf", make_rate(), err=0.25)
+@pytest.mark.parametrize("compression", [None, "lz4", "zlib"])
+def test_only_what_rows_cannot_be_read_of_is_unpacked_into_files(tmp_path, compression):
+    path = write_l2(tmp_path / "a_cal.asdf", make_rate(), err=0.25, compression=compression)
     (scan,) = scan_exposures(path)
-    assert all(offset is not None for _, offset in scan.source._places.values())
-    assert scan.source._folder is None
     err = scan.source.read_err(slice(3, 5))
     assert err.dtype == np.float32
     assert err.shape == (2, N)
     assert (err == 0.25).all()
-
-
-def test_what_is_unpacked_goes_with_its_source(tmp_path):
-    (scan,) = scan_exposures(write_l2(tmp_path / "a_cal.asdf", make_rate(), compression="lz4"))
-    assert scan.source._folder is None  # not before it is asked for
     scan.source.read(slice(0, 1))
-    folder = scan.source._folder
-    assert len(list(folder.iterdir())) == 2
+    folder = scan.source._data._folder
+    assert (folder is not None) is (compression == "zlib")
     del scan
-    assert not folder.exists()
+    assert folder is None or not folder.exists()
+
+
+def test_rows_across_the_chunks_of_lz4(tmp_path):
+    """asdf cuts arrays into chunks of 4 MB, or as asked, that end anywhere within a row."""
+    image = np.random.default_rng(1).normal(size=(50, 70)).astype(np.float32)
+    path = tmp_path / "x.asdf"
+    with asdf.config_context():
+        file = asdf.AsdfFile({"roman": {"data": image}})
+        file.write_to(
+            path, all_array_compression="lz4", compression_kwargs={"compression_block_size": 1000}
+        )
+    (plane,) = find_planes(path, load_yaml(path, tagged=True)["roman"], "roman", ["data"])
+    assert len(plane._chunks) == 14
+    for rows in (slice(0, 1), slice(3, 9), slice(0, 50), slice(49, 50), slice(7, 7), slice(40, 99)):
+        np.testing.assert_array_equal(plane.read(rows), image[rows])
+    assert plane._folder is None
 
 
 def test_record_says_what_the_file_says(tmp_path):
@@ -285,7 +297,7 @@ def test_damaged_block(tmp_path):
     begin = content.index(b"lz4\0", content.index(b"\xd3BLK"))
     content[begin + 60 : begin + 400] = bytes(340)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"compressed array data in .*x_cal\.asdf"):
+    with pytest.raises(InputError, match=r"compressed image roman.data in .*x_cal\.asdf"):
         scan.source.read(slice(0, 2))
 
 

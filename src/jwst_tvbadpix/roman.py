@@ -1,11 +1,7 @@
 """Exposures of Roman's Wide Field Instrument: level-2 images in ASDF, read lazily."""
 
 import logging
-import shutil
-import struct
-import tempfile
 import warnings
-import weakref
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +17,7 @@ from .detectors import get_detector
 from .errors import DetectorError, InputError, ProductError
 from .files import compute_sha256, require_plain_tree
 from .headers import KEYWORDS
+from .planes import find_planes
 from .refmodels.roman import map_dq_from_roman, roman_pixel_flags
 from .sources import Scan
 
@@ -61,136 +58,35 @@ _CARDS = {
 }
 _PLANES = {"SCI": "data", "DQ": "dq", "ERR": "err"}
 
-# Header of an ASDF block: magic, size of the rest; flags, compression, sizes that are allocated,
-# used and uncompressed, checksum.
-_MAGIC = b"\xd3BLK"
-_BLOCK = struct.Struct(">4sHI4sQQQ16s")
-_STREAMED = 1
-_MOST_PADDING = 2**20
 _ADVICE = "give level-2 images of romancal (_cal.asdf), or download the file again"
 
 
 class _RomanSource:
-    """Planes of a level-2 image; one that is compressed is unpacked when it is first read."""
+    """Planes of a level-2 image."""
 
     def __init__(self, path: Path, tree: Mapping[str, Any]) -> None:
-        self._path = path
-        blocks = _list_blocks(path)
-        # Per plane: its dtype, and where it begins; None where only asdf can tell.
-        self._places: dict[str, tuple[np.dtype[Any], int | None]] = {}
-        shapes = {}
-        for name, key in _PLANES.items():
-            if key not in tree and name == "ERR":
-                continue
-            dtype, shapes[name], offset = _find_array(path, key, tree.get(key), blocks)
-            self._places[name] = dtype, offset
-        self.shape: tuple[int, ...] = shapes["SCI"]
-        if len(self.shape) != 2 or set(shapes.values()) != {self.shape}:
+        keys = ["data", "dq", *(["err"] if "err" in tree else [])]
+        planes = find_planes(path, tree, "roman", keys)
+        self._data, self._dq, *self._err = planes
+        self.shape: tuple[int, ...] = self._data.shape
+        if len({plane.shape for plane in planes}) > 1:
             raise InputError(
-                f"expected 2-D data, dq and err of one shape in {path}, found "
-                f"{', '.join(map(str, shapes.values()))}; make the product again"
+                f"expected data, dq and err of one shape in {path}, found "
+                f"{', '.join(str(plane.shape) for plane in planes)}; make the product again"
             )
-        if self._places["DQ"][0].kind != "u" or self._places["SCI"][0].kind != "f":
+        if self._dq.dtype.kind != "u" or self._data.dtype.kind != "f":
             raise InputError(
                 f"expected data as floating point and dq as unsigned integers in {path}, found "
-                f"{self._places['SCI'][0]} and {self._places['DQ'][0]}; make the product again"
+                f"{self._data.dtype} and {self._dq.dtype}; make the product again"
             )
-        self._folder: Path | None = None
 
     def read(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """Read rows of the data [DN/s], and of the DQ in the bits of JWST."""
-        return self._read("SCI", rows), map_dq_from_roman(self._read("DQ", rows))[0]
+        return self._data.read(rows), map_dq_from_roman(self._dq.read(rows))[0]
 
     def read_err(self, rows: slice) -> np.ndarray | None:
         """Read rows of the error; float16 in the file."""
-        return self._read("ERR", rows).astype(np.float32) if "ERR" in self._places else None
-
-    def _read(self, name: str, rows: slice) -> np.ndarray:
-        dtype, offset = self._places[name]
-        if offset is None:
-            values = np.load(self._unpack(name), mmap_mode="r")[rows]
-        else:
-            values = np.memmap(self._path, dtype, "r", offset, self.shape)[rows]
-        return np.array(values, dtype.newbyteorder("="))
-
-    def _unpack(self, name: str) -> Path:
-        """Unpack a plane into a temporary folder, which goes when this object does."""
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="tvbadpix-"))
-            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        path = self._folder / f"{name}.npy"
-        if not path.is_file():
-            values = self._load(_PLANES[name])
-            if values.shape != self.shape:
-                raise InputError(
-                    f"expected {_PLANES[name]} of shape {self.shape} in {self._path}, found "
-                    f"{values.shape}; {_ADVICE}"
-                )
-            np.save(path, values)
-        return path
-
-    def _load(self, key: str) -> np.ndarray:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of versions: the tag has been looked at
-                with asdf.open(self._path, memmap=True, lazy_tree=True) as file:
-                    return np.array(file["roman"][key])
-        except MemoryError:
-            raise
-        except Exception as error:  # each decompressor has its own for what it cannot read
-            raise InputError(
-                f"expected a compressed array {key} in {self._path}, found "
-                f"{type(error).__name__}: {error}; {_ADVICE}"
-            ) from error
-
-
-def _list_blocks(path: Path) -> list[tuple[int, int | None]]:
-    """List the blocks of an ASDF file: bytes used, and where they lie if stored plainly."""
-    size = path.stat().st_size
-    blocks: list[tuple[int, int | None]] = []
-    with path.open("rb") as stream:
-        while stream.readline().rstrip() not in (b"...", b""):
-            pass
-        position = stream.tell()
-        position += max(0, stream.read(_MOST_PADDING).find(_MAGIC))
-        while position < size:
-            stream.seek(position)
-            head = stream.read(_BLOCK.size)
-            if not head.startswith(_MAGIC):
-                break  # the index, after the last block
-            if len(head) == _BLOCK.size:
-                _, rest, flags, compression, allocated, used, _, _ = _BLOCK.unpack(head)
-                begin = position + 6 + rest
-            if len(head) < _BLOCK.size or begin + used > size:
-                raise InputError(
-                    f"expected the whole of block {len(blocks)} in {path}, found the end of the "
-                    f"file at {size} bytes: it is truncated; download it again"
-                )
-            plain = compression == bytes(4) and not flags & _STREAMED
-            blocks.append((used, begin if plain else None))
-            position = size if flags & _STREAMED else begin + allocated
-    return blocks
-
-
-def _find_array(
-    path: Path, key: str, node: Any, blocks: list[tuple[int, int | None]]
-) -> tuple[np.dtype[Any], tuple[int, ...], int | None]:
-    """Find dtype, shape and place of an array from what the tree says of it."""
-    try:
-        dtype = np.dtype(str(node["datatype"]))
-        dtype = dtype.newbyteorder(">" if node["byteorder"] == "big" else "<")
-        shape = tuple(int(n) for n in node["shape"])
-        used, offset = blocks[int(node["source"])]
-    except (TypeError, KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"expected the array {key} in a block of {path}, found {type(error).__name__}: "
-            f"{error}; {_ADVICE}"
-        ) from error
-    if offset is not None:
-        offset += int(node.get("offset", 0))
-        if {"strides", "mask"} & set(node) or used < dtype.itemsize * int(np.prod(shape)):
-            offset = None
-    return dtype, shape, offset
+        return self._err[0].read(rows).astype(np.float32) if self._err else None
 
 
 def _read_tree(path: Path) -> Mapping[str, Any]:
