@@ -122,7 +122,7 @@ def test_columns_without_a_unit_go_with_that_of_the_rate(tmp_path):
             {"aperture_sum_bkgsub_dn_s": 10.0, "aperture_sum_bkgsub_err": 0.1},
             "in other units than said",
         ),
-        ({"telescope": "HST"}, r"observations of JWST in photometry\.ecsv, found HST"),
+        ({"telescope": "HST"}, r"observations of JWST or Roman in photometry\.ecsv, found HST"),
         ({"timemid_mjd": 2459800.5}, r"dates as MJD within .* in photometry\.ecsv"),
         ({"filter": ["F770W", "XYZ"], "name": "BD+60 1753"}, "pivot wavelength .* for XYZ"),
     ],

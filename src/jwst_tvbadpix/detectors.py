@@ -17,13 +17,14 @@ class Detector:
     Attributes
     ----------
     name, instrument : str
-        DETECTOR and INSTRUME keywords.
+        DETECTOR and INSTRUME keywords; for Roman ``meta.instrument.detector`` and ``name``.
     shape : tuple of int
         (ny, nx) of the full frame, reference pixels included.
     reference_columns, reference_rows : tuple of int
         Number of reference pixels at the (left, right) and (bottom, top) edges.
     fastaxis, slowaxis : int
-        FASTAXIS and SLOWAXIS keywords of a full-frame file in DMS orientation.
+        FASTAXIS and SLOWAXIS keywords of a full-frame file in DMS orientation; 0 for WFI, whose
+        files have no such keywords.
     subarrays : dict
         SUBARRAY name -> (xstart, ystart, xsize, ysize), 1-based; None where only the file knows.
     subarrays_complete : bool
@@ -54,6 +55,11 @@ class Detector:
     irs2_shape: tuple[int, int] | None = None
     imager: tuple[int, int, int, int] | None = None
     slit: tuple[int, int, int, int] | None = None
+
+    @property
+    def telescope(self) -> str:
+        """JWST or ROMAN."""
+        return "ROMAN" if self.instrument == "WFI" else "JWST"
 
     def reference_pixels(self) -> np.ndarray:
         """Mark the reference pixels: bool (ny, nx), True = reference."""
@@ -156,9 +162,25 @@ def _make_near_infrared(name: str, instrument: str, fastaxis: int, slowaxis: int
     )
 
 
+def _make_wfi(name: str) -> Detector:
+    """Make a H4RG-10 detector of Roman: images hold what lies within the reference pixels."""
+    return Detector(
+        name=name,
+        instrument="WFI",
+        shape=(4096, 4096),
+        reference_columns=(4, 4),
+        reference_rows=(4, 4),
+        fastaxis=0,
+        slowaxis=0,
+        subarrays=MappingProxyType({"FULL": (5, 5, 4088, 4088)}),
+        subarrays_complete=True,
+    )
+
+
 DETECTORS: MappingProxyType[str, Detector] = MappingProxyType(
     {name: _make_miri(name) for name in ("MIRIMAGE", *_PEDESTALS)}
     | {name: _make_near_infrared(name, *facts) for name, facts in _NEAR_INFRARED.items()}
+    | {name: _make_wfi(name) for name in (f"WFI{number:02d}" for number in range(1, 19))}
 )
 
 

@@ -57,6 +57,8 @@ KEYWORDS = {
     "BUNIT": "meta.bunit_data",
     "PHOTMJSR": "meta.photometry.conversion_megajanskys",
     "VISIT_ID": "meta.observation.visit_id",
+    "TARG_RA": "meta.target.ra",
+    "TARG_DEC": "meta.target.dec",
     "S_FLAT": "meta.cal_step.flat_field",
     "S_WCS": "meta.cal_step.assign_wcs",
     "CRPIX1": "meta.wcsinfo.crpix1",
@@ -170,10 +172,11 @@ def make_record(
     ContradictoryDateError
         Its dates lie more than a day apart; the message does not name the exposure.
     """
-    if str(keywords["TELESCOP"]).upper() != "JWST":
+    telescope = str(keywords["TELESCOP"]).upper()
+    if telescope not in ("JWST", "ROMAN"):
         raise InputError(
-            f"expected TELESCOP = JWST in {name}, found {keywords['TELESCOP']!r}; "
-            "give JWST _rate or _rateints products"
+            f"expected TELESCOP = JWST or ROMAN in {name}, found {keywords['TELESCOP']!r}; "
+            "give JWST _rate or _rateints products, or level-2 images of Roman"
         )
     if len(shape) not in (2, 3):
         raise InputError(
@@ -184,6 +187,8 @@ def make_record(
     fallbacks: list[str] = []
     try:
         detector = get_detector(keywords["DETECTOR"])
+        if detector.telescope != telescope:
+            raise DetectorError(f"expected a detector of {telescope}, found {detector.name}")
         corner = _find_corner(keywords, detector, shape[-2:], fallbacks)
     except DetectorError as error:
         raise DetectorError(f"{name}: {error}") from error

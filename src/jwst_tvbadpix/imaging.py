@@ -30,6 +30,7 @@ _EXP_TYPES = (
     "MIR_FLATIMAGE-EXT",
     "NRC_IMAGE",
     "NIS_IMAGE",
+    "WFI_IMAGE",
 )
 # A rate beyond this is no number of a detector; its square leaves float32.
 _ABSURD = 1e9
@@ -157,6 +158,11 @@ class ImageSet:
         return self.images[0].record.corner
 
     @property
+    def is_full(self) -> bool:
+        """Whether that is all that the detector has; of Roman, less the reference pixels."""
+        return self.shape == self.detector.shape or self.detector.telescope == "ROMAN"
+
+    @property
     def tiles(self) -> np.ndarray:
         """Number of the visit of each image: int (n,)."""
         return np.unique([image.visit for image in self.images], return_inverse=True)[1]
@@ -193,7 +199,7 @@ def open_images(
     Parameters
     ----------
     inputs : path, association (.json), data model, ModelLibrary, or a sequence of these
-        ``_rate`` files, or ``_cal`` files that were not flat-fielded.
+        ``_rate`` files, or ``_cal`` files (of Roman, too) that were not flat-fielded.
     assign : callable, optional
         (record, keywords) -> gwcs, for images without one; without it theirs is of the keywords.
 
@@ -207,7 +213,8 @@ def open_images(
     Raises
     ------
     InputError
-        A file is unreadable, truncated, no such JWST product, or given twice.
+        A file is unreadable, truncated, no such product, or given twice; or they are of JWST and
+        of Roman.
     EvidenceError
         Nothing usable is left; the message says why.
     """
@@ -277,8 +284,13 @@ def _check(scan: Scan, assign: AssignWCS | None) -> tuple[ExposureRecord, Scan, 
         )
     if scan.keywords["S_FLAT"] == "COMPLETE":
         raise InputError(
-            "expected an image that is not flat-fielded, found S_FLAT COMPLETE; give the _rate "
-            "product, or run calwebb_image2 with --steps.flat_field.skip=True"
+            "expected an image that is not flat-fielded, found S_FLAT COMPLETE; "
+            + (
+                "run roman_elp with --steps.flatfield.skip=True"
+                if scan.keywords["TELESCOP"] == "ROMAN"
+                else "give the _rate product, or run calwebb_image2 with "
+                "--steps.flat_field.skip=True"
+            )
         )
     if scan.source.read_err(slice(0, 1)) is None:
         raise InputError("expected an ERR image beside SCI, found none; give the _rate product")
@@ -300,6 +312,10 @@ def _find_wcs(scan: Scan, record: ExposureRecord, assign: AssignWCS | None) -> S
         gwcs = scan.load_wcs()
         if gwcs is not None:
             return _AssignedWCS(gwcs)
+    if get_detector(record.detector).telescope == "ROMAN":
+        raise InputError(
+            "expected the WCS that assign_wcs of romancal makes, found none; run roman_elp"
+        )
     if assign is not None:
         return _AssignedWCS(assign(record, scan.keywords))
     return _KeywordWCS(build_wcs(scan.keywords))
@@ -341,13 +357,15 @@ def _is_number(value: Any) -> bool:
 def list_sets(images: Sequence[SkyImage]) -> tuple[ImageSet, ...]:
     """Sort images by detector, filter, pupil, subarray and read-out pattern.
 
-    Zero points are not shared between them: subarrays and patterns differ by up to 3 %.
+    Zero points are not shared between them: subarrays and patterns differ by up to 3 %. Flats of
+    Roman are not selected by the read-out (``ma_table_name``), which is left aside.
     """
     groups: dict[tuple[str, ...], list[SkyImage]] = {}
     for image in images:
         r = image.record
         corner = f"{r.corner}{r.shape}"
-        key = (r.detector, r.filter, image.pupil, r.subarray, r.readpatt, corner)
+        readpatt = "N/A" if get_detector(r.detector).telescope == "ROMAN" else r.readpatt
+        key = (r.detector, r.filter, image.pupil, r.subarray, readpatt, corner)
         groups.setdefault(key, []).append(image)
     return tuple(
         ImageSet(get_detector(detector), filter_, pupil, subarray, readpatt, tuple(members))

@@ -21,7 +21,7 @@ from .files import compute_sha256, read_association
 from .headers import KEYWORDS
 from .parallel import map_in_threads
 
-__all__ = ["Scan", "Source", "scan_exposures"]
+__all__ = ["Scan", "Source", "is_asdf", "scan_exposures"]
 
 log = logging.getLogger(__name__)
 
@@ -190,10 +190,13 @@ def scan_exposures(inputs: Any) -> list[Scan]:
     Raises
     ------
     InputError
-        A file or association cannot be read, is truncated, or holds no such product.
+        A file or association cannot be read, is truncated, or holds no such product; or the
+        exposures are of JWST and of Roman.
     """
     scans = (_scan(item) for item in _expand(inputs))
-    return _join_segments(map_in_threads(_add_checksum, scans))
+    joined = _join_segments(map_in_threads(_add_checksum, scans))
+    _refuse_mixed_telescopes(joined)
+    return joined
 
 
 def _expand(inputs: Any) -> Iterator[Any]:
@@ -245,7 +248,41 @@ def _scan(item: Any) -> Scan:
     """Read the header of one exposure."""
     if isinstance(item, Scan):
         return item
-    return _scan_fits(item) if isinstance(item, Path) else _scan_model(item)
+    if not isinstance(item, Path):
+        return _scan_model(item)
+    if is_asdf(item):
+        from .roman import scan_asdf
+
+        return scan_asdf(item)
+    return _scan_fits(item)
+
+
+def is_asdf(path: Path) -> bool:
+    """Whether a file begins as ASDF; one that cannot be read does not."""
+    try:
+        with path.open("rb") as stream:
+            return stream.read(5) == b"#ASDF"
+    except OSError:
+        return False
+
+
+def _refuse_mixed_telescopes(scans: Iterable[Scan]) -> None:
+    """Raise where exposures of JWST and of Roman are given together; tell of Roman's flags."""
+    examples = {str(scan.keywords["TELESCOP"]).upper(): scan.name for scan in scans}
+    if "ROMAN" not in examples:
+        return
+    if len(examples) > 1:
+        raise InputError(
+            "expected exposures of one telescope, found "
+            + ", ".join(f"{name} ({example})" for name, example in sorted(examples.items()))
+            + "; run the step once for each"
+        )
+    from .roman import list_unmatched_flags
+
+    log.info(
+        "Flags of Roman that JWST has no name for are not used: %s",
+        ", ".join(list_unmatched_flags()),
+    )
 
 
 def _join_segments(scans: Iterable[Scan]) -> list[Scan]:
@@ -342,11 +379,20 @@ def _load_wcs(path: Path) -> Any:
 
 def _scan_model(model: Any, *, spool: bool = False) -> Scan:
     """Read one model; `spool` copies its arrays to temporary files."""
-    keywords = {key: _get(model, name) for key, name in KEYWORDS.items()}
+    planes: dict[str, Any]
+    if getattr(model, "crds_observatory", None) == "roman":
+        from .roman import read_model
+
+        keywords, planes = read_model(model)
+    else:
+        keywords = {key: _get(model, name) for key, name in KEYWORDS.items()}
+        planes = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
+        # Asking a model for what it lacks would make it.
+        planes["ERR"] = model.err if getattr(model, "hasattr", lambda _: False)("err") else None
     name = str(keywords["FILENAME"] or "model in memory")
     if type(model).__name__ in _SLIT_MODELS:
         raise _refuse_slits(name)
-    arrays = {"SCI": _get(model, "data"), "DQ": _get(model, "dq")}
+    arrays: dict[str, Any] = {key: planes[key] for key in ("SCI", "DQ")}
     if any(plane is None for plane in arrays.values()):
         raise InputError(
             f"expected a rate model with data and dq, found {type(model).__name__} ({name}); "
@@ -356,8 +402,7 @@ def _scan_model(model: Any, *, spool: bool = False) -> Scan:
     checksum = hashlib.sha256()
     for plane in arrays.values():
         checksum.update(plane)
-    # Asking a model for what it lacks would make it.
-    err = model.err if getattr(model, "hasattr", lambda _: False)("err") else None
+    err = planes.get("ERR")
     if err is not None and np.shape(err) == arrays["SCI"].shape:
         arrays["ERR"] = np.ascontiguousarray(err)
     wcs = _get(model, "meta.wcs")

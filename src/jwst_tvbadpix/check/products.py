@@ -16,6 +16,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from ..errors import ContradictoryDateError, DateError, InputError
 from ..headers import KEYWORDS, ExposureRecord, make_record
 from ..refmodels import dq_value
+from ..sources import is_asdf, scan_exposures
 
 __all__ = ["Plane", "Product", "blank_flagged", "read_product"]
 
@@ -109,7 +110,7 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
     ----------
     path : Path
         ``_rate``, ``_rateints``, ``_cal``, ``_calints`` (also cut out along slits), ``_crf``, or
-        an ``_x1d``, ``_x1dints``, whose 2-D product lies beside it.
+        an ``_x1d``, ``_x1dints``, whose 2-D product lies beside it; or a level-2 image of Roman.
     image : Path, optional
         The 2-D product of a spectrum, where it lies elsewhere.
 
@@ -126,6 +127,8 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
         Its place on the detector or its date cannot be read.
     """
     path = Path(path)
+    if image is None and is_asdf(path):
+        return _read_asdf(path)
     stage, cards = _read_cards(path)
     widths: dict[str, _Extraction] = {}
     given = path
@@ -150,6 +153,17 @@ def read_product(path: Path, *, image: Path | None = None) -> Product:
             "or _rate product of the exposure"
         )
     return _read_image(given, path, cards, widths)
+
+
+def _read_asdf(path: Path) -> Product:
+    """Read a level-2 image of Roman."""
+    (scan,) = scan_exposures(path)
+    shape = scan.source.shape
+    record = make_record(scan.name, scan.sha256, scan.keywords, shape, ())
+    data, dq = scan.source.read(slice(0, shape[0]))
+    nothing: Any = dict.fromkeys(("axis", "wavelength", "trace", "distance", "width", "window"))
+    plane = Plane("", data.astype(np.float64), dq, record.corner, rate=None, **nothing)
+    return Product(path, path, record, record.unit, record.photmjsr, (plane,), None)
 
 
 def _read_cards(path: Path) -> tuple[str, dict[str, Any]]:

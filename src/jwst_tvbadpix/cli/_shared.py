@@ -171,6 +171,18 @@ def list_twins(stem: Path) -> tuple[Path, Path]:
     return stem.with_name(f"{stem.name}.asdf"), stem.with_name(f"{stem.name}.fits")
 
 
+def write_mask(mask: Any, stem: Path, *, dry_run: bool) -> int:
+    """Write a mask, as twins or as Roman has it, or say so; print its files, return the status."""
+    from ..refmodels import RomanMask, write_twins
+
+    roman = isinstance(mask, RomanMask)
+    paths = list_twins(stem)[: 1 if roman else 2]
+    if dry_run:
+        return report_planned(paths)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return report_paths([mask.save(paths[0])] if roman else write_twins(mask, stem))
+
+
 def report_paths(paths: Iterable[Path]) -> int:
     """Print the files that were written; the exit status of success."""
     for path in paths:

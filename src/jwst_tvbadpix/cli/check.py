@@ -56,7 +56,8 @@ def add_command(commands: Any) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="_rate, _rateints, _cal, _calints, _x1d or _x1dints of one exposure",
+        help="_rate, _rateints, _cal, _calints, _x1d or _x1dints of one exposure, or a level-2 "
+        "image of Roman (_cal.asdf)",
     )
     check.add_argument(
         "--history",

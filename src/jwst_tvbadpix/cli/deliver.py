@@ -26,8 +26,9 @@ Test the references in DIR as CRDS would, without any server, and write to OUT:
 
 DIR holds references in FITS with their ASDF twins and, beside masks, the
 *_badpixhistory.asdf that was made with them. FITS alone is delivered; ASDF alone is not,
-because CRDS does not take it. Everything else there is listed and ignored; subfolders are not
-searched. Files that OUT holds already stay, those of an earlier run are replaced.
+because CRDS does not take it. References of Roman are ASDF and have no twins. Everything
+else there is listed and ignored; subfolders are not searched. Files that OUT
+holds already stay, those of an earlier run are replaced.
 The last line is the verdict; the exit status is 0 only if every check holds."""
 
 _EPILOG = """\
@@ -60,8 +61,8 @@ def add_command(commands: Any) -> None:
     deliver.add_argument(
         "--derive-from",
         metavar="CONTEXT",
-        help="add the references to this context, jwst_NNNN.pmap, of the cache that CRDS_PATH "
-        "names (default: a context of these references alone)",
+        help="add the references to this context, jwst_NNNN.pmap or roman_NNNN.pmap, of the cache "
+        "that CRDS_PATH names (default: a context of these references alone)",
     )
     deliver.add_argument(
         "--datasets",
@@ -70,7 +71,7 @@ def add_command(commands: Any) -> None:
         default=[],
         metavar="FILE",
         help="data sets to ask bestrefs for: JSON {id: {META.INSTRUMENT.NAME: ...}}, FITS files "
-        "or folders of them (default: the exposures of the histories)",
+        "(of Roman ASDF) or folders of them (default: the exposures of the histories)",
     )
     add_dry_run(deliver)
     deliver.set_defaults(run=_run)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, list_twins, report_paths, report_planned
+from ._shared import add_output_dir, write_mask
 
 __all__ = ["add_command"]
 
@@ -23,8 +23,9 @@ def add_command(commands: Any) -> None:
     at = commands.add_parser(
         "mask-at",
         help="write the mask of a date from a history",
-        description="Write the mask that holds at a date, as ASDF and FITS, from the history that "
-        "time_variable_bad_pixel made. Its name ends in its USEAFTER.",
+        description="Write the mask that holds at a date, as ASDF and FITS (of Roman as ASDF "
+        "alone), from the history that time_variable_bad_pixel made. Its name ends in its "
+        "USEAFTER.",
         epilog=_EPILOG,
     )
     at.add_argument("history", type=Path, metavar="HISTORY", help="a *_badpixhistory.asdf file")
@@ -34,7 +35,7 @@ def add_command(commands: Any) -> None:
         "--exposure",
         type=Path,
         metavar="FILE",
-        help="take date, detector and readout from this JWST file",
+        help="take date, detector and readout from this file of JWST (FITS) or Roman (ASDF)",
     )
     at.add_argument(
         "--depth",
@@ -53,16 +54,21 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from ..refmodels import build_mask_at, read_history, write_twins
+    from ..refmodels import build_mask_at, read_history
 
     history = read_history(options.history)
     date, detector, readpatt, ngroups = options.date, None, options.readpatt, None
     if options.exposure:
-        from ..headers import read_readout, read_start
+        if options.exposure.suffix == ".asdf":
+            from ..roman import read_start as read_roman_start
 
-        date, detector = read_start(options.exposure)
-        found, ngroups = read_readout(options.exposure)
-        readpatt = readpatt or found
+            date, detector = read_roman_start(options.exposure)
+        else:
+            from ..headers import read_readout, read_start
+
+            date, detector = read_start(options.exposure)
+            found, ngroups = read_readout(options.exposure)
+            readpatt = readpatt or found
     ending = f"_{history.meta.instrument.detector}_badpixhistory"
     mask = build_mask_at(
         history,
@@ -74,7 +80,4 @@ def _run(options: argparse.Namespace) -> int:
         name=options.history.stem.removesuffix(ending),
     )
     stem = options.output_dir / Path(mask.meta.filename).stem
-    if options.dry_run:
-        return report_planned(list_twins(stem))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    return report_paths(write_twins(mask, stem))
+    return write_mask(mask, stem, dry_run=options.dry_run)

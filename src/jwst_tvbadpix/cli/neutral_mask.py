@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, list_twins, report_paths, report_planned
+from ._shared import add_output_dir, write_mask
 
 __all__ = ["add_command"]
 
@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..errors import DetectorError
-    from ..refmodels import build_neutral_mask, read_mask_dq, write_twins
+    from ..refmodels import build_neutral_mask, read_mask_dq
 
     base = None
     if options.base_mask:
@@ -60,7 +60,4 @@ def _run(options: argparse.Namespace) -> int:
     mask = build_neutral_mask(options.detector, base_dq=base, readpatt=options.readpatt)
     parts = ["neutral", options.detector, options.readpatt, "mask"]
     stem = options.output_dir / "_".join(filter(None, parts))
-    if options.dry_run:
-        return report_planned(list_twins(stem))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    return report_paths(write_twins(mask, stem))
+    return write_mask(mask, stem, dry_run=options.dry_run)

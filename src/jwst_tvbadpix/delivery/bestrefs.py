@@ -11,6 +11,7 @@ from astropy.time import Time
 from ..errors import InputError
 from ..refmodels import BadPixHistoryModel
 from .context import _read_header
+from .observatory import JWST, ROMAN, Observatory, of_instrument, of_mapping
 
 __all__ = [
     "Effect",
@@ -20,13 +21,15 @@ __all__ = [
     "write_datasets",
 ]
 
-_NEEDED = ("META.INSTRUMENT.NAME", "META.OBSERVATION.DATE")
 _TIME = "META.OBSERVATION.TIME"
 # What may select a reference, of any type that this package makes.
 _KEYS = (
-    *_NEEDED,
+    "META.INSTRUMENT.NAME",
+    "META.OBSERVATION.DATE",
     _TIME,
+    "META.EXPOSURE.START_TIME",
     "META.INSTRUMENT.DETECTOR",
+    "META.INSTRUMENT.OPTICAL_ELEMENT",
     "META.INSTRUMENT.FILTER",
     "META.INSTRUMENT.BAND",
     "META.INSTRUMENT.CHANNEL",
@@ -89,6 +92,15 @@ def list_exposures(histories: Iterable[BadPixHistoryModel]) -> dict[str, dict[st
             date, time = Time(start, format="mjd", scale="utc").isot.split("T")
             name = table["filename"][k]
             key = name if name not in datasets else f"{name} ({k + 1})"
+            if of_instrument(meta.name.lower()) is ROMAN:
+                datasets[key] = {
+                    ROMAN.instrument_key: meta.name,
+                    "ROMAN.META.INSTRUMENT.DETECTOR": meta.detector,
+                    "ROMAN.META.INSTRUMENT.OPTICAL_ELEMENT": table["filter"][k],
+                    "ROMAN.META.EXPOSURE.TYPE": table["exp_type"][k],
+                    **ROMAN.date_header(date, time),
+                }
+                continue
             datasets[key] = {
                 "META.INSTRUMENT.NAME": meta.name,
                 "META.INSTRUMENT.DETECTOR": meta.detector,
@@ -103,13 +115,17 @@ def list_exposures(histories: Iterable[BadPixHistoryModel]) -> dict[str, dict[st
     return datasets
 
 
-def read_datasets(paths: Sequence[str | Path]) -> dict[str, dict[str, str]]:
+def read_datasets(
+    paths: Sequence[str | Path], observatory: Observatory = JWST
+) -> dict[str, dict[str, str]]:
     """Read a list of data sets.
 
     Parameters
     ----------
     paths : sequence of path
-        JSON files, FITS files of JWST, or folders of FITS files.
+        JSON files, exposures (FITS of JWST, ASDF of Roman), or folders of exposures.
+    observatory : Observatory
+        The telescope that they must be of.
 
     Returns
     -------
@@ -123,33 +139,36 @@ def read_datasets(paths: Sequence[str | Path]) -> dict[str, dict[str, str]]:
         is none.
     """
     datasets: dict[str, dict[str, str]] = {}
+    suffix = ".fits" if observatory is JWST else ".asdf"
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(path.glob("*.fits"))
+            files = sorted(path.glob(f"*{suffix}"))
         elif path.is_file():
             files = [path]
         else:
             raise InputError(f"expected data sets in {path}, found nothing there; check the path")
         for file in files:
-            found = {file.name: _read_fits(file)} if file.suffix == ".fits" else _read_json(file)
+            exposure = file.suffix in (".fits", ".asdf")
+            found = {file.name: _read_exposure(file, observatory)} if exposure else _read_json(file)
             for name, header in found.items():
-                datasets[name] = _check_header(file, name, header)
+                datasets[name] = _check_header(file, name, header, observatory)
     if not datasets:
         raise InputError(
-            f"expected data sets in {', '.join(map(str, paths))}, found none; give FITS files, a "
-            f"folder of them, or JSON as {_FORM}"
+            f"expected data sets in {', '.join(map(str, paths))}, found none; give {suffix} files, "
+            f"a folder of them, or JSON as {_FORM}"
         )
     return datasets
 
 
-def _read_fits(path: Path) -> dict[str, str]:
+def _read_exposure(path: Path, observatory: Observatory) -> dict[str, str]:
     header = _read_header(path)
-    if header.get("META.TELESCOPE", "").upper() != "JWST":
+    if header.get("META.TELESCOPE", "").upper() != observatory.name.upper():
         raise InputError(
-            f"expected an exposure of JWST, found TELESCOP {header.get('META.TELESCOPE')!r} in "
-            f"{path}; leave it out"
+            f"expected an exposure of {observatory.title}, found TELESCOP "
+            f"{header.get('META.TELESCOPE')!r} in {path}; leave it out"
         )
-    return {key: header[key] for key in _KEYS if header.get(key, "UNDEFINED") != "UNDEFINED"}
+    keys = [f"{observatory.prefix}{key}" for key in _KEYS]
+    return {key: header[key] for key in keys if header.get(key, "UNDEFINED") != "UNDEFINED"}
 
 
 def _read_json(path: Path) -> dict[str, dict[str, str]]:
@@ -171,29 +190,32 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
     return {str(name): header for name, header in found.items()}
 
 
-def _check_header(path: Path, name: str, header: Mapping[str, object]) -> dict[str, str]:
+def _check_header(
+    path: Path, name: str, header: Mapping[str, object], observatory: Observatory
+) -> dict[str, str]:
     """Require what every look-up needs."""
-    from crds.jwst import INSTRUMENTS
-
     checked = {str(key).upper(): str(value) for key, value in header.items()}
-    missing = [key for key in _NEEDED if not checked.get(key)]
+    needed = (observatory.instrument_key, observatory.date_keys[0])
+    missing = [key for key in needed if not checked.get(key)]
     if missing:
         raise InputError(
-            f"expected {' and '.join(_NEEDED)} of data set {name} in {path}, found no "
+            f"expected {' and '.join(needed)} of data set {name} in {path}, found no "
             f"{' and no '.join(missing)}; add them"
         )
-    if checked["META.INSTRUMENT.NAME"].lower() not in INSTRUMENTS:
+    if checked[needed[0]].lower() not in observatory.instruments:
         raise InputError(
-            f"expected an instrument of JWST for data set {name} in {path}, found "
-            f"{checked['META.INSTRUMENT.NAME']}; correct it or leave it out"
+            f"expected an instrument of {observatory.title} for data set {name} in {path}, found "
+            f"{checked[needed[0]]}; correct it or leave it out"
         )
-    checked.setdefault(_TIME, "00:00:00")
+    if observatory is JWST:
+        checked.setdefault(_TIME, "00:00:00")
+    date = " ".join(checked[key] for key in observatory.date_keys)
     try:
-        Time(f"{checked['META.OBSERVATION.DATE']}T{checked[_TIME]}", scale="utc")
+        Time(date.replace("T", " "), scale="utc")
     except ValueError as error:
         raise InputError(
             f"expected a date as YYYY-MM-DD and hh:mm:ss for data set {name} in {path}, found "
-            f"{checked['META.OBSERVATION.DATE']} {checked[_TIME]}; correct it"
+            f"{date}; correct it"
         ) from error
     return checked
 
@@ -237,9 +259,11 @@ def run_bestrefs(path: str, old: str, new: str, kinds: Sequence[str]) -> list[Ef
         for update in changed
     }
 
+    observatory = of_mapping(new)
+
     def look_up(header: Mapping[str, str], kind: str) -> str:
         found = crds.getrecommendations(
-            dict(header), reftypes=[kind], context=new, observatory="jwst", fast=True
+            dict(header), reftypes=[kind], context=new, observatory=observatory.name, fast=True
         )
         return _name(found[kind])
 
@@ -248,7 +272,7 @@ def run_bestrefs(path: str, old: str, new: str, kinds: Sequence[str]) -> list[Ef
         for kind in kinds:
             same = look_up(header, kind)
             before, after = updates.get((dataset, kind), (same, same))
-            late = {**header, "META.OBSERVATION.DATE": "2100-01-01"}
+            late = {**header, **observatory.date_header("2100-01-01", "00:00:00")}
             early = after == "N/A" and look_up(late, kind) != "N/A"
             effects.append(Effect(dataset, kind, before, after, early))
     return effects

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .asdf_check import asdf_rules
 from .derive import choose_value, load_mappings
+from .observatory import of_mapping
 
 __all__ = [
     "certify_asdf",
@@ -28,7 +29,8 @@ def certify_fits(path: str, context: str) -> None:
     """
     from crds import certify
 
-    certify.certify_files([path], context, observatory="jwst", check_rmap=False)
+    observatory = of_mapping(context).name
+    certify.certify_files([path], context, observatory=observatory, check_rmap=False)
 
 
 def certify_asdf(path: str, context: str) -> None:
@@ -68,7 +70,8 @@ def insert_on_trial(paths: Sequence[str], instrument: str, kind: str, context: s
     old = crds.get_cached_mapping(context).get_imap(instrument).get_rmap(kind)
     with tempfile.TemporaryDirectory() as folder:
         new = str(Path(folder) / old.basename)
-        refactor.rmap_insert_references(old.filename, new, list(paths), observatory="jwst")
+        observatory = of_mapping(context).name
+        refactor.rmap_insert_references(old.filename, new, list(paths), observatory=observatory)
         certify.certify_file(new, context)
 
 
@@ -94,11 +97,12 @@ def certify_mappings(context: str, compared: str | None) -> int:
     cache = Path(config.get_crds_path())
     every = set(load_mappings(cache, context)[0])
     older = set(load_mappings(cache, compared)[0]) if compared else set()
-    paths = [config.locate_mapping(name, "jwst") for name in sorted(every - older)]
+    observatory = of_mapping(context).name
+    paths = [config.locate_mapping(name, observatory) for name in sorted(every - older)]
     certify.certify_files(
         paths,
         compared or context,
-        observatory="jwst",
+        observatory=observatory,
         check_references=None if compared else "exist",
         check_rmap=False,
     )
@@ -122,7 +126,7 @@ def find_unreachable(context: str, dates: Mapping[str, str]) -> list[str]:
     """
     import crds
 
-    pmap = crds.get_cached_mapping(context)
+    pmap, observatory = crds.get_cached_mapping(context), of_mapping(context)
     wrong = []
     for name, useafter in dates.items():
         _, instrument, kind, *_ = name.split("_")
@@ -133,13 +137,10 @@ def find_unreachable(context: str, dates: Mapping[str, str]) -> list[str]:
         for _, selection, _ in matches:
             header = {key: choose_value(value) for key, value in selection}
             date, time = useafter.split("T")
-            header |= {
-                "META.INSTRUMENT.NAME": instrument.upper(),
-                "META.OBSERVATION.DATE": date,
-                "META.OBSERVATION.TIME": time,
-            }
+            header |= observatory.date_header(date, time)
+            header[observatory.instrument_key] = instrument.upper()
             found = crds.getrecommendations(
-                header, reftypes=[kind], context=context, observatory="jwst", fast=True
+                header, reftypes=[kind], context=context, observatory=observatory.name, fast=True
             )[kind]
             if Path(found).name != name:
                 wrong.append(f"{name}: {Path(found).name} is selected")

@@ -11,6 +11,7 @@ from .allowed import find_allowed
 from .bestrefs import Effect
 from .context import Context, list_parkeys
 from .found import Found, Reference
+from .observatory import JWST, of_instrument
 from .readback import Meant, ReadBack
 from .verdict import Check
 from .workers import Outcome
@@ -139,7 +140,10 @@ def note_late_series(job: Job) -> list[str]:
     notes = []
     for _, group in groupby(job.found.references, key=lambda reference: reference.series):
         first = next(iter(group))
-        inflight = first.header["META.PEDIGREE"].upper().startswith("INFLIGHT")
+        inflight = (
+            first.header["META.PEDIGREE"].upper().startswith("INFLIGHT")
+            and job.found.observatory is JWST  # Roman has not flown
+        )
         if inflight and not job.derived and first.useafter[:10] > _LAUNCH:
             notes.append(
                 f"{first.fits.name}: the series begins at {first.useafter}; between {_LAUNCH} and "
@@ -262,7 +266,8 @@ def collect_effects(job: Job, outcomes: Outcomes) -> list[Effect]:
     effects = []
     for (what, _), outcome in outcomes.items():
         for effect in (outcome.value or []) if what == "bestrefs" else []:
-            detector = job.datasets[effect.dataset].get("META.INSTRUMENT.DETECTOR", "")
+            key = f"{job.found.observatory.prefix}META.INSTRUMENT.DETECTOR"
+            detector = job.datasets[effect.dataset].get(key, "")
             if effect.kind == "mask" and effect.old == "N/A" and detector in bases:
                 effect = replace(effect, old=bases[detector])
             effects.append(effect)
@@ -281,7 +286,7 @@ def _find_missed(job: Job, effects: Sequence[Effect]) -> tuple[list[str], int]:
         if effect.kind != "mask":
             continue
         own = [mask for mask in _masks(job) if _is_for(mask, header)]
-        start = f"{header['META.OBSERVATION.DATE']}T{header['META.OBSERVATION.TIME']}"
+        start = job.found.observatory.read_date(header)
         last = {mask.series: mask for mask in own if mask.useafter <= start}
         names = {job.context.names[mask.fits] for mask in last.values()}
         if not own:
@@ -295,7 +300,8 @@ def _find_missed(job: Job, effects: Sequence[Effect]) -> tuple[list[str], int]:
 
 def _is_for(mask: Reference, header: Mapping[str, str]) -> bool:
     """Tell whether a mask is meant for an exposure of its detector, whatever its date."""
-    if header["META.INSTRUMENT.DETECTOR"] != mask.detector:
+    prefix = of_instrument(mask.instrument).prefix
+    if header[f"{prefix}META.INSTRUMENT.DETECTOR"] != mask.detector:
         return False
     for key in _SPECIFIC:
         value, own = mask.keys.get(key, "N/A"), header.get(key, "N/A")

@@ -40,6 +40,7 @@ from .derive import (
 from .form import fill_form
 from .found import Found, find_references
 from .manifest import describe_delivery, format_table, tabulate_entries
+from .observatory import guess_observatory
 from .publish import OWN, list_own, publish, require_free
 from .readback import match_histories, read_back
 from .resolve import write_delivered
@@ -50,7 +51,7 @@ __all__ = ["deliver", "plan_delivery"]
 
 log = logging.getLogger(__name__)
 
-_NEW, _EMPTY = "jwst_0001.pmap", "jwst_0000.pmap"
+_NEW, _EMPTY = "{}_0001.pmap", "{}_0000.pmap"
 # What is written; the help of the command lists it too.
 _CACHE, _LOGS, _FORMS, _LAST = "cache", "logs", "submission", "verdict.json"
 _TABLES, _DIFFERENCE = ("manifest", "bestrefs", "verdict"), "crds_diff.txt"
@@ -70,12 +71,13 @@ def deliver(
     Parameters
     ----------
     folder : str or Path
-        Holds the references in FITS, their ASDF twins and, of masks, the history.
+        Holds the references in FITS, their ASDF twins and, of masks, the history; or those of
+        Roman, in ASDF.
     output : str or Path
         Where to write; made when absent.
     derive_from : str, optional
-        A context, ``jwst_NNNN.pmap``, to add the references to. None: a context is made of the
-        references alone.
+        A context, ``jwst_NNNN.pmap`` or ``roman_NNNN.pmap``, to add the references to. None: a
+        context is made of the references alone.
     source : Path, optional
         The CRDS cache with that context.
     datasets : sequence of path
@@ -100,15 +102,20 @@ def deliver(
     """
     folder, output = _resolve(folder, output, derive_from, source)
     clock = _Clock()
+    new = _NEW.format(guess_observatory(folder).name)
     with (
         publish(output, _LAST) as work,
-        _environ(_environment(work / _CACHE, _NEW, parameters=False)),
+        _environ(_environment(work / _CACHE, new, parameters=False)),
         _at_ease(),
     ):
         say(f"Reading {folder}")
         found = _find(folder, output, work)
         meant, histories, absent = match_histories(found)
-        asked = read_datasets(datasets) if datasets else list_exposures(histories.values())
+        asked = (
+            read_datasets(datasets, found.observatory)
+            if datasets
+            else list_exposures(histories.values())
+        )
         clock.lap("reading")
         say(f"Building a context of {len(found.references)} references")
         context, old = _make_context(work / _CACHE, found, derive_from, source)
@@ -143,11 +150,12 @@ def plan_delivery(
     folder, output = _resolve(folder, output, derive_from, source)
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(temporary, _CACHE)
-        with _environ(_environment(cache, _NEW, parameters=False)), _at_ease():
+        new = _NEW.format(guess_observatory(folder).name)
+        with _environ(_environment(cache, new, parameters=False)), _at_ease():
             found = _find(folder, output, cache)
             _, histories, _ = match_histories(found)
             if datasets:
-                read_datasets(datasets)
+                read_datasets(datasets, found.observatory)
             else:
                 list_exposures(histories.values())
             context, _ = _make_context(cache, found, derive_from, source)
@@ -219,12 +227,13 @@ def _make_context(
     kinds: dict[str, list[str | Path]] = {}
     for reference in found.references:
         kinds.setdefault(reference.kind, []).append(reference.fits)
-    context = build_context(cache, kinds, name=_NEW)
+    context = build_context(cache, kinds)
     with _environ(context.env):
         # What bestrefs compares with: a context in which there is nothing.
         instruments = sorted({reference.instrument for reference in found.references})
-        _write_contexts(cache, "0000", {instrument: {} for instrument in instruments})
-    return context, _EMPTY
+        empty: dict[str, dict[str, str]] = {instrument: {} for instrument in instruments}
+        _write_contexts(cache, "0000", empty, found.observatory)
+    return context, _EMPTY.format(found.observatory.name)
 
 
 def _judge(
@@ -311,7 +320,7 @@ def _submit_all(job: Job, pool: Any, temporary: Path) -> dict[tuple[str, str], F
         own = {
             name: header
             for name, header in job.datasets.items()
-            if header["META.INSTRUMENT.NAME"].lower() == instrument
+            if header[job.found.observatory.instrument_key].lower() == instrument
         }
         if own:
             listed = temporary / f"datasets_{instrument}.json"

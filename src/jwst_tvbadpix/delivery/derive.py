@@ -18,6 +18,7 @@ from .context import (
     _write_rmap,
 )
 from .found import Reference
+from .observatory import of_instrument, of_mapping
 
 __all__ = [
     "choose_value",
@@ -43,7 +44,7 @@ def derive_context(
     source : Path
         The CRDS cache that holds the context; it is only read.
     name : str
-        The context, ``jwst_NNNN.pmap``.
+        The context, ``jwst_NNNN.pmap`` or ``roman_NNNN.pmap``, of the telescope of the references.
 
     Returns
     -------
@@ -63,22 +64,25 @@ def derive_context(
     linked, so that the stages find them; they are never copied, a cache being large. Numbers are
     the next free ones of the cache: provisional, the CRDS server gives its own.
     """
-    if not re.fullmatch(r"jwst_\d{4,}\.pmap", name):
-        raise InputError(f"expected a context like jwst_1303.pmap, found {name!r}; correct it")
+    telescope = of_instrument(references[0].instrument).name
+    if not re.fullmatch(rf"{telescope}_\d{{4,}}\.pmap", name):
+        raise InputError(
+            f"expected a context like {telescope}_1303.pmap, found {name!r}; correct it"
+        )
     source, cache = source.resolve(), cache.resolve()
-    if not (source / "mappings" / "jwst" / name).is_file():
+    if not (source / "mappings" / telescope / name).is_file():
         raise InputError(
             f"expected the context {name} in the CRDS cache {source}, found no file "
-            f"mappings/jwst/{name}; check CRDS_PATH, or run `crds sync --contexts {name}`"
+            f"mappings/{telescope}/{name}; check CRDS_PATH, or run `crds sync --contexts {name}`"
         )
     with _environ(_environment(source, name, parameters=False)):
         mappings, kept = load_mappings(source, name)
-    folder = cache / "mappings" / "jwst"
+    folder = cache / "mappings" / telescope
     folder.mkdir(parents=True, exist_ok=True)
     for mapping in mappings:
-        shutil.copyfile(source / "mappings" / "jwst" / mapping, folder / mapping)
+        shutil.copyfile(source / "mappings" / telescope / mapping, folder / mapping)
     _link_references(source, cache, kept)
-    taken = {path.name for path in (source / "mappings" / "jwst").iterdir()}
+    taken = {path.name for path in (source / "mappings" / telescope).iterdir()}
     with _environ(_environment(cache, name, parameters=False)):
         _write_config(cache, name)
         names = _store(cache, source, references, kept)
@@ -106,7 +110,7 @@ def find_superseded(context: Context, old: str) -> dict[str, str]:
     """
     import crds
 
-    superseded = {}
+    superseded, observatory = {}, of_mapping(old)
     with _environ(context.env):
         pmap = crds.get_cached_mapping(context.env["CRDS_CONTEXT"])
         for name in context.names.values():
@@ -114,9 +118,9 @@ def find_superseded(context: Context, old: str) -> dict[str, str]:
             rules = pmap.get_imap(instrument).get_rmap(kind)
             for _, selection, date in rules.file_matches(name):
                 header = {key: choose_value(value) for key, value in (*selection, *date)}
-                header["META.INSTRUMENT.NAME"] = instrument.upper()
+                header[observatory.instrument_key] = instrument.upper()
                 found = crds.getrecommendations(
-                    header, reftypes=[kind], context=old, observatory="jwst", fast=True
+                    header, reftypes=[kind], context=old, observatory=observatory.name, fast=True
                 )[kind]
                 if not found.upper().startswith("NOT FOUND") and found.upper() != "N/A":
                     superseded[name] = Path(found).name
@@ -186,7 +190,7 @@ def load_mappings(cache: Path, name: str) -> tuple[list[str], list[str]]:
         if mapping in mappings:
             continue
         try:
-            loaded = rmap.load_mapping(config.locate_mapping(mapping, "jwst"))
+            loaded = rmap.load_mapping(config.locate_mapping(mapping, of_mapping(name).name))
             waiting += loaded.mapping_names()
         except Exception as error:
             raise InputError(
@@ -208,7 +212,7 @@ def choose_value(value: str) -> str:
 
 def find_cached(cache: Path, reference: str) -> Path:
     """Tell where a cache has a reference, in either layout; the first where it has none."""
-    folder = cache / "references" / "jwst"
+    folder = cache / "references" / of_mapping(reference).name
     nested = folder / reference.split("_")[1] / reference
     flat = folder / reference
     return flat if flat.exists() and not nested.exists() else nested
@@ -219,7 +223,7 @@ def _link_references(source: Path, cache: Path, names: Sequence[str]) -> None:
     for name in names:
         path = find_cached(source, name)
         if path.is_file():
-            link = cache / "references" / "jwst" / name.split("_")[1] / name
+            link = cache / "references" / of_mapping(name).name / name.split("_")[1] / name
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
@@ -232,15 +236,16 @@ def _store(
     names: dict[Path, str] = {}
     used = set(kept)
     for reference in references:
-        prefix = f"jwst_{reference.instrument}_{reference.kind}_"
-        folder = source / "references" / "jwst"
+        telescope = of_instrument(reference.instrument).name
+        prefix = f"{telescope}_{reference.instrument}_{reference.kind}_"
+        folder = source / "references" / telescope
         there = [
             p.name for f in (folder, folder / reference.instrument) for p in f.glob(f"{prefix}*")
         ]
         number = _next_number(prefix, {*used, *there})
-        target = cache / "references" / "jwst" / reference.instrument
+        target = cache / "references" / telescope / reference.instrument
         target.mkdir(parents=True, exist_ok=True)
-        name = f"{prefix}{number:04d}.fits"
+        name = f"{prefix}{number:04d}{reference.fits.suffix}"
         shutil.copyfile(reference.fits, target / name)
         names[reference.fits] = name
         used.add(name)
@@ -264,11 +269,12 @@ def _write_mappings(
     import crds
     from crds.refactoring import newcontext, refactor
 
-    folder = cache / "mappings" / "jwst"
+    telescope = of_mapping(name).name
+    folder = cache / "mappings" / telescope
     pmap = crds.get_cached_mapping(name)
     groups: dict[str, dict[str, list[Path]]] = {}
     for reference in references:
-        stored = cache / "references" / "jwst" / reference.instrument / names[reference.fits]
+        stored = cache / "references" / telescope / reference.instrument / names[reference.fits]
         kinds = groups.setdefault(reference.instrument, {})
         kinds.setdefault(reference.kind, []).append(stored)
 
@@ -282,18 +288,18 @@ def _write_mappings(
         rmaps = []
         for kind, files in sorted(kinds.items()):
             old = _find_rules(pmap, instrument, kind)
-            new = following(old or f"jwst_{instrument}_{kind}_0000.rmap")
+            new = following(old or f"{telescope}_{instrument}_{kind}_0000.rmap")
             if old:
                 with _refusing(new, files):
                     refactor.rmap_insert_references(
-                        str(folder / old), str(folder / new), list(map(str, files)), "jwst"
+                        str(folder / old), str(folder / new), list(map(str, files)), telescope
                     )
                 refactor.update_derivation(str(folder / new), old)
             else:
                 _write_rmap(cache, instrument, kind, _serial_of(new), files)
             rmaps.append(new)
         old = _find_rules(pmap, instrument)
-        new = following(old or f"jwst_{instrument}_0000.imap")
+        new = following(old or f"{telescope}_{instrument}_0000.imap")
         if old:
             newcontext.hack_in_new_maps(
                 str(folder / old), str(folder / new), [str(folder / rmap) for rmap in rmaps]

@@ -3,10 +3,12 @@
 import json
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 from .found import Reference
 from .manifest import Entry
+from .observatory import JWST, ROMAN, of_instrument
 
 __all__ = ["fill_form"]
 
@@ -59,7 +61,7 @@ def fill_form(entries: Sequence[Entry], references: Sequence[Reference], tests: 
         "useafter_matches": "N/A",
         "compliance_verified": "Yes",
         "etc_delivery": False,
-        "calpipe_version": f"Yes, jwst {version('jwst')}",
+        "calpipe_version": f"Yes, {_name_pipeline(first.instrument)}",
         "replacement_files": bool(replaced),
         "old_reference_files": ", ".join(replaced),
         "replacing_badfiles": "No",
@@ -82,6 +84,14 @@ def fill_form(entries: Sequence[Entry], references: Sequence[Reference], tests: 
     return "\n".join(lines) + "\n"
 
 
+def _name_pipeline(instrument: str) -> str:
+    """Name the pipeline of an instrument with its version; its models where it is absent."""
+    for name in ("jwst",) if of_instrument(instrument) is JWST else ("romancal",):
+        with suppress(PackageNotFoundError):
+            return f"{name} {version(name)}"
+    return f"roman_datamodels {version('roman_datamodels')}"
+
+
 def _join(texts: object) -> str:
     """Join different texts, in order."""
     return ", ".join(dict.fromkeys(filter(None, map(str, texts))))  # type: ignore[call-overload]
@@ -92,7 +102,7 @@ def _name_modes(entries: Sequence[Entry]) -> str:
     values: dict[str, set[str]] = {}
     for entry in entries:
         for key, value in entry.keys.items():
-            name = _LABELS.get(key, key.split(".")[-1].lower())
+            name = _LABELS.get(key.removeprefix(ROMAN.prefix), key.split(".")[-1].lower())
             values.setdefault(name, set()).add(value)
     shown = [
         f"{name} {' '.join(sorted(found))}"

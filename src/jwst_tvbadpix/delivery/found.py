@@ -14,6 +14,7 @@ from astropy.io import fits
 from ..errors import DateError, InputError
 from ..files import open_asdf
 from .context import _read_header, list_parkeys
+from .observatory import JWST, ROMAN, Observatory, of_instrument
 
 __all__ = ["Found", "Reference", "find_references"]
 
@@ -32,7 +33,7 @@ class Reference:
     Attributes
     ----------
     fits : Path
-        The file that CRDS gets.
+        The file that CRDS gets; of Roman it is ASDF.
     asdf : Path or None
         Its twin, for use without CRDS; None where there is none.
     kind, instrument, detector : str
@@ -40,7 +41,7 @@ class Reference:
     useafter : str
         YYYY-MM-DDThh:mm:ss (UTC).
     keys : mapping of str to str
-        What selects the file beside its date: META name -> value; lists as ``A|B``.
+        What selects the file beside its date: name, as crds has it -> value; lists as ``A|B``.
     header : mapping of str to str
         All metadata as crds reads them.
     """
@@ -78,6 +79,11 @@ class Found:
     histories: tuple[Path, ...]
     ignored: tuple[str, ...]
 
+    @property
+    def observatory(self) -> Observatory:
+        """The telescope that the references are of."""
+        return of_instrument(self.references[0].instrument)
+
 
 def find_references(folder: str | Path, *, skip: Iterable[str] = ()) -> Found:
     """Find what a folder holds; subfolders are not searched.
@@ -96,9 +102,9 @@ def find_references(folder: str | Path, *, skip: Iterable[str] = ()) -> Found:
     ------
     InputError
         The folder is absent or holds no reference; a FITS file is truncated or of another
-        telescope; a reference lacks what every reference must have; an ASDF reference has no
-        FITS twin, the only form that CRDS takes; or two have the same USEAFTER and are selected
-        by the same keywords.
+        telescope; a reference lacks what every reference must have; an ASDF reference of JWST has
+        no FITS twin, the only form that CRDS takes; references of JWST and Roman are mixed; or two
+        have the same USEAFTER and are selected by the same keywords.
     DateError
         A USEAFTER cannot be read.
     """
@@ -109,12 +115,20 @@ def find_references(folder: str | Path, *, skip: Iterable[str] = ()) -> Found:
     entries = [path for path in sorted(folder.iterdir()) if path.name not in skipped]
     files = [path for path in entries if path.is_file()]
     found = {path: _read_fits_kind(path) for path in files if path.suffix == ".fits"}
-    trees = {path: _read_asdf_kind(path) for path in files if path.suffix == ".asdf"}
+    known = {path: _read_asdf_kind(path) for path in files if path.suffix == ".asdf"}
+    trees = {path: kind for path, (kind, telescope) in known.items() if telescope is JWST}
     kinds = {path: kind for path, kind in found.items() if kind}
+    roman = {path: kind for path, (kind, telescope) in known.items() if kind and telescope is ROMAN}
+    if kinds and roman:
+        raise InputError(
+            f"expected references of one telescope in {folder}, found {next(iter(kinds)).name} of "
+            f"JWST and {next(iter(roman)).name} of Roman; put them into two folders"
+        )
+    kinds = kinds or roman
     if not kinds:
         raise InputError(
-            f"expected at least one reference in FITS in {folder}, found none among "
-            f"{len(entries)} entries; give the folder that the steps wrote to"
+            f"expected at least one reference of JWST in FITS, or of Roman in ASDF, in {folder}, "
+            f"found none among {len(entries)} entries; give the folder that the steps wrote to"
         )
     twins = {path: path.with_suffix(".asdf") for path in kinds}
     references = [
@@ -182,14 +196,16 @@ def _place(hdu: Any) -> dict[str, int]:
     return info
 
 
-def _read_asdf_kind(path: Path) -> str | None:
-    """Read meta.reftype of an ASDF file, in capitals; None = it has none."""
+def _read_asdf_kind(path: Path) -> tuple[str | None, Observatory]:
+    """Read meta.reftype of an ASDF file, in capitals (None = it has none), and its telescope."""
     try:
         with warnings.catch_warnings():
             # Parameter files and results may have tags of packages that are not installed.
             warnings.simplefilter("ignore", asdf.exceptions.AsdfWarning)
             with open_asdf(path) as file:
-                meta = file.tree.get("meta")
+                telescope = ROMAN if "roman" in file.tree else JWST
+                tree = file.tree["roman"] if telescope is ROMAN else file.tree
+                meta = tree.get("meta")
                 kind = meta.get("reftype") if hasattr(meta, "get") else None
     except Exception as error:
         what = " ".join(str(error).split())  # yaml says where in lines of its own
@@ -197,7 +213,7 @@ def _read_asdf_kind(path: Path) -> str | None:
             f"expected a readable ASDF file, found {path}: {what}; copy or make it again, or "
             "leave it out"
         ) from error
-    return str(kind).upper() if kind is not None else None
+    return str(kind).upper() if kind is not None else None, telescope
 
 
 def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
@@ -212,8 +228,8 @@ def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
     instrument, useafter = header["META.INSTRUMENT.NAME"].lower(), header["META.USEAFTER"]
     if not list_parkeys(instrument, kind.lower()):
         raise InputError(
-            f"expected a reference type of an instrument of JWST in {path}, found {kind} of "
-            f"{instrument.upper()}; correct REFTYPE or INSTRUME, or leave the file out"
+            f"expected a reference type of an instrument of JWST or Roman in {path}, found {kind} "
+            f"of {instrument.upper()}; correct REFTYPE or INSTRUME, or leave the file out"
         )
     date = useafter.replace(" ", "T").split(".")[0]
     try:
@@ -245,11 +261,11 @@ def _describe(path: Path, kind: str, twin: Path | None) -> Reference:
 
 def _apply_patterns(header: Mapping[str, str], instrument: str, kind: str) -> dict[str, str]:
     """Put what P_ keywords say in the place of the keywords that they stand for."""
-    from crds.jwst import TYPES, locate
-
-    spec = TYPES.unified_defs.get(instrument, {}).get(kind, {})
-    rules = SimpleNamespace(reference_to_dataset=spec.get("reference_to_dataset") or {})
-    return dict(locate.reference_keys_to_dataset_keys(rules, header))
+    observatory = of_instrument(instrument)
+    spec = observatory.rules(instrument).get(kind, {})
+    patterns = spec.get("reference_to_dataset") or {}
+    rules = SimpleNamespace(name=kind, filename=kind, reference_to_dataset=patterns)
+    return dict(observatory.locate.reference_keys_to_dataset_keys(rules, header))
 
 
 def _normalise(value: str) -> str:

@@ -2,9 +2,10 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from stdatamodels.jwst import datamodels
 from ..errors import InputError
 from ..refmodels import (
     BadPixHistoryModel,
+    RomanMask,
     build_mask_series,
     dq_value,
+    map_dq_from_roman,
+    map_dq_to_roman,
     read_history,
     read_mask_dq,
+    read_roman_dq,
 )
 from .found import Found, Reference
+from .observatory import ROMAN, of_file, of_instrument
 
 __all__ = ["Meant", "ReadBack", "match_histories", "read_back", "read_bad"]
 
@@ -39,8 +45,9 @@ class Meant:
     ----------
     history : Path
         The file.
-    dq : ndarray of uint32
-        Standard bits, in the frame of the file.
+    compose : callable
+        Makes the flags: uint32, standard bits, in the frame of the file; a series of large masks
+        would not fit in memory.
     base : str
         Name of the base mask.
     base_bad : ndarray of bool, shape of the detector
@@ -48,9 +55,14 @@ class Meant:
     """
 
     history: Path
-    dq: np.ndarray
+    compose: Callable[[], np.ndarray]
     base: str
     base_bad: np.ndarray
+
+    @property
+    def dq(self) -> np.ndarray:
+        """The flags, made anew."""
+        return self.compose()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,15 +180,18 @@ def _product(history: Path) -> str:
     return history.name.removesuffix("badpixhistory.asdf")
 
 
-def _index(history: BadPixHistoryModel) -> dict[tuple[str, str], np.ndarray]:
-    """Build all masks of a history: (selection, USEAFTER) -> dq."""
-    indexed = {}
+def _index(history: BadPixHistoryModel) -> dict[tuple[str, str], Callable[[], np.ndarray]]:
+    """Build all masks of a history: (selection, USEAFTER) -> what makes the flags."""
+    indexed: dict[tuple[str, str], Callable[[], np.ndarray]] = {}
     for mask in build_mask_series(history):
         meta = mask.meta
+        if isinstance(mask, RomanMask):
+            indexed[_name_selection(None, None, None), str(meta.useafter)] = mask.compose
+            continue
         filters = getattr(meta.instrument, "p_filter", None) or meta.instrument.filter
         patterns = getattr(meta.exposure, "p_readpatt", None) or meta.exposure.readpatt
         selection = _name_selection(filters, patterns, meta.exposure.ngroups)
-        indexed[selection, str(meta.useafter)] = np.asarray(mask.dq)
+        indexed[selection, str(meta.useafter)] = partial(np.asarray, mask.dq)
     return indexed
 
 
@@ -209,6 +224,12 @@ def read_back(reference: Reference, meant: np.ndarray | None) -> ReadBack:
     -------
     ReadBack
     """
+    if of_instrument(reference.instrument) is ROMAN:
+        found = read_roman_dq(reference.fits)
+        wrong = []
+        if meant is not None and found is not None:
+            wrong = _compare_flags(reference.fits.name, found, map_dq_to_roman(meant)[0])
+        return ReadBack(tuple(wrong), (), _find_roman_bad(found))
     with ExitStack() as stack:
         stack.enter_context(_quiet_models())
         models = [
@@ -273,8 +294,17 @@ def read_bad(path: Path) -> np.ndarray | None:
     ndarray of bool or None
         Of a mask the frame of the detector; None where the reference has no flags.
     """
+    if of_file(path) is ROMAN:
+        return _find_roman_bad(read_roman_dq(path))
     with _quiet_models(), datamodels.open(path) as model:
         return _find_bad(path, model)
+
+
+def _find_roman_bad(dq: np.ndarray | None) -> np.ndarray | None:
+    if dq is None:
+        return None
+    bad: np.ndarray = (map_dq_from_roman(dq)[0] & np.uint32(dq_value("DO_NOT_USE"))) != 0
+    return bad
 
 
 def _find_bad(path: Path, model: Any) -> np.ndarray | None:

@@ -10,17 +10,17 @@ from pathlib import Path
 from ..errors import InputError
 from .context import _environ, _environment
 from .derive import find_cached, load_mappings
+from .observatory import find_config
 
 __all__ = ["format_environment", "resolve_context", "write_delivered"]
 
-_CONFIG = Path("config") / "jwst"
 _DELIVERED = "delivered.json"
 
 
 def write_delivered(cache: Path, checksums: Mapping[str, str]) -> None:
     """Write into a cache which references it must hold: CRDS name -> SHA-256."""
     text = json.dumps(dict(sorted(checksums.items())), indent=1) + "\n"
-    (cache / _CONFIG / _DELIVERED).write_text(text)
+    (find_config(cache) / _DELIVERED).write_text(text)
 
 
 def resolve_context(folder: str | Path) -> dict[str, str]:
@@ -48,11 +48,11 @@ def resolve_context(folder: str | Path) -> dict[str, str]:
     references alone all must be.
     """
     folder = Path(folder).resolve()
-    places = [path for path in (folder, folder / "cache") if (path / _CONFIG).is_dir()]
+    places = [path for path in (folder, folder / "cache") if find_config(path).is_dir()]
     if not places:
         raise InputError(
             f"expected a CRDS cache, or a folder that `tvbadpix deliver` wrote, found no "
-            f"{_CONFIG}/server_config in {folder}; give another folder"
+            f"config/*/server_config in {folder}; give another folder"
         )
     cache = places[0]
     name = _read_context_name(cache)
@@ -81,7 +81,7 @@ def resolve_context(folder: str | Path) -> dict[str, str]:
 
 
 def _read_context_name(cache: Path) -> str:
-    path = cache / _CONFIG / "server_config"
+    path = find_config(cache) / "server_config"
     try:
         return str(ast.literal_eval(path.read_text())["operational_context"])
     except (OSError, ValueError, SyntaxError, KeyError, TypeError) as error:
@@ -92,7 +92,7 @@ def _read_context_name(cache: Path) -> str:
 
 
 def _read_delivered(cache: Path) -> dict[str, str] | None:
-    path = cache / _CONFIG / _DELIVERED
+    path = find_config(cache) / _DELIVERED
     if not path.is_file():
         return None
     try:

@@ -7,7 +7,7 @@ from .modes import KINDS, Mode
 
 __all__ = ["check_mode", "infer_mode", "name_bandpass", "name_kind", "read_pivot"]
 
-_INSTRUMENTS = ("MIRI", "NIRCAM", "NIRISS", "NIRSPEC", "FGS")
+_INSTRUMENTS = ("MIRI", "NIRCAM", "NIRISS", "NIRSPEC", "FGS", "WFI")
 _MIRI = "F560W F770W F1000W F1130W F1280W F1500W F1800W F2100W F2550W F2550WR"
 _MIRI_CORON = "F1065C F1140C F1550C F2300C FND"
 _NIRCAM = (
@@ -15,12 +15,15 @@ _NIRCAM = (
     "F410M F460M F466N F470N WLP4"
 )
 _NIRISS = "F158M F380M"
+# Optical elements of Roman; no filter of JWST has a name without a letter at the end.
+_WFI = "F062 F087 F106 F129 F146 F158 F184 F213"
 # Filters that only one instrument has; F090W to F480M of NIRCam and NIRISS are not among them.
 _OWNERS = {
     **dict.fromkeys(_MIRI.split(), ("MIRI", "MIRIMAGE", "imaging")),
     **dict.fromkeys(_MIRI_CORON.split(), ("MIRI", "MIRIMAGE", "coronagraphy")),
     **dict.fromkeys(_NIRCAM.split(), ("NIRCAM", "", "imaging")),
     **dict.fromkeys(_NIRISS.split(), ("NIRISS", "NIS", "imaging")),
+    **dict.fromkeys(_WFI.split(), ("WFI", "", "imaging")),
     "P750L": ("MIRI", "MIRIMAGE", "lrs"),
 }
 # Filters of NIRISS in the pupil wheel, with FILTER CLEAR; the others have PUPIL CLEARP. Those of
@@ -38,7 +41,14 @@ _FILTER = re.compile(r"F\d{3,4}[WMNCR0-9]*$")
 # Pivot wavelengths that the name does not tell [um] (JWST user documentation).
 _PIVOTS = {"FND": 13.0, "WLP4": 2.14, "GUIDER1": 2.5, "GUIDER2": 2.5}
 # How the names of their detectors begin.
-_DETECTORS = {"MIRI": "MIR", "NIRCAM": "NRC", "NIRISS": "NIS", "NIRSPEC": "NRS", "FGS": "GUIDER"}
+_DETECTORS = {
+    "MIRI": "MIR",
+    "NIRCAM": "NRC",
+    "NIRISS": "NIS",
+    "NIRSPEC": "NRS",
+    "FGS": "GUIDER",
+    "WFI": "WFI",
+}
 # Instruments of one detector (of images).
 _ONLY_DETECTOR = {"NIRISS": "NIS", "MIRI": "MIRIMAGE"}
 _KIND_BY_EXP_TYPE = {
@@ -71,6 +81,7 @@ _KIND_BY_EXP_TYPE = {
     "NRS_BRIGHTOBJ": "fixed_slit",
     "NRS_IFU": "ifu",
     "FGS_IMAGE": "imaging",
+    "WFI_IMAGE": "imaging",
 }
 
 
@@ -200,6 +211,6 @@ def name_bandpass(filter_: str, pupil: str, detector: str) -> str:
 
 
 def read_pivot(filter_: str) -> float | None:
-    """Read the wavelength in the name of a filter [um], F770W: 7.7; None where there is none."""
-    found = re.match(r"F(\d{3,4})[WMNCL]", filter_.upper())
+    """Read the wavelength in a filter's name [um], F770W: 7.7, F158: 1.58; None without one."""
+    found = re.match(r"F(\d{3,4})([WMNCL]|$)", filter_.upper())
     return int(found[1]) / 100 if found else _PIVOTS.get(filter_.upper())

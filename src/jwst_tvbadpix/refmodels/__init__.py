@@ -22,6 +22,17 @@ from .photom import (
     write_photom,
 )
 from .photom_mrs import read_mrs_wavelengths
+from .roman import (
+    RomanHeader,
+    map_dq_from_roman,
+    map_dq_to_roman,
+    read_roman_dq,
+    write_roman_flat,
+    write_roman_mask,
+    write_roman_photom,
+)
+from .roman_mask import RomanMask
+from .roman_products import RomanFlat, RomanPhotom
 from .series import (
     MaskSeries,
     PlannedMask,
@@ -47,6 +58,10 @@ __all__ = [
     "MaskSeries",
     "PhotomHeader",
     "PlannedMask",
+    "RomanFlat",
+    "RomanHeader",
+    "RomanMask",
+    "RomanPhotom",
     "StarFlatModel",
     "build_absflux_model",
     "build_badpix_history",
@@ -71,12 +86,15 @@ __all__ = [
     "list_tables",
     "list_useafter",
     "make_pedigree",
+    "map_dq_from_roman",
+    "map_dq_to_roman",
     "pack_block",
     "plan_mask_series",
     "read_absflux",
     "read_history",
     "read_mask_dq",
     "read_mrs_wavelengths",
+    "read_roman_dq",
     "read_star_flat",
     "read_template",
     "rename_all",
@@ -84,5 +102,8 @@ __all__ = [
     "unpack_residuals",
     "write_asdf",
     "write_photom",
+    "write_roman_flat",
+    "write_roman_mask",
+    "write_roman_photom",
     "write_twins",
 ]

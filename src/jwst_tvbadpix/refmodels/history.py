@@ -9,13 +9,13 @@ import numpy as np
 from asdf.schema import load_schema
 from asdf.tags.core import AsdfObject
 from asdf.tags.core.ndarray import asdf_datatype_to_numpy_dtype
-from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
 from ..errors import InputError, ProductError
 from ..files import open_asdf
 from .mask import AUTHOR, SOFTWARE, check_useafter
+from .product import ProductModel
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -46,7 +46,7 @@ _NO_EVIDENCE = np.iinfo(np.int16).min
 _LARGEST = 32000
 
 
-class BadPixHistoryModel(ReferenceFileModel):
+class BadPixHistoryModel(ProductModel):
     """When each pixel of one detector was bad, why, and from which exposures.
 
     Attributes

@@ -167,7 +167,7 @@ def build_neutral_mask(
     base_dq: np.ndarray | None = None,
     useafter: str = "2021-12-25T00:00:00",
     readpatt: str | None = None,
-) -> MaskModel:
+) -> Any:
     """Build a mask with which Detector1 fits the pixels that the standard mask hides.
 
     Parameters
@@ -182,7 +182,7 @@ def build_neutral_mask(
 
     Returns
     -------
-    MaskModel
+    MaskModel, or RomanMask for a detector of Roman
         REFERENCE_PIXEL and NON_SCIENCE as in `base_dq`, REFERENCE_PIXEL also where the detector
         has reference pixels; DO_NOT_USE on these pixels only where `base_dq` has it; nothing on
         all others.
@@ -207,16 +207,30 @@ def build_neutral_mask(
             np.uint32
         )
     dq[facts.reference_pixels()] |= np.uint32(dq_value("REFERENCE_PIXEL"))
+    description = f"Neutral mask of {detector}: reference and non-science pixels only"
+    history = (
+        "Keeps only REFERENCE_PIXEL and NON_SCIENCE "
+        + ("of a base mask" if base_dq is not None else "known of the detector")
+        + ", so that slopes are fitted to every other pixel.",
+    )
+    if facts.telescope == "ROMAN":
+        from .roman_mask import build_roman_mask
+
+        return build_roman_mask(
+            lambda: dq,
+            detector=detector,
+            useafter=useafter,
+            description=description,
+            history=history,
+            pedigree="GROUND",
+            name=f"neutral_{detector}",
+        )
     return build_mask(
         dq,
         detector=detector,
         useafter=useafter,
-        description=f"Neutral mask of {detector}: reference and non-science pixels only",
-        history=[
-            "Keeps only REFERENCE_PIXEL and NON_SCIENCE "
-            + ("of a base mask" if base_dq is not None else "known of the detector")
-            + ", so that slopes are fitted to every other pixel."
-        ],
+        description=description,
+        history=history,
         pedigree="GROUND",
         readpatt=readpatt,
     )
@@ -289,7 +303,7 @@ def read_mask_dq(path: str | Path) -> tuple[np.ndarray, str]:
     Parameters
     ----------
     path : str or Path
-        A full-frame mask reference file, with or without a DQ_DEF table.
+        A full-frame mask reference file of JWST, with or without a DQ_DEF table, or of Roman.
 
     Returns
     -------
@@ -341,6 +355,10 @@ def _read_raw(path: Path) -> tuple[str | None, np.ndarray, list[tuple[int, str]]
     if is_asdf:
         with open_asdf(path) as opened:
             tree = dict(opened.tree)
+            if "roman" in tree:
+                from .roman_mask import read_roman_mask
+
+                return *read_roman_mask(tree["roman"], path), []
             _require_mask(tree["meta"].get("reftype"), path)
             detector = tree["meta"]["instrument"].get("detector")
             return detector, np.array(tree["dq"]), _list_flags(tree.get("dq_def"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import asdf
 import numpy as np
+from asdf.util import load_yaml
 from stdatamodels.jwst import datamodels
 from stdatamodels.jwst.datamodels import JwstDataModel
 
@@ -27,6 +28,7 @@ from .photom_rows import (
     make_tables,
     read_rows,
 )
+from .roman_products import RomanPhotom, read_roman_photom
 from .twins import write_twins
 
 __all__ = [
@@ -219,13 +221,13 @@ def freeze_factors(factors: Iterable[Factor], mjd: float) -> list[Factor]:
     return frozen
 
 
-def read_template(path: str | Path) -> JwstDataModel:
+def read_template(path: str | Path) -> JwstDataModel | RomanPhotom:
     """Read a photom reference whose rows are to be kept.
 
     Parameters
     ----------
     path : str or Path
-        FITS, or ASDF as this package writes it.
+        FITS, or ASDF as this package writes it; of Roman ASDF.
 
     Returns
     -------
@@ -240,6 +242,8 @@ def read_template(path: str | Path) -> JwstDataModel:
     try:
         if Path(path).suffix.lower() == ".asdf":
             require_plain_tree(path)
+            if "roman" in load_yaml(path):
+                return read_roman_photom(path)
         with datamodels.open(path, strict_validation=True) as model:
             model.validate()
             # Copied, so that nothing is left open.
@@ -273,14 +277,17 @@ def group_factors(factors: Sequence[Factor]) -> dict[_Key, list[Factor]]:
         instrument = mode.instrument.upper()
         if mode.kind == "unknown":
             continue
-        if (instrument, mode.kind) == ("MIRI", "mrs"):
+        if (instrument, mode.kind) == ("WFI", "imaging"):
+            key = (instrument, "imaging", mode.detector.upper(), "")
+        elif (instrument, mode.kind) == ("MIRI", "mrs"):
             key = (instrument, "mrs", mode.detector.upper(), mode.band.upper())
         elif (instrument, mode.kind) in LAYOUTS:
             # CRDS selects references of NIRSpec by EXP_TYPE alone.
             place = "" if instrument == "NIRSPEC" else mode.detector.upper()
             key = (instrument, LAYOUTS[instrument, mode.kind].label, place, "")
         else:
-            known = ", ".join(f"{i} {k}" for i, k in (*LAYOUTS, ("MIRI", "mrs")))
+            others = (("MIRI", "mrs"), ("WFI", "imaging"))
+            known = ", ".join(f"{i} {k}" for i, k in (*LAYOUTS, *others))
             raise ProductError(
                 f"expected a mode with a photom reference ({known}), found {instrument} "
                 f"{mode.kind}; correct the instrument or the kind"
@@ -321,6 +328,8 @@ def serves(template: JwstDataModel, key: _Key) -> bool:
         return False
     if place and str(meta.detector or place).upper() != place:
         return False
+    if instrument == "WFI":
+        return True
     if band:
         return type(template).__name__ == "MirMrsPhotomModel" and str(meta.band).upper() == band
     layouts = {layout for (name, _), layout in LAYOUTS.items() if name == instrument}

@@ -18,6 +18,7 @@ from .dq import dq_value
 from .history import BadPixHistoryModel, unpack_residuals
 from .irs2 import IRS2_READPATTS
 from .mask import build_mask
+from .roman_mask import build_roman_mask
 
 __all__ = [
     "MaskSeries",
@@ -213,7 +214,7 @@ def build_mask_at(
     readpatt: str | None = None,
     ngroups: int | None = None,
     name: str = "tvbadpix",
-) -> MaskModel:
+) -> Any:
     """Build the mask that is valid at a date.
 
     Parameters
@@ -230,7 +231,7 @@ def build_mask_at(
 
     Returns
     -------
-    MaskModel
+    MaskModel, or RomanMask for a detector of Roman
         Of the epoch that holds the date: the same as that epoch's file of the series.
 
     Raises
@@ -287,7 +288,7 @@ def _choose_series(
     return fitting[0]
 
 
-def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[MaskModel]:
+def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[Any]:
     """Build all masks: series by series, each in order of USEAFTER.
 
     Parameters
@@ -298,12 +299,12 @@ def build_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> li
 
     Returns
     -------
-    list of MaskModel
+    list of MaskModel, or of RomanMask for a detector of Roman
     """
     return list(iterate_masks(history, name))
 
 
-def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[MaskModel]:
+def iterate_masks(history: BadPixHistoryModel, name: str = "tvbadpix") -> Iterator[Any]:
     """Build the masks of `build_mask_series` one by one: a series may not fit in memory."""
     return (planned.build() for planned in plan_mask_series(history, name))
 
@@ -351,7 +352,7 @@ def _build_span(
     span: MaskSpan,
     n_masks: int,
     name: str,
-) -> MaskModel:
+) -> Any:
     """Build one mask, named by its USEAFTER."""
     detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
     dq = _paint(history, rows, span.flagged, span.advised)
@@ -365,22 +366,34 @@ def _build_span(
     shown = names[:_LISTED_INPUTS]
     mask_filter, purpose = settings["mask_filter"], "" if series == MaskSeries() else f" ({series})"
     software = history.versions.instance["jwst-tvbadpix"]
+    description = f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs"
+    entries = [
+        f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
+        f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
+        f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
+        f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
+        *_explain(series, settings),
+        *_name_base(history),
+        "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
+        *history.warnings,
+        *describe_self_test(history),
+    ]
+    if get_detector(detector).telescope == "ROMAN":
+        return build_roman_mask(
+            partial(_paint, history, rows, span.flagged, span.advised),
+            detector=detector,
+            useafter=useafter,
+            description=description,
+            history=entries,
+            pedigree=history.meta.pedigree,
+            name=f"{name}_{detector}",
+        )
     mask = build_mask(
         dq,
         detector=detector,
         useafter=useafter,
-        description=f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs",
-        history=[
-            f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
-            f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
-            f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
-            f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
-            *_explain(series, settings),
-            *_name_base(history),
-            "Inputs: " + ", ".join(shown) + (", ..." if len(names) > len(shown) else ""),
-            *history.warnings,
-            *describe_self_test(history),
-        ],
+        description=description,
+        history=entries,
         pedigree=history.meta.pedigree,
         filter_name=None if mask_filter == "N/A" else mask_filter,
         readpatt=series.readpatt or None,

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from asdf.tags.core import AsdfObject
-from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
@@ -16,6 +15,7 @@ from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitor
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
+from .product import ProductModel
 from .reading import read_model
 
 __all__ = ["StarFlatModel", "build_star_flat_model", "list_tables", "read_star_flat"]
@@ -38,7 +38,7 @@ _N_COMBINATIONS = 4
 _OF_EACH = ("l_flat", "ratio", "ratio_err", "err_random", "err_systematic")
 
 
-class StarFlatModel(ReferenceFileModel):
+class StarFlatModel(ProductModel):
     """What the flats of one set of exposures are made of.
 
     Attributes
@@ -130,10 +130,10 @@ def build_star_flat_model(
             "ystart": selection.corner[0] + 1,
             "xsize": nx,
             "ysize": ny,
-            "fastaxis": facts.fastaxis,
-            "slowaxis": facts.slowaxis,
         },
     }
+    if facts.telescope == "JWST":  # Roman's files say nothing of the read-out
+        tree["meta"]["subarray"] |= {"fastaxis": facts.fastaxis, "slowaxis": facts.slowaxis}
     model = StarFlatModel(AsdfObject(tree))
     for note in (f"Built from {built.stack.n_used} exposures of {facts.name}.", *notes):
         model.add_history_entry(note, SOFTWARE)

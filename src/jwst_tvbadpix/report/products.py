@@ -68,7 +68,8 @@ def read_product(path: Path) -> Product:
         raise InputError(f"expected a product, found no file at {path}; {advice}")
     try:
         require_plain_tree(path)
-        meta: Any = load_yaml(path, tagged=False)["meta"]
+        tree = load_yaml(path, tagged=False)
+        meta: Any = tree.get("roman", tree)["meta"]
         reftype = str(meta["reftype"]).upper()
         detector = str(meta.get("instrument", {}).get("detector") or "")
     except Exception as error:  # asdf and yaml raise what they like on what is no ASDF
@@ -81,8 +82,13 @@ def read_product(path: Path) -> Product:
             f"expected one of {', '.join(KINDS)} in {path}, found REFTYPE {reftype!r}; {advice}"
         )
     return Product(
-        path, reftype, "" if detector == "N/A" else detector, str(meta.get("useafter") or "")
+        path, reftype, "" if detector == "N/A" else detector, _read_useafter(meta.get("useafter"))
     )
+
+
+def _read_useafter(value: Any) -> str:
+    """Read USEAFTER as JWST writes it; Roman has a time, with parts of the second."""
+    return str(value or "")[:19]
 
 
 def pick_products(paths: Sequence[Path], reftype: str) -> list[Path]:

@@ -25,6 +25,7 @@ from .images import measure_images, photometer, read_image
 from .keywords import get
 from .models import Models, find_models
 from .photom import PhotomFiles, list_photoms
+from .roman import is_roman, open_roman
 from .spectra import read_table_spectrum
 from .x1d import read_x1d
 
@@ -143,13 +144,27 @@ class _Reader:
 
     def add(self, item: Item) -> None:
         """Read one input."""
-        used = _identify(item, self.files)
         item = Item(item.what, {**self.said, **item.said})
+        if is_roman(item.what):
+            model, sha256 = open_roman(item)
+            self._add_model(model, item)
+            self._keep(FileUsed("input", item.name, sha256))
+            return
+        used = _identify(item)
         if isinstance(item.what, Path) and _is_table(item.what):
             self._add_table(read_columns(item.what), item)
         else:
             with _open(item) as model:
                 self._add_model(model, item)
+        self._keep(used)
+
+    def _keep(self, used: FileUsed) -> None:
+        """Keep what is known of an input; refuse one that is given twice."""
+        if used.sha256 in self.files:
+            raise InputError(
+                f"expected every input once, found {used.name} the same as "
+                f"{self.files[used.sha256].name}; leave one out"
+            )
         self.files[used.sha256] = used
 
     def _add_table(self, table: Columns, item: Item) -> None:
@@ -157,7 +172,7 @@ class _Reader:
         key = table.find("telescop", "telescope")
         said = [] if key is None else np.unique(table.values[key]).tolist()
         for telescope in (header.get("telescop"), header.get("telescope"), *said):
-            _require_jwst(telescope, item.name)
+            _require_known(telescope, item.name)
         if table.find("wave", "wavelength"):
             self.spectra.append(read_table_spectrum(table, item, self.models, item.said))
         else:
@@ -174,7 +189,7 @@ class _Reader:
             self.areas.setdefault(detector, []).append(float(area_sr[row]))
 
     def _add_model(self, model: Any, item: Item) -> None:
-        _require_jwst(get(model, "meta.telescope"), item.name)
+        _require_known(get(model, "meta.telescope"), item.name)
         if model.hasattr("spec"):
             self.spectra += read_x1d(model, item, self.models, self.photoms)
             return
@@ -246,15 +261,16 @@ def _is_table(path: Path) -> bool:
             f"expected an image, a spectrum or a table, found {path}: {error}; check the path and "
             "the download"
         ) from error
-    _require_jwst(telescope, path.name)
+    _require_known(telescope, path.name)
     return table
 
 
-def _require_jwst(telescope: Any, name: str) -> None:
+def _require_known(telescope: Any, name: str) -> None:
     """Refuse observations of another telescope; without a name it is JWST."""
-    if telescope and str(telescope).strip().upper() != "JWST":
+    if telescope and str(telescope).strip().upper() not in ("JWST", "ROMAN"):
         raise InputError(
-            f"expected observations of JWST in {name}, found {telescope}; leave the file out"
+            f"expected observations of JWST or Roman in {name}, found {telescope}; leave the file "
+            "out"
         )
 
 
@@ -300,16 +316,10 @@ def _as_path(path: Path | str | None) -> Path | None:
     return None if path is None or not str(path) else Path(path)
 
 
-def _identify(item: Item, known: Mapping[str, FileUsed]) -> FileUsed:
-    """Take the checksum of an input; refuse one that is given twice."""
+def _identify(item: Item) -> FileUsed:
+    """Take the checksum of an input."""
     sha256 = compute_sha256(item.what) if isinstance(item.what, Path) else _hash_model(item.what)
-    used = FileUsed("input", item.name, sha256)
-    if used.sha256 in known:
-        raise InputError(
-            f"expected every input once, found {item.name} the same as "
-            f"{known[used.sha256].name}; leave one out"
-        )
-    return used
+    return FileUsed("input", item.name, sha256)
 
 
 def _hash_model(model: Any) -> str:

@@ -23,6 +23,9 @@ from ..files import read_association
 from ..headers import ExposureRecord
 from ..refmodels import (
     BadPixHistoryModel,
+    RomanFlat,
+    RomanMask,
+    RomanPhotom,
     StarFlatModel,
     rename_all,
     write_asdf,
@@ -41,6 +44,10 @@ _SUFFIX = re.compile(
     r"|_rate|_rateints|_cal|_uncal|_i2d|_x1d|_asn)$",
     re.IGNORECASE,
 )
+
+
+# Products of Roman write themselves.
+_ROMAN = RomanFlat | RomanMask | RomanPhotom
 
 
 class TvBadPixStep(Step):
@@ -120,7 +127,7 @@ class TvBadPixStep(Step):
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
-        if not isinstance(model, ReferenceFileModel):
+        if not isinstance(model, ReferenceFileModel | _ROMAN):
             return super().save_model(model, *args, **kwargs)
         if not (self.save_results or kwargs.get("force")):
             return None
@@ -128,6 +135,8 @@ class TvBadPixStep(Step):
         path = self.stage(folder) / model.meta.filename
         if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
             write_asdf(model, path)
+        elif isinstance(model, _ROMAN):
+            model.save(path)
         else:
             write_twins(model, path.with_suffix(""))
         return str(folder / model.meta.filename)

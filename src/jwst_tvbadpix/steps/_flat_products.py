@@ -13,6 +13,7 @@ from ..exposures import ExcludedExposure
 from ..flatfield import BuiltFlat, ExposureFacts, FlatSettings, MergedFlat
 from ..imaging import ImageSet
 from ..refmodels import FlatSelection, build_flat_model, build_star_flat_model, make_pedigree
+from ..refmodels.roman_products import build_roman_flat
 
 __all__ = ["FlatNames", "build_products", "name_sets"]
 
@@ -74,7 +75,7 @@ def name_sets(name: str, sets: Sequence[ImageSet]) -> Iterator[FlatNames]:
             == (images.detector, images.filter, images.pupil, images.subarray)
         ]
         parts = [name, images.detector.name, images.filter]
-        full = images.shape == images.detector.shape
+        full = images.is_full
         parts += [images.pupil] if images.pupil != "N/A" else []
         parts += [] if full else [images.subarray]
         parts += [images.readpatt] if len(alike) > 1 else []
@@ -116,7 +117,7 @@ def build_products(
 
     Returns
     -------
-    list of StarFlatModel and FlatModel
+    list of StarFlatModel and FlatModel (RomanFlat for Roman)
         Each with ``meta.filename``.
     """
     images = names.images
@@ -144,17 +145,18 @@ def build_products(
     parts.meta.filename = f"{names.stem}_{suffix}.asdf"
     models: list[Any] = [parts]
     for flat, date, stem in zip(built.flats, dates, stems, strict=True):
-        model = build_flat_model(
-            flat.flat,
-            flat.err,
-            flat.flags,
-            selection=names.select(date),
-            exp_type=_stage2_type(images),
-            pedigree=pedigree,
-            description=f"External flat of {images.detector.name} in {images.filter}",
-            history=[*history, _describe_flags(flat)],
-        )
-        model.meta.filename = f"{stem}.asdf"
+        about: dict[str, Any] = {
+            "selection": names.select(date),
+            "pedigree": pedigree,
+            "description": f"External flat of {images.detector.name} in {images.filter}",
+            "history": [*history, _describe_flags(flat)],
+        }
+        planes, filename = (flat.flat, flat.err, flat.flags), f"{stem}.asdf"
+        if images.detector.telescope == "ROMAN":
+            models.append(build_roman_flat(*planes, filename=filename, **about))
+            continue
+        model = build_flat_model(*planes, exp_type=_stage2_type(images), **about)
+        model.meta.filename = filename
         models.append(model)
     return models
 

@@ -25,8 +25,8 @@ _MIRI_FWHM = {
     "F2100W": 6.13,
     "F2550W": 7.30,
 }
-# FWHM of a diffraction-limited star over wavelength / diameter, and JWST's mirror [m].
-_AIRY, _MIRROR_M = 1.03, 6.5
+# FWHM of a diffraction-limited star over wavelength / diameter, and the mirrors [m].
+_AIRY, _MIRROR_M = 1.03, {"JWST": 6.5, "ROMAN": 2.4}
 # MIRI's detector scatters along rows and columns up to this wavelength [um].
 _CRUCIFORM_UM = 10.1
 _ARCSEC = np.rad2deg(1) * 3600
@@ -44,7 +44,8 @@ def choose_fwhm(images: ImageSet) -> float:
     if known is not None:
         return known
     scale = compute_scale(images.images[0].wcs.to_sky, images.shape)
-    wide = _AIRY * _read_wavelength(images) * 1e-6 / _MIRROR_M * _ARCSEC / scale
+    mirror = _MIRROR_M[images.detector.telescope]
+    wide = _AIRY * _read_wavelength(images) * 1e-6 / mirror * _ARCSEC / scale
     # Undersampled stars are as wide as the pixels make them.
     return float(np.hypot(wide, 1.0))
 

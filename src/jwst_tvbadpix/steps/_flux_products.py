@@ -15,6 +15,7 @@ from ..refmodels import make_pedigree
 from ..refmodels.absflux import AbsFluxNotes
 from ..refmodels.closure import Closure, check_closure
 from ..refmodels.photom import PhotomHeader, build_photom_models, group_factors, serves
+from ..refmodels.roman_products import RomanPhotom, build_roman_photom
 from ..standards import Standards
 from ._flux_rows import choose_rows, settle_mrs, split_epochs
 
@@ -36,14 +37,15 @@ class PhotomReferences:
     ----------
     models : list of photom models
         Each with ``meta.filename``, each row tried in the stock photom step.
-    closures : list of Closure
-        How closely the step follows each of them.
+    closures : list of (str, Closure)
+        How closely the step follows each of them, by its name; none of those of Roman, whose rows
+        are read back and hold nothing but the numbers.
     problems : list of str
         Why there is no reference of a mode.
     """
 
     models: list[Any]
-    closures: list[Closure]
+    closures: list[tuple[str, Closure]]
     problems: list[str]
 
 
@@ -112,11 +114,13 @@ def build_references(
             for start, part in split_epochs(rows, fit, freeze_days):
                 own = replace(header, useafter=start) if start else header
                 stamp = "_" + start.replace("-", "").replace(":", "") if start else ""
-                for model, closure in _build(
-                    part, own, f"{name}_{{}}_photom{stamp}", suited, wavelengths
-                ):
+                stem = f"{name}_{{}}_photom{stamp}"
+                if key[0] == "WFI":
+                    made.models.append(_build_roman(part, own, stem, suited))
+                    continue
+                for model, closure in _build(part, own, stem, suited, wavelengths):
                     made.models.append(model)
-                    made.closures.append(closure)
+                    made.closures.append((Path(model.meta.filename).stem, closure))
         except ProductError as error:
             made.problems.append(f"No photom reference of {' '.join(filter(None, key))}: {error}")
             log.warning("%s", made.problems[-1])
@@ -166,7 +170,7 @@ def describe_run(
         references=names,
         settings=settings,
         notes=[*header.history, *fit.warnings, *references.problems, *left, *odd],
-        closures=list(zip(names, references.closures, strict=True)),
+        closures=references.closures,
     )
 
 
@@ -201,6 +205,24 @@ def _build(
         model.meta.filename = f"{name.format(key)}.asdf"
         tried.append((model, closure))
     return tried
+
+
+def _build_roman(
+    factors: Sequence[Factor], header: PhotomHeader, name: str, templates: Sequence[Any]
+) -> RomanPhotom:
+    """Build the reference of a detector of Roman."""
+    if len(templates) > 1:
+        raise InputError(
+            f"expected one template of {factors[0].mode.detector}, found "
+            f"{' and '.join(one.filename for one in templates)}; give one"
+        )
+    place = f"{factors[0].mode.detector}_imaging"
+    return build_roman_photom(
+        factors,
+        header,
+        template=templates[0] if templates else None,
+        filename=f"{name.format(place)}.asdf",
+    )
 
 
 def _require_made_by(templates: Sequence[Any], standards: Standards, mode: Mode) -> None:

@@ -17,7 +17,8 @@ __all__ = ["choose_rows", "settle_mrs", "split_epochs"]
 
 log = logging.getLogger(__name__)
 
-# Kinds of whose references photom takes the conversion and ignores how it changes.
+# Kinds of whose references photom takes the conversion and ignores how it changes; those of Roman
+# have no place for it.
 _CONSTANT = ("ifu",)
 
 
@@ -88,7 +89,8 @@ def split_epochs(
     """
     ends = np.array([fit.first_mjd, fit.last_mjd])
     changing = any(np.ptp(f.throughput.evaluate(ends)) for f in factors)
-    if not changing or not all(factor.mode.kind in _CONSTANT for factor in factors):
+    constant = [f.mode.kind in _CONSTANT or f.mode.instrument == "WFI" for f in factors]
+    if not changing or not all(constant):
         yield "", list(factors)
         return
     n = max(1, int(np.ceil((fit.last_mjd - fit.first_mjd) / freeze_days)))

@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 class ExternalFlatBuilder(TvBadPixStep):
     """Make flats of dithered images of a field: their sky, and the same stars all over it.
 
-    The input is an association, a list of ``_rate`` files (or ``_cal`` files that were not
-    flat-fielded) or models, or a ModelLibrary; filters, subarrays and read-out patterns are told
-    apart. The output is one flat for each (by epoch where it changed), and beside it the parts
-    it is made of, with their errors, and tables.
+    The input is an association, a list of ``_rate`` files (or ``_cal`` files, also of Roman, that
+    were not flat-fielded) or models, or a ModelLibrary; filters, subarrays and read-out patterns
+    are told apart. The output is one flat for each (by epoch where it changed), and beside it the
+    parts it is made of, with their errors, and tables.
     """
 
     class_alias = "external_flat_builder"
@@ -57,8 +57,8 @@ class ExternalFlatBuilder(TvBadPixStep):
         Returns
         -------
         list
-            For each set its parts (`StarFlatModel`) and one `FlatModel` per epoch, each with
-            ``meta.filename``.
+            For each set its parts (`StarFlatModel`) and one `FlatModel` per epoch (`RomanFlat`
+            for Roman), each with ``meta.filename``.
 
         Raises
         ------

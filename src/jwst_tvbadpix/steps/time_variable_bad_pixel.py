@@ -23,7 +23,7 @@ from ..badpix import (
     stretch_time,
 )
 from ..cluster import open_engine
-from ..errors import DetectorError
+from ..errors import DetectorError, ProductError
 from ..events import Events, read_events
 from ..exposures import ExposureStack, open_exposures
 from ..parallel import THREADS, Engine
@@ -269,6 +269,9 @@ class TimeVariableBadPixel(TvBadPixStep):
 
     def _choose_filter(self, stack: ExposureStack) -> str:
         """FILTER of the masks: as asked, else that of the inputs where they share one."""
+        if stack.detector.telescope == "ROMAN":
+            self._require_roman_defaults()
+            return "N/A"
         if self.mask_filter not in (None, "", "None"):
             check_filter(str(self.mask_filter))
             return str(self.mask_filter)
@@ -277,3 +280,12 @@ class TimeVariableBadPixel(TvBadPixStep):
             return "N/A"
         check_filter(stack.records[0].filter)
         return stack.records[0].filter
+
+    def _require_roman_defaults(self) -> None:
+        """Refuse what CRDS does not select masks of Roman by."""
+        if self.mask_filter not in (None, "", "None", "N/A") or self.depth != "single":
+            raise ProductError(
+                "expected mask_filter=None and depth=single for WFI, whose masks are for every "
+                f"optical element and depth, found {self.mask_filter!r} and {self.depth!r}; leave "
+                "them out"
+            )
