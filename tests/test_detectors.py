@@ -78,7 +78,8 @@ def test_every_table_corner_lies_in_the_frame(name):
     detector = get_detector(name)
     assert detector.name == name
     ny, nx = detector.shape
-    assert detector.subarrays["FULL"] == (1, 1, nx, ny)
+    full = (5, 5, nx - 8, ny - 8) if detector.telescope == "ROMAN" else (1, 1, nx, ny)
+    assert detector.subarrays["FULL"] == full
     for corner in detector.subarrays.values():
         if corner is not None:
             x, y, dx, dy = corner
@@ -97,3 +98,15 @@ def test_unknown_detector(name):
         get_detector(name)
     assert repr(name) in str(caught.value)
     assert all(known in str(caught.value) for known in DETECTORS)
+
+
+def test_wide_field_detectors_are_those_of_roman():
+    """Eighteen of 4096 x 4096; level-2 images lie within four reference pixels all round."""
+    wfi = [detector for detector in DETECTORS.values() if detector.telescope == "ROMAN"]
+    assert [d.name for d in wfi] == [f"WFI{k:02d}" for k in range(1, 19)]
+    for detector in wfi:
+        assert detector.shape == (4096, 4096)
+        x, y, nx, ny = detector.subarrays["FULL"]
+        inner = np.ones(detector.shape, bool)
+        inner[y - 1 : y - 1 + ny, x - 1 : x - 1 + nx] = False
+        np.testing.assert_array_equal(detector.reference_pixels(), inner)

@@ -435,7 +435,9 @@ def test_base_mask_of_roman(files, tmp_path):
     _, first, *_ = TimeVariableBadPixel.call(
         [str(path) for path in files],
         base_mask=str(tmp_path / "base.asdf"),
+        output_dir=str(tmp_path),
         output_file="wfi",
+        report=False,
         configure_log=False,
     )
     assert (first.dq[10, 10:20] == dq_value("NON_SCIENCE", "DO_NOT_USE")).all()

@@ -150,10 +150,11 @@ def write_arguments(alias: str, *, inherited: bool = False) -> list[str]:
 
 
 def list_schemas() -> list[str]:
-    """List the names of our schemas: ``badpixhistory`` and so on."""
+    """List the schemas of our products: ``badpixhistory`` and so on; not that of their meta."""
     names = (entry.name for entry in files("jwst_tvbadpix").joinpath("reference_schemas").iterdir())
     ending = ".schema.yaml"
-    return sorted(name.removesuffix(ending) for name in names if name.endswith(ending))
+    found = {name.removesuffix(ending) for name in names if name.endswith(ending)}
+    return sorted(found - {"reference"})
 
 
 def read_schema(name: str) -> dict[str, Any]:

@@ -172,12 +172,7 @@ def make_record(
     ContradictoryDateError
         Its dates lie more than a day apart; the message does not name the exposure.
     """
-    telescope = str(keywords["TELESCOP"]).upper()
-    if telescope not in ("JWST", "ROMAN"):
-        raise InputError(
-            f"expected TELESCOP = JWST or ROMAN in {name}, found {keywords['TELESCOP']!r}; "
-            "give JWST _rate or _rateints products, or level-2 images of Roman"
-        )
+    telescope = _read_telescope(name, keywords)
     if len(shape) not in (2, 3):
         raise InputError(
             f"expected a 2-D rate or 3-D rateints image in {name}, found SCI of shape "
@@ -227,6 +222,17 @@ def make_record(
         unsettled=tuple(k for k in range(shape[0]) if k not in settled) if len(shape) == 3 else (),
         fallbacks=tuple(fallbacks),
     )
+
+
+def _read_telescope(name: str, keywords: Mapping[str, Any]) -> str:
+    """Read JWST or ROMAN."""
+    telescope = str(keywords["TELESCOP"]).upper()
+    if telescope not in ("JWST", "ROMAN"):
+        raise InputError(
+            f"expected TELESCOP = JWST or ROMAN in {name}, found {keywords['TELESCOP']!r}; "
+            "give JWST _rate or _rateints products, or level-2 images of Roman"
+        )
+    return telescope
 
 
 def _read_numbers(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
