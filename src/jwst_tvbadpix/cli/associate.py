@@ -33,10 +33,10 @@ def add_command(commands: Any) -> None:
         "(one per detector, mode, filter or grating, subarray, target and epoch; a new epoch "
         "begins after 30 d and 3 d without exposure) take. Files that "
         "fit no step are listed with the reason. Images of Roman serve masks (one association per "
-        "detector) and flats (per detector and optical element), apart from those of JWST. An association of the same name "
-        "is replaced. "
-        "Recipes come with the package for programmes 1539, 4487, 4497, 7487 and 7831; other "
-        "programmes are sorted by their headers alone.",
+        "detector) and flats (per detector and optical element), apart from those of "
+        "JWST. An association of the same name is replaced. Recipes come with the package for "
+        "programmes 1539, 4487, 4497, 7487 and 7831; other programmes are sorted by their headers "
+        "alone.",
         epilog=_EPILOG,
     )
     associate.add_argument(

@@ -217,11 +217,12 @@ def build_nircam_scene(*, detector: str = "NRCALONG", seed: int) -> Scene:
 def build_wfi_scene(*, detector: str = "WFI01", seed: int) -> Scene:
     """Build the scene of WFI imaging in F158; parameters as in the MIRI scene."""
     fwhm = _FWHM["WFI"]
+    ny, nx = get_detector(detector).shape
     return _build(
         # Zodiacal light of about 0.45 e/s and pixel.
         UndispersedSky(0.25),
-        SourceField(seed, fwhm, n_sources=8000, faintest=0.5),
-        ImagePersistence(fwhm, 1.0, n_stars=16.0),
+        SourceField(seed, fwhm, n_sources=5e-4 * ny * nx, faintest=0.5),
+        ImagePersistence(fwhm, 1.0, n_stars=1e-6 * ny * nx),
         DarkPedestal(0.003),
         pattern=PixelPattern(seed=seed, odd_even=0.0, dark_rms=0.003),
         # 16.8 cm^2; showers are snowballs, as in NIRCam.
