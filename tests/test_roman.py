@@ -48,7 +48,6 @@ def small_detector():
     table = MappingProxyType({**detectors.DETECTORS, "WFI01": small})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(detectors, "DETECTORS", table)
-        patch.setattr(writers, "MASK_SHAPE", (FULL, FULL))
         for key in ("CRDS_PATH", "CRDS_SERVER_URL", "CRDS_CONTEXT", "SOURCE_DATE_EPOCH"):
             patch.delenv(key, raising=False)
         yield

@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -21,8 +22,10 @@ from ..atomic import make_hidden_folder
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
+from ..processes import run_beside
 from ..refmodels import (
     BadPixHistoryModel,
+    PlannedMask,
     RomanFlat,
     RomanMask,
     RomanPhotom,
@@ -66,6 +69,10 @@ class TvBadPixStep(Step):
     _staging: Path | None = None
     # Products of an earlier run that are as this one would make them, and stay.
     _unchanged: tuple[Path, ...] = ()
+    # Of a run: what ends with it, the products that a second process writes, and its end.
+    _beside: ExitStack | None = None
+    _elsewhere: frozenset[str] = frozenset()
+    _wait: Callable[[], None] | None = None
 
     @staticmethod
     def get_stpipe_loggers() -> tuple[str, ...]:
@@ -112,7 +119,10 @@ class TvBadPixStep(Step):
     def run(self, *args: Any) -> Any:
         """Run the step; its products appear together, when all of them are written."""
         try:
-            result = super().run(*args)
+            with ExitStack() as self._beside:
+                result = super().run(*args)
+                if self._wait:
+                    self._wait()
             paths = self._publish()
             if paths and getattr(self, "report", False):
                 _write_report(paths)
@@ -123,7 +133,24 @@ class TvBadPixStep(Step):
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+            self._staging = self._beside = self._wait = None
+            self._elsewhere = frozenset()
+
+    def save_beside(self, planned: Sequence[PlannedMask]) -> None:
+        """Begin to write masks in a second process; `save_model` then passes over them.
+
+        Nothing is begun where products are not saved, or a hook may still change them.
+        """
+        if self._beside is None or not self.save_results or self._post_hooks or not planned:
+            return
+        folder = self.stage(self._output_folder())
+
+        def write() -> None:
+            for mask in planned:
+                _write(mask.build(), folder / mask.filename)
+
+        self._elsewhere = frozenset(mask.filename for mask in planned)
+        self._wait = self._beside.enter_context(run_beside(write))
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
@@ -132,13 +159,8 @@ class TvBadPixStep(Step):
         if not (self.save_results or kwargs.get("force")):
             return None
         folder = self._output_folder()
-        path = self.stage(folder) / model.meta.filename
-        if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
-            write_asdf(model, path)
-        elif isinstance(model, _ROMAN):
-            model.save(path)
-        else:
-            write_twins(model, path.with_suffix(""))
+        if model.meta.filename not in self._elsewhere:
+            _write(model, self.stage(folder) / model.meta.filename)
         return str(folder / model.meta.filename)
 
     def stage(self, folder: Path) -> Path:
@@ -238,6 +260,16 @@ class TvBadPixStep(Step):
         if isinstance(inputs, list | tuple):
             return [self.resolve_paths(item) for item in inputs]
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
+
+
+def _write(model: Any, path: Path) -> None:
+    """Write a product in the forms that its kind has."""
+    if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
+        write_asdf(model, path)
+    elif isinstance(model, _ROMAN):
+        model.save(path)
+    else:
+        write_twins(model, path.with_suffix(""))
 
 
 def _end_quietly(error: TvBadPixError) -> None:

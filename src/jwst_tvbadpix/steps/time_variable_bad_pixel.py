@@ -55,6 +55,8 @@ _LRS_ADVICE = (
 )
 # Most masks that are held in memory [4 to 8 MB each].
 _HELD_MASKS = 64
+# Masks that are written while a history is.
+_HISTORY_MASKS = 8
 
 
 class _Products(list[Any]):
@@ -191,6 +193,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         if any(record.exp_type in _LRS for record in stack.records):
             log.info(_LRS_ADVICE)
         planned = self._plan_masks(history, name)
+        self.save_beside(planned[max(0, (len(planned) - _HISTORY_MASKS) // 2) :])
         if len(planned) > _HELD_MASKS:
             return _Products([history, *planned])
         return [history, *(mask.build() for mask in planned)]
