@@ -220,8 +220,7 @@ def find_histories(
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
     )
-    _require_looks(found, usability)
-    candidates, n_pixels = found.candidates, int((found.n_evidence > 0).sum())
+    candidates, n_pixels = found.candidates, _require_looks(found, usability)
     solve = make_solver(mid_mjd, usability, settings, engine)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
@@ -263,19 +262,18 @@ def find_histories(
     return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
 
 
-def _require_looks(found: Search, usability: Usability) -> None:
-    """Raise where fewer than two looks hold evidence."""
+def _require_looks(found: Search, usability: Usability) -> int:
+    """Count the pixels with evidence; raise where fewer than two looks hold some."""
     n_looks = (found.n_pixels > 0).sum()
     if n_looks < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "
             f"{n_looks}{_tell(usability)}; give more exposures"
         )
-    log.info(
-        "%d of %d pixels with evidence looked at closely",
-        found.candidates.y.size,
-        (found.n_evidence > 0).sum(),
-    )
+    n_pixels = int((found.n_evidence > 0).sum())
+    n_candidates = found.candidates.y.size
+    log.info("%d of %d pixels with evidence looked at closely", n_candidates, n_pixels)
+    return n_pixels
 
 
 def _search(

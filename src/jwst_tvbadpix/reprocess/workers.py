@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ..processes import end_with_parent
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # How they start: afresh, with nothing of this process.
-_START = "spawn"
+_START: Final = "spawn"
 
 # How long a process without a task may take to end [s].
 _PATIENCE_S = 10.0
