@@ -385,8 +385,8 @@ def run(files: Sequence[Path], output: Path, size: int) -> Run:
     output.mkdir(parents=True, exist_ok=True)
     for old in output.glob("bench_*"):
         old.unlink()
-    command = [sys.executable, str(Path(__file__).resolve()), f"--size={size}", "--run"]
-    command += ["--data", str(output), *map(str, files)]
+    command = [sys.executable, str(Path(__file__).resolve()), f"--size={size}"]
+    command += ["--data", str(output), "--run", *map(str, files)]
     return Run(output, *run_command(command, output / "log.txt"), expected_false=math.nan)
 
 
