@@ -216,7 +216,7 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     columns = _choose_columns(stack, strips, len(dispersion_axes))
-    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes, engine)
+    noise, sample, usability = _measure(stack, strips, axes, engine)
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
     )
@@ -356,12 +356,11 @@ def _freeze(
 def _measure(
     stack: _Stack,
     strips: Sequence[tuple[int, int]],
-    halo: int,
     axes: dict[str, Any],
     engine: Engine,
 ) -> tuple[NoiseModel, LocalResiduals, Usability]:
     """Measure noise and pattern on the strips, and what each look is worth."""
-    medians = _sample(stack, strips, halo, axes, engine)
+    medians = _sample(stack, strips, axes, engine)
     rough = combine_axes(medians)
     sample = combine_axes(medians, compute_sigma(fit_noise(rough), rough))
     noise = fit_noise(sample)
@@ -489,12 +488,12 @@ def _choose_columns(stack: _Stack, strips: Sequence[tuple[int, int]], n_looks: i
 def _sample(
     stack: _Stack,
     strips: Sequence[tuple[int, int]],
-    halo: int,
     axes: dict[str, Any],
     engine: Engine,
 ) -> AxisResiduals:
-    """Subtract the medians from sample strips, halo removed; of many looks, of some columns."""
+    """Subtract the medians from sample strips; of many looks, of some columns."""
     y0, y1 = stack.window[:2]
+    halo = max(axes["window_along"], axes["window_across"]) // 2
     n_looks = len(axes["dispersion_axes"])
     columns = _choose_columns(stack, strips, n_looks)
 
