@@ -2,7 +2,7 @@
 
 Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 130 MB
 each) and scores the masks that are on disk, each exposure with the one that CRDS would pick for
-it. The scene is its own and shares no code with the package: sky, undersampled stars and galaxies
+it. The scene is its own; the package only writes its files: sky, undersampled stars and galaxies
 in dithered fields, persistence of bright stars, cosmic rays that jump detection left, snowballs,
 1/f rows, interpixel capacitance; hot, warm, low, noisy, telegraph, turning-on and recovering
 pixels with dates, as dense and, in units of the noise, as large as in the MIRI benchmark, whose
@@ -23,7 +23,7 @@ from types import MappingProxyType
 
 import asdf
 import numpy as np
-from astropy.time import Time, TimeDelta
+from astropy.time import Time
 from headline import Headline, Took, measure_floor, name_tool
 from measuring import Run, judge, run_command, tell, tell_load
 
@@ -253,24 +253,17 @@ def write_image(
     seconds: float,
 ) -> None:
     """Write a level-2 image with the flags that are given."""
-    from roman_datamodels.datamodels import ImageModel
     from roman_datamodels.dqflags import pixel
 
-    model = ImageModel.create_fake_data(shape=image.shape)
-    for name in [key for key in model if "border" in key or key == "amp33"]:
-        model[name] = model[name][..., :8, :8]
-    meta = model.meta
-    meta.filename = path.name
-    meta.exposure.start_time = Time(mjd, format="mjd")
-    meta.exposure.end_time = meta.exposure.start_time + TimeDelta(seconds, format="sec")
-    meta.exposure.exposure_time = meta.exposure.effective_exposure_time = float(seconds)
-    meta.exposure.ma_table_name = f"IM_{seconds:.0f}"
-    meta.exposure.nresultants = 8
-    meta.instrument.optical_element = "F158"
-    model.data, model.err = image, err
+    from jwst_tvbadpix.simulate import make_wfi_image, save_roman
+
+    dq = np.zeros(image.shape, np.uint32)
     for name, where in flags.items():
-        model.dq[where] |= np.uint32(pixel[name])
-    model.to_asdf(path, all_array_compression="lz4")
+        dq[where] |= np.uint32(pixel[name])
+    start = str(Time(mjd, format="mjd").isot)
+    model = make_wfi_image(image, dq=dq, err=err, start=start, exposure_s=seconds)
+    model.meta.exposure.ma_table_name = f"IM_{seconds:.0f}"
+    save_roman(model, path)
 
 
 @dataclass(slots=True)

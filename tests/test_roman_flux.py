@@ -209,3 +209,15 @@ def test_stars_are_measured_in_level_2_images(tmp_path, template, monkeypatch):
     row = read_roman_photom(files["WFI01_imaging_photom.asdf"]).rows["F158"]
     assert row["photmjsr"] == pytest.approx(FACTORS["F158"], rel=0.02)
     assert row["pixelareasr"] == pytest.approx(PIXEL_SR, rel=1e-4)
+
+
+def test_two_telescopes_are_refused(tmp_path):
+    photometry, models = write_photometry(tmp_path)
+    table = Table.read(photometry)
+    table["filter"], table["instrument"], table["detector"] = "F770W", "MIRI", "MIRIMAGE"
+    table.write(tmp_path / "jwst.ecsv")
+    fluxes = Table.read(models)
+    fluxes["F770W"] = fluxes[next(iter(PIVOTS))]
+    fluxes.write(models, overwrite=True)
+    with pytest.raises(TvBadPixError, match="one telescope, found those of MIRI, WFI"):
+        run([str(photometry), str(tmp_path / "jwst.ecsv")], tmp_path / "out", models)
