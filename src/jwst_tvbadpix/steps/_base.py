@@ -18,6 +18,7 @@ from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
 from ..atomic import make_hidden_folder
+from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
@@ -112,10 +113,11 @@ class TvBadPixStep(Step):
     def run(self, *args: Any) -> Any:
         """Run the step; its products appear together, when all of them are written."""
         try:
-            result = super().run(*args)
-            paths = self._publish()
-            if paths and getattr(self, "report", False):
-                _write_report(paths)
+            with allow_far_dates():
+                result = super().run(*args)
+                paths = self._publish()
+                if paths and getattr(self, "report", False):
+                    _write_report(paths)
             return result
         except TvBadPixError as error:
             _end_quietly(error)
