@@ -9,6 +9,7 @@ from arrays import find, flag_cube
 from jwst_tvbadpix.badpix import Candidates
 from jwst_tvbadpix.badpix.crosstalk import find_own_excess, measure_crosstalk
 from jwst_tvbadpix.badpix.histories import PixelStates
+from jwst_tvbadpix.badpix.odds import LOWEST_SCORE
 from jwst_tvbadpix.badpix.scores import compute_scores, find_pending
 
 N_LOOKS, SIGMA = 20, 0.3
@@ -182,6 +183,26 @@ def test_few_good_looks_do_not_make_the_others_bad(n_good):
     # Where the many are off the pattern, they are bad whatever the few.
     (sure,) = compute_scores(*make_candidates(1, shift=3.0, truth=truth), 4.0)
     assert sure == 40
+
+
+@pytest.mark.parametrize(
+    ("looks", "read", "alone"),
+    [
+        ([0], slice(None), True),
+        ([3], slice(3, None), True),  # its first look with evidence
+        ([0, 1], slice(None), False),
+        ([0, 9], slice(None), False),
+        ([7], slice(None), False),  # the prior of an onset is price enough
+        ([0], slice(0, 1), False),  # all that there is
+    ],
+)
+def test_a_first_look_alone_is_no_pixel_that_recovered(looks, read, alone):
+    candidates, states = make_candidates(2, shift=3.0, truth=np.isin(np.arange(N_LOOKS), looks))
+    residual = np.full_like(candidates.residual, np.nan)
+    residual[read] = candidates.residual[read]
+    score = compute_scores(replace(candidates, residual=residual), states, 4.0)
+    assert (score < LOWEST_SCORE).all() == alone
+    assert alone or (score == 40).all()
 
 
 def test_no_candidates_have_no_score():

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-__all__ = ["Calibration", "calibrate_scores", "shuffle_looks"]
+__all__ = ["LOWEST_SCORE", "Calibration", "calibrate_scores", "shuffle_looks"]
 
 # Decoys of highest score that the exponential tail is fitted to.
 _TAIL = 80
 # Scores above the tail's beginning in which negative shifts of candidates help to fit it.
 _REACH = 8.0
 # Lowest score that can be bad, whatever share of false flags is allowed.
-_LOWEST = -3.0
+LOWEST_SCORE = -3.0
 # Pixels per bin in which the density of scores is measured.
 _PIXELS_PER_BIN = 60
 # Largest share of false ones that a bin can support.
@@ -163,7 +163,7 @@ def calibrate_scores(
     ordered, flags = score[order], n_flags[order]
     found = np.cumsum(flags[::-1])[::-1]
     false = tail(ordered) + np.cumsum(undecided[order][::-1])[::-1]
-    allowed = (ordered >= _LOWEST) & (found > 0) & (false <= fdr * found)
+    allowed = (ordered >= LOWEST_SCORE) & (found > 0) & (false <= fdr * found)
     first = int(allowed.argmax()) if allowed.any() else ordered.size
     threshold = float(ordered[first]) if allowed.any() else np.inf
     pixels = _Tail.fit(decoy_score, np.full(decoy_score.shape, share), mirrored)

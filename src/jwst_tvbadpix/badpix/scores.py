@@ -5,6 +5,7 @@ import numpy as np
 from .candidates import Candidates
 from .crosstalk import find_own_excess
 from .histories import PixelStates
+from .odds import LOWEST_SCORE
 from .regression import fit_background
 
 __all__ = ["compute_scores", "find_pending"]
@@ -53,7 +54,9 @@ def compute_scores(
     that of an unstable pixel. Where a neighbour is brighter, z is that of what its crosstalk
     leaves, unless the excess is eight sigma of one look whatever its origin. Where at most 12 % of
     the looks are good, z is no more than that of a pixel that never changed: a few odd looks do
-    not make the others bad.
+    not make the others bad. Where the first look alone is bad it is below any threshold: the prior of a
+    pixel that is bad from the start, many times that of an onset, would take every cosmic ray of
+    that look for a pixel that recovered after it.
     """
     if not candidates.y.size:
         return states.log_odds
@@ -76,7 +79,16 @@ def compute_scores(
     noisy = 0.5 * n_bad * (ratio - 1 - np.log(ratio)) - _NOISE_PRICE
     own_ratio = 0.5 * z**2 - _PRICE + np.clip(noisy, 0, _NOISE_SHARE)
     unstable = states.variance_ratio > min_noise_ratio**2
-    return np.minimum(states.log_odds, np.where(unstable, np.inf, own_ratio))
+    score = np.minimum(states.log_odds, np.where(unstable, np.inf, own_ratio))
+    alone = _find_first_alone(states.bad > 0.5, evidence)
+    return np.where(alone, np.minimum(score, LOWEST_SCORE - 1), score)
+
+
+def _find_first_alone(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Mark pixels that are bad at their first look and at no other: bool (n_pixels,)."""
+    first = evidence & (np.cumsum(evidence, axis=0) == 1)
+    bad = bad & evidence
+    return (bad & first).any(axis=0) & (bad.sum(axis=0) == 1) & (evidence.sum(axis=0) > 1)
 
 
 def _compare_with_pattern(candidates: Candidates) -> np.ndarray:

@@ -18,6 +18,7 @@ from ..badpix import (
     SelfTest,
     pool_histories,
 )
+from ..detectors import get_detector
 from ..events import Events
 from .dq import dq_value
 from .history import BadPixHistoryModel, build_history, pack_residuals
@@ -39,8 +40,9 @@ _RELEASE_LOOKS = 3
 # Flags of a base mask that no exposure can overrule.
 KEPT = ("REFERENCE_PIXEL", "NON_SCIENCE")
 _PACKAGES = ("jwst-tvbadpix", "jwst", "stdatamodels", "numpy", "scipy", "Bottleneck", "astropy")
-# JWST was launched on this day; exposures before it come from ground tests.
-_LAUNCH_MJD = 59573.0
+# JWST was launched on the first day, Roman not before the second [MJD]; exposures before come
+# from ground tests, those of Roman also from simulations.
+_LAUNCH_MJD = {"JWST": 59573.0, "ROMAN": 61284.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,10 @@ def build_badpix_history(
         versions={name: version(name) for name in _PACKAGES},
         warnings=warnings,
         useafter=first_useafter,
-        pedigree=make_pedigree(np.asarray(exposures["expmid_mjd"], float)[list(look_rows)]),
+        pedigree=make_pedigree(
+            np.asarray(exposures["expmid_mjd"], float)[list(look_rows)],
+            get_detector(detector).telescope,
+        ),
         description=f"History of bad pixels of {detector}",
     )
     for text in warnings:
@@ -149,9 +154,9 @@ def build_badpix_history(
     return model
 
 
-def make_pedigree(mid_mjd: np.ndarray) -> str:
-    """PEDIGREE of products made from exposures at these times."""
-    if not np.isfinite(mid_mjd).all() or mid_mjd.min() < _LAUNCH_MJD:
+def make_pedigree(mid_mjd: np.ndarray, telescope: str = "JWST") -> str:
+    """PEDIGREE of products made from exposures of JWST or ROMAN at these times."""
+    if not np.isfinite(mid_mjd).all() or mid_mjd.min() < _LAUNCH_MJD[telescope]:
         return "GROUND"
     first, last = Time([mid_mjd.min(), mid_mjd.max()], format="mjd").isot
     return f"INFLIGHT {first[:10]} {last[:10]}"

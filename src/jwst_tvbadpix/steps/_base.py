@@ -19,6 +19,7 @@ from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
 from ..atomic import make_hidden_folder
+from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
@@ -152,14 +153,15 @@ class TvBadPixStep(Step):
     def run(self, *args: Any) -> Any:
         """Run the step; its products appear together, when all of them are written."""
         try:
-            with ExitStack() as self._beside:
-                result = super().run(*args)
-                self._save_planned()
-            if isinstance(result, Products):
-                result.planned = False
-            paths = self._publish()
-            if paths and getattr(self, "report", False):
-                _write_report(paths)
+            with allow_far_dates():
+                with ExitStack() as self._beside:
+                    result = super().run(*args)
+                    self._save_planned()
+                if isinstance(result, Products):
+                    result.planned = False
+                paths = self._publish()
+                if paths and getattr(self, "report", False):
+                    _write_report(paths)
             return result
         except TvBadPixError as error:
             _end_quietly(error)

@@ -123,7 +123,7 @@ def build_products(
     images = names.images
     dates = _list_dates(images, facts, len(built.flats), first_useafter)
     stems = [f"{names.stem}_flat_{date.replace('-', '').replace(':', '')}" for date in dates]
-    pedigree = make_pedigree(images.mid_mjd[facts.used])
+    pedigree = make_pedigree(images.mid_mjd[facts.used], images.detector.telescope)
     history = _list_history(built, images, facts)
     chosen = {**asdict(settings.stack), **asdict(settings), **extra_settings}
     del chosen["stack"]
