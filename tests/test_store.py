@@ -5,6 +5,7 @@ import shutil
 import tracemalloc
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +149,22 @@ def test_runs_started_together_keep_what_the_others_wrote(tmp_path, monkeypatch)
     shelf = store.open_shelf("key", RECORDS[:1])
     np.testing.assert_array_equal(shelf.read(0, slice(None)), VALUES)
     assert sorted(os.listdir(folder)) == ["key", "zarr.json"]
+
+
+def test_a_look_that_another_run_replaces_or_takes_away_is_not_read_as_zeros(shelf, monkeypatch):
+    np.testing.assert_array_equal(shelf.read(0, slice(None)), VALUES)
+    reopen(shelf).put(0, {"values": 2 * VALUES}, {})
+    np.testing.assert_array_equal(shelf.read(0, slice(None)), 2 * VALUES)
+    where = shelf.folder / RECORDS[0].sha256
+
+    def take_away(values):
+        shutil.rmtree(where)
+        return values
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jwst_tvbadpix.store.np", SimpleNamespace(asarray=take_away))
+        assert shelf.read(0, slice(None)) is None
+    assert shelf.read(0, slice(None)) is None
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "half"])

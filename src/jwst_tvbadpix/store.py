@@ -175,12 +175,17 @@ class EvidenceShelf:
         """Read rows of a look: float32 (n_planes, n_rows, nx); None: absent or damaged."""
         where = f"{self.records[look].sha256}/{name}"
         try:
-            if where not in self._arrays:
+            place = os.stat(self.folder / where).st_ino
+            if where not in self._arrays or self._arrays[where][1] != place:
                 array = _import_zarr().open_array(self.folder / where, mode="r")
                 if array.nchunks_initialized != array.nchunks:
                     raise ValueError("chunks are missing")
-                self._arrays[where] = array
-            return np.asarray(self._arrays[where][:, rows])
+                self._arrays[where] = array, place
+            values = np.asarray(self._arrays[where][0][:, rows])
+            # zarr reads zeros where another run has just taken the folder away.
+            if os.stat(self.folder / where).st_ino != place:
+                raise ValueError("another run has replaced it")
+            return values
         except _DAMAGE as error:
             self._arrays.pop(where, None)
             if (self.folder / where).is_dir():
