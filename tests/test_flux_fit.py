@@ -516,3 +516,19 @@ def test_a_star_weighs_the_same_however_often_it_is_seen(n_monitor):
     fits = [fit_factors(one, time_form="none") for one in (m, moved)]
     # About a tenth of it; by exposures it would be a third and 85 per cent.
     assert np.log(fits[1].factor / fits[0].factor) == pytest.approx(0.001, rel=0.5)
+
+
+def test_the_order_of_elimination_changes_no_solution():
+    """Nor must it be that of the very matrix: a solve takes the first one's for all."""
+    rng = np.random.default_rng(3)
+    design = sparse.random(3000, 700, density=0.004, random_state=rng, format="csr")
+    normal = (design.T @ design + sparse.identity(700)).tocsc()
+    other = (normal + sparse.diags(rng.uniform(0, 1, 700))).tocsc()
+    right = rng.normal(size=(700, 2))
+    found = solver_module.make_inverse(other, solver_module._find_order(normal))
+    expected = np.linalg.solve(other.toarray(), right)
+    np.testing.assert_allclose(found(right), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found(right[:, 0]), expected[:, 0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        solver_module.make_inverse(other)(right), expected, rtol=0, atol=1e-12
+    )

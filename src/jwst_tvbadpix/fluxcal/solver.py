@@ -173,6 +173,11 @@ def solve(
     values = _start(problem) if start is None else start.copy()
     done, count = False, 0
     residual, jacobian = _linearise(problem, values)
+    if not np.isfinite(residual).all():
+        raise EvidenceError(
+            "expected a throughput above zero at every date, found none; give a t0_mjd before the "
+            "first measurement, or fewer forms"
+        )
     order = _find_order(make_normal(problem, state, jacobian))
     for count in range(1, _MOST_ITERATIONS + 1):
         values, moved, inverse = _step(problem, state, values, residual, jacobian, order)
@@ -320,11 +325,6 @@ def _step(
     order: np.ndarray | None,
 ) -> tuple[np.ndarray, float, Inverse]:
     """One bounded Gauss-Newton step, how far all moved in sigma, and the inverse."""
-    if not np.isfinite(residual).all():
-        raise EvidenceError(
-            "expected a throughput above zero at every date, found none; give a t0_mjd before the "
-            "first measurement, or fewer forms"
-        )
     normal = make_normal(problem, widths, jacobian)
     inverse = make_inverse(normal, order)
     penalty = make_penalty(problem, widths)
