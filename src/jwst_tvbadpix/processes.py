@@ -107,7 +107,6 @@ def _may_fork() -> bool:
 def _send(function: Callable[[], Any], writer: Any) -> None:
     """Run a function and send what it makes; nothing where it fails, which is told elsewhere."""
     end_with_parent()
-    logging.disable()
     try:
         made = function()
     except Exception:  # the caller tries again, and sees it

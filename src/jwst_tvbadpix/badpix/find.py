@@ -215,7 +215,6 @@ def find_histories(
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
-    columns = _choose_columns(stack, strips, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, axes, engine)
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
@@ -224,7 +223,7 @@ def find_histories(
     solve = make_solver(mid_mjd, usability, settings, engine)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
-    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack.window, strips, columns)
+    doubtless = _place(candidates, score > _BEYOND_DOUBT, stack, strips)
     calibration, expected_false = _calibrate(
         candidates,
         states,
@@ -384,12 +383,12 @@ def _tell(usability: Usability) -> str:
 def _place(
     candidates: Candidates,
     chosen: np.ndarray,
-    window: tuple[int, int, int, int],
+    stack: _Stack,
     strips: Sequence[tuple[int, int]],
-    columns: slice,
 ) -> np.ndarray:
     """Mark chosen candidates among the pixels of the sample: bool (n_rows, n_columns)."""
-    y0, y1, x0, x1 = window
+    y0, y1, x0, x1 = stack.window
+    columns = _choose_columns(stack, strips, len(candidates.residual))
     plane = np.zeros((y1 - y0, x1 - x0), bool)
     plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
     return np.concatenate([plane[start - y0 : stop - y0, columns] for start, stop in strips])

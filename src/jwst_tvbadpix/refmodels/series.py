@@ -118,23 +118,43 @@ def compose_dq(history: BadPixHistoryModel, mjd: float) -> np.ndarray:
         Standard DQ bits. TELEGRAPH pixels are bad at every date, PENDING ones at none.
     """
     rows = history.intervals.instance
-    return _paint(history, rows, select_masked(rows, mjd), np.zeros(len(rows["y"]), bool))
+    canvas = _Canvas.prepare(history, rows)
+    return canvas.paint(select_masked(rows, mjd), np.zeros(len(rows["y"]), bool))
 
 
-def _paint(
-    history: BadPixHistoryModel,
-    rows: Mapping[str, np.ndarray],
-    flagged: np.ndarray,
-    advised: np.ndarray,
-) -> np.ndarray:
-    """Put rows with and without DO_NOT_USE upon what is left of the base mask."""
-    names = np.asarray(rows["class"])
-    dq = _compose_base(history)
-    for chosen, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
-        for name in np.unique(names[chosen]):
-            own = chosen & (names == name)
-            dq[rows["y"][own], rows["x"][own]] |= np.uint32(dq_value(*more, str(name)))
-    return dq
+@dataclass(frozen=True, slots=True)
+class _Canvas:
+    """What all masks of a series are painted with.
+
+    Attributes
+    ----------
+    y, x : ndarray, shape (n_rows,)
+        Pixels of the intervals.
+    flags : ndarray of uint32, shape (n_rows,)
+        What their classes are called.
+    base : ndarray of uint32, shape of the full frame
+        What is left of the base mask.
+    """
+
+    y: np.ndarray
+    x: np.ndarray
+    flags: np.ndarray
+    base: np.ndarray
+
+    @classmethod
+    def prepare(cls, history: BadPixHistoryModel, rows: Mapping[str, Any]) -> "_Canvas":
+        """Look up what the rows say, once for all masks."""
+        names, number = np.unique(np.asarray(rows["class"]), return_inverse=True)
+        flags = np.array([dq_value(str(name)) for name in names], np.uint32)[number]
+        return cls(np.asarray(rows["y"]), np.asarray(rows["x"]), flags, _compose_base(history))
+
+    def paint(self, flagged: np.ndarray, advised: np.ndarray) -> np.ndarray:
+        """Put rows with and without DO_NOT_USE upon what is left of the base mask."""
+        dq = self.base.copy()
+        for chosen, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
+            flags = self.flags[chosen] | np.uint32(dq_value(*more))
+            np.bitwise_or.at(dq, (self.y[chosen], self.x[chosen]), flags)
+        return dq
 
 
 def _compose_base(history: BadPixHistoryModel) -> np.ndarray:
@@ -258,13 +278,14 @@ def build_mask_at(
         ) from error
     series = _choose_series(history, depth, readpatt, ngroups)
     rows, spans = _plan(history, series)
+    canvas = _Canvas.prepare(history, rows)
     epochs = [format_useafter(span.start_mjd) for span in spans]
     if wanted < epochs[0]:
         raise DateError(
             f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
         )
     last = max(k for k, epoch in enumerate(epochs) if epoch <= wanted)
-    return _build_span(history, series, rows, spans[last], len(spans), name)
+    return _build_span(history, series, canvas, spans[last], len(spans), name)
 
 
 def _choose_series(
@@ -336,10 +357,11 @@ def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> lis
     planned = []
     for series in list_series(history):
         rows, spans = _plan(history, series)
+        canvas = _Canvas.prepare(history, rows)
         for span in spans:
             useafter = format_useafter(span.start_mjd)
-            paint = partial(_paint, history, rows, span.flagged, span.advised)
-            build = partial(_build_span, history, series, rows, span, len(spans), name)
+            paint = partial(canvas.paint, span.flagged, span.advised)
+            build = partial(_build_span, history, series, canvas, span, len(spans), name)
             file = _name_mask(history, series, useafter, name)
             planned.append(PlannedMask(file, useafter, paint, build))
     return planned
@@ -348,14 +370,14 @@ def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> lis
 def _build_span(
     history: BadPixHistoryModel,
     series: MaskSeries,
-    rows: Mapping[str, np.ndarray],
+    canvas: _Canvas,
     span: MaskSpan,
     n_masks: int,
     name: str,
 ) -> Any:
     """Build one mask, named by its USEAFTER."""
     detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
-    dq = _paint(history, rows, span.flagged, span.advised)
+    dq = canvas.paint(span.flagged, span.advised)
     bad = int(((dq & np.uint32(dq_value("DO_NOT_USE"))) != 0).sum())
     exposures, settings = history.exposures.instance, history.settings.instance
     names = [
@@ -380,7 +402,7 @@ def _build_span(
     ]
     if get_detector(detector).telescope == "ROMAN":
         return build_roman_mask(
-            partial(_paint, history, rows, span.flagged, span.advised),
+            partial(canvas.paint, span.flagged, span.advised),
             detector=detector,
             useafter=useafter,
             description=description,

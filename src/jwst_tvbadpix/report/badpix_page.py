@@ -12,6 +12,7 @@ from astropy.time import Time
 
 from ..badpix import pool_histories, select_masked
 from ..errors import InputError, TvBadPixError
+from ..processes import run_beside
 from ..refmodels import PlannedMask, plan_mask_series, read_history, read_mask_dq
 from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .figures import (
@@ -62,20 +63,30 @@ def make_badpix_page(paths: Sequence[Path]) -> Page:
         return _make_mask_page(masks, missing)
     if not masks:
         missing.append("Masks: none of this run lies beside the history")
-    verdicts: list[Verdict] = []
-    for title, judge in _JUDGES.items():
-        found = try_item(missing, title, partial(judge, history, masks))
-        # What cannot be judged is not passed over in silence.
-        unknown = [Verdict(title, "could not be judged, see below", "", False)]
-        verdicts += unknown if found is None else found
+    # The masks are compared while the figures are drawn.
+    with run_beside(partial(_judge, history, masks)) as wait:
+        undrawn: list[str] = []
+        sections = _list_sections(history, undrawn)
+        verdicts, unjudged = wait()
     detector = history.meta.instrument.detector
     return Page(
         f"Bad pixels of {detector}: {histories[0].stem.removesuffix('_badpixhistory')}",
         tuple(verdicts),
         _list_provenance(history, histories[0]),
-        tuple(_list_sections(history, missing)),
-        tuple(missing),
+        tuple(sections),
+        (*missing, *unjudged, *undrawn),
     )
+
+
+def _judge(history: Any, masks: Sequence[Path]) -> tuple[list[Verdict], list[str]]:
+    """Judge all there is to judge; what cannot be is not passed over in silence."""
+    verdicts: list[Verdict] = []
+    missing: list[str] = []
+    for title, judge in _JUDGES.items():
+        found = try_item(missing, title, partial(judge, history, masks))
+        unknown = [Verdict(title, "could not be judged, see below", "", False)]
+        verdicts += unknown if found is None else found
+    return verdicts, missing
 
 
 def _make_mask_page(masks: Sequence[Path], missing: list[str]) -> Page:
