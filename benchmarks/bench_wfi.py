@@ -1,6 +1,6 @@
 """Accuracy, time and memory of TimeVariableBadPixel on a WFI detector of Roman, with known truth.
 
-Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 130 MB
+Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 95 MB
 each) and scores the masks that are on disk, each exposure with the one that CRDS would pick for
 it. The scene is its own and shares no code with the package: sky, undersampled stars and galaxies
 in dithered fields, persistence of bright stars, cosmic rays that jump detection left, snowballs,
@@ -362,7 +362,7 @@ def score_dates(
 def main() -> None:
     """Make what is not there yet, run, score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="where the data go (5.5 GB)")
+    parser.add_argument("--data", type=Path, required=True, help="where the data go (3.5 GB)")
     parser.add_argument("--work", type=Path, help="where the products go (default: DATA/out)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--exposures", type=int, default=40)
