@@ -295,7 +295,7 @@ def compare_mission(data: Path, n_rows: int, *, as_json: bool) -> None:
         ("ours", "joint lsqr"),
         data,
         score_mission,
-        limits=(60.0, np.inf),
+        limits=(20.0, np.inf),
         as_json=as_json,
     )
 

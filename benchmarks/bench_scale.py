@@ -3,20 +3,23 @@
 Exposures are made here: 1032 x 1024 SCI, ERR and DQ with a lit field, a fixed pattern, photon and
 read noise, cosmic rays, a known mask and pixels that change; 13 MB each. Beside the time of the
 whole process stands that of reading SCI of the same files once. ``--update`` also runs the last
-number of exposures with a store (12 MB for each) and adds one more.
+number of exposures with a store (12 MB for each) and adds one more; ``--json`` prints a headline
+on a line for each of these.
 
     python benchmarks/bench_scale.py --data DIR --n 100 300 1000 --update
 """
 
 import argparse
+import math
+import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
-from measuring import Run, judge, run_command, run_step, tell, tell_load
+from headline import Headline, Took, measure_floor, name_tool, show
+from measuring import run_command, run_step, tell, tell_load
 
 from jwst_tvbadpix.simulate import draw_defects
 
@@ -78,27 +81,15 @@ def _write(path: Path, start: float, rate: np.ndarray, err: np.ndarray, dq: np.n
     fits.HDUList([primary, *planes]).writeto(path, overwrite=True)
 
 
-def read_once(files: list[Path]) -> float:
-    """Read SCI of all files once; wall seconds."""
-    begin = time.monotonic()
-    for path in files:
-        with fits.open(path, memmap=False) as hdus:
-            float(hdus["SCI"].data.sum(dtype=np.float64))
-    return time.monotonic() - begin
+def report(
+    name: str, data: str, run: tuple[float, ...], files: list[Path], limits: tuple[float, ...]
+) -> Headline:
+    """Put what a run took, seconds, processor seconds and peak, beside its floor and limits."""
+    ours = Took(name_tool("ours"), *run, "")
+    return Headline(name, data, *measure_floor(files), *limits, ours, (), os.getloadavg()[0])
 
 
-def report(n: int, run: Run, floor: float) -> None:
-    """Print what a run took."""
-    seconds, gb = _MOST.get(n, (np.inf, np.inf))
-    judge(f"{n} exposures: wall seconds", run.seconds, high=seconds)
-    tell(f"{n} exposures: processor seconds", run.cpu_seconds)
-    judge(f"{n} exposures: peak memory [GB]", run.peak_gb, high=gb)
-    tell(f"{n} exposures: seconds to read SCI once", floor)
-    tell(f"{n} exposures: wall seconds over those", run.seconds / floor)
-    tell(f"{n} exposures: processor seconds for each", run.cpu_seconds / n)
-
-
-def update(files: list[Path], extra: Path, output: Path, arguments: list[str]) -> None:
+def update(files: list[Path], extra: Path, output: Path, arguments: list[str]) -> Headline:
     """Run with a store, then add one exposure."""
     store = output.with_name("store")
     run = run_step(files, output, [f"--store={store}", *arguments])
@@ -107,10 +98,9 @@ def update(files: list[Path], extra: Path, output: Path, arguments: list[str]) -
     (history,) = output.glob("bench_*_badpixhistory.asdf")
     command = [sys.executable, "-m", "jwst_tvbadpix.cli", "update", str(history), str(extra)]
     command += ["--store", str(store), "--output-dir", str(output)]
-    seconds, cpu, gb = run_command(command, output / "update.txt")
-    judge(f"one more on {len(files)}: wall seconds", seconds, high=_MOST_UPDATE_SECONDS)
-    tell(f"one more on {len(files)}: processor seconds", cpu)
-    tell(f"one more on {len(files)}: peak memory [GB]", gb)
+    took = run_command(command, output / "update.txt")
+    limits = _MOST_UPDATE_SECONDS, math.inf
+    return report("Update", f"one more full frame on {len(files)}", took, [extra], limits)
 
 
 def main() -> None:
@@ -119,16 +109,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="where the data go (13 MB each)")
     parser.add_argument("--n", type=int, nargs="+", default=[40, 100, 300, 1000])
     parser.add_argument("--update", action="store_true", help="also add one to the last number")
+    parser.add_argument("--json", action="store_true", help="the headlines as JSON, one a line")
     parser.add_argument("arguments", nargs="*", help="passed on to the step, after --")
     options = parser.parse_args()
     files = make_exposures(options.data, max(options.n) + options.update)
     tell_load()
     for n in options.n:
         run = run_step(files[:n], options.data / "out", options.arguments)
-        report(n, run, read_once(files[:n]))
+        took = run.seconds, run.cpu_seconds, run.peak_gb
+        limits = _MOST.get(n, (math.inf, math.inf))
+        show(report("Masks", f"{n} full frames", took, files[:n], limits), as_json=options.json)
     if options.update:
         last = options.n[-1]
-        update(files[:last], files[last], options.data / "out", options.arguments)
+        added = update(files[:last], files[last], options.data / "out", options.arguments)
+        show(added, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,35 @@
 
 Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 95 MB
 each) and scores the masks that are on disk, each exposure with the one that CRDS would pick for
-it. The scene is its own and shares no code with the package: sky, undersampled stars and galaxies
+it. The scene is its own; the package only writes its files: sky, undersampled stars and galaxies
 in dithered fields, persistence of bright stars, cosmic rays that jump detection left, snowballs,
 1/f rows, interpixel capacitance; hot, warm, low, noisy, telegraph, turning-on and recovering
 pixels with dates, as dense and, in units of the noise, as large as in the MIRI benchmark, whose
-limits are asked here too. Rates of all of these are assumptions.
+limits are asked here too. Rates of all of these are assumptions. By default scene and detector
+are cut to 1016 x 1016 pixels, all else as it is; ``--size 4088`` is the whole.
 
-    python benchmarks/bench_wfi.py --data DIR [--miri-cpu SECONDS]
+    python benchmarks/bench_wfi.py --data DIR [--size 4088] [--miri-cpu SECONDS]
 """
 
 import argparse
-from dataclasses import dataclass
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import asdf
 import numpy as np
-from astropy.time import Time, TimeDelta
-from measuring import Run, judge, run_step, tell, tell_load
+from astropy.time import Time
+from headline import Headline, Took, measure_floor, name_tool
+from measuring import Run, judge, run_command, tell, tell_load
 
-N_PIXELS, EDGE = 4088, 4
+from jwst_tvbadpix import detectors
+
+WHOLE, EDGE = 4088, 4
+N_PIXELS = WHOLE
 MEGAPIXELS = N_PIXELS**2 / 1e6
 GAIN, READ_NOISE, FRAME_S = 1.8, 5.0, 3.1  # e/DN, DN, s
 START_MJD, END_MJD = 61406.0, 62866.0
@@ -51,6 +61,17 @@ class Defects:
     t_on: np.ndarray
     t_off: np.ndarray
     state: np.ndarray
+
+
+def cut_detector(n: int) -> None:
+    """Make scene and detector ones of n x n pixels within the edge; of all later calls."""
+    global N_PIXELS, MEGAPIXELS
+    N_PIXELS, MEGAPIXELS = n, n**2 / 1e6
+    own = MappingProxyType({"FULL": (EDGE + 1, EDGE + 1, n, n)})
+    small = replace(
+        detectors.get_detector("WFI01"), shape=(n + 2 * EDGE, n + 2 * EDGE), subarrays=own
+    )
+    detectors.DETECTORS = MappingProxyType({**detectors.DETECTORS, "WFI01": small})
 
 
 def draw_defects(rng: np.random.Generator, mjd: np.ndarray) -> Defects:
@@ -116,7 +137,7 @@ def add_sources(
 
 def draw_field(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Draw a field somewhat larger than the detector: y, x, flux [DN/s], width [pixel]."""
-    n = 14_000
+    n = round(14_000 * ((N_PIXELS + 400) / (WHOLE + 400)) ** 2)
     star = rng.random(n) < 0.25
     flux = 0.3 * (1 - rng.random(n)) ** (-1 / 0.8)
     width = np.where(star, 0.55, rng.uniform(0.7, 2.5, n))
@@ -127,7 +148,7 @@ def draw_field(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
 def draw_cosmic_rays(rng: np.random.Generator, seconds: float) -> np.ndarray:
     """Draw what jump detection left of cosmic rays: short tracks [DN/s]."""
     image = np.zeros((N_PIXELS, N_PIXELS), np.float32)
-    n = rng.poisson(6.0 * seconds)
+    n = rng.poisson(6.0 * seconds * (N_PIXELS / WHOLE) ** 2)
     y, x = rng.integers(0, N_PIXELS, (2, n))
     angle, length = rng.uniform(0, np.pi, n), np.minimum(1 + rng.geometric(0.5, n), 8)
     energy = rng.exponential(1.7, n) * min(3.0, 300.0 / seconds) + 0.01
@@ -144,7 +165,7 @@ def add_snowballs(
     rng: np.random.Generator, image: np.ndarray, core: np.ndarray, seconds: float
 ) -> None:
     """Add snowballs: a saturated core, marked in `core`, and a halo."""
-    for _ in range(rng.poisson(8 * seconds / 300)):
+    for _ in range(rng.poisson(8 * seconds / 300 * (N_PIXELS / WHOLE) ** 2)):
         y, x = rng.integers(0, N_PIXELS, 2)
         radius = rng.uniform(3, 15)
         reach = int(3 * radius)
@@ -232,24 +253,17 @@ def write_image(
     seconds: float,
 ) -> None:
     """Write a level-2 image with the flags that are given."""
-    from roman_datamodels.datamodels import ImageModel
     from roman_datamodels.dqflags import pixel
 
-    model = ImageModel.create_fake_data(shape=image.shape)
-    for name in [key for key in model if "border" in key or key == "amp33"]:
-        model[name] = model[name][..., :8, :8]
-    meta = model.meta
-    meta.filename = path.name
-    meta.exposure.start_time = Time(mjd, format="mjd")
-    meta.exposure.end_time = meta.exposure.start_time + TimeDelta(seconds, format="sec")
-    meta.exposure.exposure_time = meta.exposure.effective_exposure_time = float(seconds)
-    meta.exposure.ma_table_name = f"IM_{seconds:.0f}"
-    meta.exposure.nresultants = 8
-    meta.instrument.optical_element = "F158"
-    model.data, model.err = image, err
+    from jwst_tvbadpix.simulate import make_wfi_image, save_roman
+
+    dq = np.zeros(image.shape, np.uint32)
     for name, where in flags.items():
-        model.dq[where] |= np.uint32(pixel[name])
-    model.to_asdf(path, all_array_compression="lz4")
+        dq[where] |= np.uint32(pixel[name])
+    start = str(Time(mjd, format="mjd").isot)
+    model = make_wfi_image(image, dq=dq, err=err, start=start, exposure_s=seconds)
+    model.meta.exposure.ma_table_name = f"IM_{seconds:.0f}"
+    save_roman(model, path)
 
 
 @dataclass(slots=True)
@@ -359,10 +373,23 @@ def score_dates(
     return dict(zip(("date_prec", "date_rec"), counts.rates(), strict=True))
 
 
+def run(files: Sequence[Path], output: Path, size: int) -> Run:
+    """Run the step in a process of its own, where the detector is cut too."""
+    output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("bench_*"):
+        old.unlink()
+    command = [sys.executable, str(Path(__file__).resolve()), f"--size={size}"]
+    command += ["--data", str(output), "--run", *map(str, files)]
+    return Run(output, *run_command(command, output / "log.txt"), expected_false=math.nan)
+
+
 def main() -> None:
     """Make what is not there yet, run, score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="where the data go (3.5 GB)")
+    parser.add_argument("--size", type=int, default=1016, help="pixels each way; 4088 = the whole")
+    parser.add_argument("--json", action="store_true", help="the headline too, on the last line")
+    parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help="where the products go (default: DATA/out)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--exposures", type=int, default=40)
@@ -372,13 +399,22 @@ def main() -> None:
         help="processor seconds of bench_badpix.py on this machine, for 40 exposures",
     )
     options = parser.parse_args()
+    cut_detector(options.size)
+    if options.run:
+        from jwst_tvbadpix.steps import TimeVariableBadPixel
+
+        saved = {"save_results": True, "output_dir": str(options.data), "output_file": "bench"}
+        TimeVariableBadPixel.call(options.run, **saved)
+        return
     tell_load()
-    data = options.data / f"wfi{options.seed}_{options.exposures}"
+    load = os.getloadavg()[0]
+    cut = "" if options.size == WHOLE else f"_{options.size}"
+    data = options.data / f"wfi{options.seed}_{options.exposures}{cut}"
     if not (data / "truth.npz").is_file():
         make_exposures(data, options.seed, options.exposures)
     files = sorted(data.glob("*_cal.asdf"))
-    run = run_step(files, options.work or options.data / "out", [])
-    scores = score(data, run)
+    took = run(files, options.work or options.data / "out", options.size)
+    scores = score(data, took)
     for name in (*(f"rec_{kind}" for kind in POPULATIONS),):
         tell(name, scores[name])
     for name, limit in (FLOORS | DATE_FLOORS).items():
@@ -389,9 +425,9 @@ def main() -> None:
         scores["fp_cr"],
         high=MOST_CR_PER_MEGAPIXEL,
     )
-    tell("wall seconds", run.seconds)
-    per_pixel = run.cpu_seconds / (len(files) * MEGAPIXELS)
-    tell("processor seconds", run.cpu_seconds)
+    tell("wall seconds", took.seconds)
+    per_pixel = took.cpu_seconds / (len(files) * MEGAPIXELS)
+    tell("processor seconds", took.cpu_seconds)
     if options.miri_cpu:
         miri = options.miri_cpu / (40 * 1024 * 1032 / 1e6)
         judge(
@@ -399,7 +435,22 @@ def main() -> None:
             per_pixel / miri,
             high=MOST_TIMES_MIRI,
         )
-    judge("peak memory [GB]", run.peak_gb, high=MOST_GB)
+    judge("peak memory [GB]", took.peak_gb, high=MOST_GB)
+    if options.json:
+        headline = Headline(
+            "Masks of Roman WFI",
+            f"{len(files)} exposures of {N_PIXELS} x {N_PIXELS}, files to masks and report",
+            *measure_floor(files),
+            *(math.inf, MOST_GB),
+            ours=Took(
+                name_tool("ours"),
+                *(took.seconds, took.cpu_seconds, took.peak_gb),
+                f"F1 {scores['f1']:.3f}",
+            ),
+            peers=(),
+            load=load,
+        )
+        print(headline.to_json())
 
 
 if __name__ == "__main__":

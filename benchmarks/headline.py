@@ -22,6 +22,13 @@ _PACKAGES = {
     "ccdproc": "ccdproc",
     "joint lsqr": "scipy",
 }
+# What a peer leaves out where it is faster.
+WHY_LESS = {
+    "badpix_selfcal": "It makes one mask without dates, from the minimum of all exposures.",
+    "medfilt": "It is one filter of each exposure, and keeps no histories.",
+    "ccdproc": "It rejects no sources and states no errors.",
+    "joint lsqr": "It is told the form and all scatters, and finds no outliers and no errors.",
+}
 # What is copied at once for the bandwidth of the memory [byte].
 _PIECE = 64 * 2**20
 

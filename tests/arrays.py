@@ -75,9 +75,9 @@ def select(rate, core, y, x, noise, axes):
     part = divide_time(len(rate))
     some = choose_some(len(rate))
     own = rate[some], core, choose_looks(noise, some), axes, some, part
-    whole = measure_surroundings(own[0], slice(None), *own[2:])
+    whole = measure_surroundings(own[0], slice(None), *own[2:])[0]
     values = weigh_looks(rate, noise, axes, whole, part)[:, :, core]
-    around = measure_surroundings(*own)
+    around = measure_surroundings(*own)[0]
     window = y + core.start, y + core.stop, x, x + rate.shape[2]
     return split_piece(0, values.reshape(len(rate), 3, -1), noise, around, window)[:2]
 

@@ -148,6 +148,9 @@ def watch(pid, reader, seconds):
 def serve():
     for name in MODULES:
         importlib.import_module(name)
+    # Processes of `reprocess` begin with their work, too; they hold the ends of their own pipes.
+    workers = importlib.import_module("jwst_tvbadpix.reprocess.workers")
+    workers._START, workers._PATIENCE_S = "fork", 0.1
     gc.freeze()
     say("ready")
     for line in sys.stdin:

@@ -198,6 +198,21 @@ def test_import_is_light(module):
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.parametrize("step", ["TimeVariableBadPixel", "ApplyTimeVariableMask"])
+def test_masks_need_no_numerics_of_flats_and_fluxes(step):
+    """Nor the packages that only these use, which take as long to import as all the rest."""
+    foreign = ("photutils", "scipy.stats", "synphot", *ours("flatfield", "fluxcal"))
+    code = (
+        f"import sys\nfrom jwst_tvbadpix.steps import {step}\n"
+        "from jwst_tvbadpix.report import badpix_page\n"
+        f"print(*sorted(m for m in {foreign!r} if m in sys.modules), sep=',')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == ""
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_have_at_most_600_lines(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 600

@@ -62,7 +62,7 @@ def test_the_table_in_the_docs_has_its_columns_versions_and_numbers(load):
 
 def test_rows_of_a_headline(load):
     table, headline = load("table"), load("headline")
-    read = table.read_headline("said before\n" + json.dumps(HEADLINE))
+    (read,) = table.read_headlines("said before\n" + json.dumps(HEADLINE))
     assert headline.Headline.from_json(read.to_json()) == read
     ours, peer = table.describe(read)
     assert ours == [
@@ -71,29 +71,36 @@ def test_rows_of_a_headline(load):
     ]
     assert peer == ["", "x 2", "7", "7", "2", "b_", "", "", "28", ""]
     assert table.keeps_limits(read)
-    assert not table.keeps_limits(table.read_headline(json.dumps(HEADLINE | {"limit_seconds": 4})))
+    (late,) = table.read_headlines(json.dumps(HEADLINE | {"limit_seconds": 4}))
+    assert not table.keeps_limits(late)
 
 
-def test_rows_of_more_and_more_exposures(load):
-    table, measuring = load("table"), load("measuring")
-    lines = []
+def test_each_line_that_is_a_headline_is_read(load):
+    table = load("table")
+    second = HEADLINE | {"name": "Update"}
+    lines = ["seen before", json.dumps(HEADLINE), "      of no account", json.dumps(second)]
+    assert [h.name for h in table.read_headlines("\n".join(lines))] == ["Stack", "Update"]
+    for text in ("", "\n".join([*lines, "and so on"]), "{}"):
+        with pytest.raises(table.BenchmarkError, match="no headline"):
+            table.read_headlines(text)
 
-    def keep(line, **_):
-        lines.append(line)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("builtins.print", keep)
-        measuring.judge("1000 exposures: wall seconds", 250.0, high=200.0)
-        measuring.tell("1000 exposures: processor seconds", 300.0)
-        measuring.tell("1000 exposures: seconds to read SCI once", 5.0)
-        measuring.judge("one more on 1000: wall seconds", 15.0, high=20.0)
-    first, second = table.describe_scale("seen before\n" + "\n".join(lines))
-    assert first[0] == "Masks: 1000 full frames"
-    assert first[2:] == ["250", "300", "", "", "5", "", "", "200 s: not kept"]
-    assert second[0] == "Update: one more full frame on 1000"
-    assert second[-1] == "20 s: kept"
-    with pytest.raises(table.BenchmarkError, match="no line"):
-        table.describe_scale("nothing\n")
+def test_a_peer_that_is_faster_is_told_with_the_reason(load, tmp_path):
+    table, headline = load("table"), load("headline")
+    peers = [
+        {**HEADLINE["peers"][0], "tool": tool, "seconds": seconds}
+        for tool, seconds in (("scipy 1, joint lsqr", 2.5), ("x_2", 4.0), ("slow 3", 7.0))
+    ]
+    (read,) = table.read_headlines(json.dumps(HEADLINE | {"peers": peers}))
+    first, second = table.remark(read)
+    assert first == (
+        "Stack: scipy 1, joint lsqr takes 0.5 of our time. " + headline.WHY_LESS["joint lsqr"]
+    )
+    assert second == "Stack: x_2 takes 0.8 of our time. Why is not known."
+    table.write_table(tmp_path / "t.inc", table.describe(read), 0.0, [first, second])
+    text = (tmp_path / "t.inc").read_text(encoding="utf-8")
+    assert text.endswith(f"\n\n* {first}\n* {second.replace('_', chr(92) + '_')}\n")
+    assert set(headline.WHY_LESS) == set(headline._PACKAGES) - {"ours"}
 
 
 def test_a_benchmark_that_fails_is_a_row_and_the_status(load, tmp_path, monkeypatch, capsys):
@@ -121,6 +128,23 @@ def test_a_benchmark_that_fails_is_a_row_and_the_status(load, tmp_path, monkeypa
     good.write_text("import time; time.sleep(60)")
     assert table.main() == 1
     assert "not done after 0.2 s" in output.read_text(encoding="utf-8")
+
+
+def test_the_cut_of_a_wfi_is_as_dense_as_the_whole(load, monkeypatch):
+    bench = load("bench_wfi")
+    monkeypatch.setattr(bench.detectors, "DETECTORS", bench.detectors.DETECTORS)
+    whole = [
+        np.count_nonzero(bench.draw_cosmic_rays(np.random.default_rng(1), 300.0)),
+        len(bench.draw_field(np.random.default_rng(1))[0]) / (bench.N_PIXELS + 400) ** 2,
+    ]
+    for name in ("N_PIXELS", "MEGAPIXELS"):
+        monkeypatch.setattr(bench, name, getattr(bench, name))
+    bench.cut_detector(1022)
+    assert bench.detectors.get_detector("WFI01").shape == (1030, 1030)
+    rays = np.count_nonzero(bench.draw_cosmic_rays(np.random.default_rng(1), 300.0))
+    assert 16 * rays == pytest.approx(whole[0], rel=0.2)
+    density = len(bench.draw_field(np.random.default_rng(1))[0]) / 1422**2
+    assert density == pytest.approx(whole[1], rel=0.01)
 
 
 @pytest.mark.parametrize(

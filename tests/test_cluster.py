@@ -318,7 +318,7 @@ def test_workers_that_all_go_away(tmp_path, monkeypatch):
 
 
 RUN = """
-import logging, os, sys, time
+import logging, os, signal, sys, time
 from pathlib import Path
 import distributed, numpy
 from threadpoolctl import threadpool_info
@@ -330,6 +330,8 @@ def work(item):
     return max(pool["num_threads"] for pool in threadpool_info())
 
 if __name__ == "__main__":
+    # Ignored, and so inherited, where a shell has started the suite in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     before, level = dict(os.environ), logging.getLogger("distributed").level
     with open_engine("processes", Path(sys.argv[1])) as engine:
         print(*set(engine.map(work, [0.1] * 4 + [float(sys.argv[2])] * 4)))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import shlex
@@ -75,8 +76,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch):
-    """Each of these small deliveries is checked in one process; the command takes all there are."""
+    """Each of these small deliveries is checked in one process; the command takes all there are.
+
+    It is forked from one that has imported crds, 4 s each; those of the command start afresh.
+    """
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    monkeypatch.setattr("jwst_tvbadpix.delivery.workers._START", "forkserver")
+    multiprocessing.set_forkserver_preload(["crds.certify", "stdatamodels.jwst.datamodels"])
 
 
 @pytest.fixture(scope="module")

@@ -358,12 +358,12 @@ def test_looks_without_evidence_are_counted(clean):
         find(np.full_like(empty, np.nan), MJD[:3])
 
 
-def test_settings_and_progress_are_heard(rate):
+def test_settings_and_progress_are_heard(rate, monkeypatch):
+    monkeypatch.setattr("jwst_tvbadpix.badpix.inmemory._TILE_ROWS", 16)
     calls = []
     histories = find(
         rate,
         MJD,
-        rows=16,
         settings=replace(SETTINGS, min_effect=1e6, min_noise_ratio=1e6),
         progress=lambda done, total: calls.append((done, total)),
     )

@@ -1,5 +1,7 @@
 """ExternalFlatBuilder on level-2 images of Roman."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,9 @@ def test_a_flat_for_each_element_is_the_truth_within_its_error(tmp_path):
         field.rate[:, 70, 80] = np.nan
         inputs += write_field(tmp_path, field, element=element, day=day)
     names = build(inputs, tmp_path / "out")
-    assert "wide_report.html" in names
+    page = (tmp_path / "out" / "wide_report.html").read_text(encoding="utf-8")
+    checks = re.findall(r"flats, each P times L of its parts</td>\s*<td>([^<]*)<", page)
+    assert checks == ["1 of 1", "1 of 1"]
     for element, field in fields.items():
         assert FLAT.format(element) in names
         with rdm.FlatRefModel(tmp_path / "out" / FLAT.format(element), memmap=False) as flat:

@@ -12,13 +12,13 @@ from pipeline import idle_collector
 from skyfield import BETA, FWHM, render
 
 pytest.importorskip("roman_datamodels")
-from roman_files import make_l2
-from roman_small import SCALE, make_cal_step, make_wcs, shrink_wfi
+from roman_small import SCALE, shrink_wfi
 
 from jwst_tvbadpix.errors import TvBadPixError
 from jwst_tvbadpix.refmodels import RomanHeader, write_roman_photom
 from jwst_tvbadpix.refmodels.absflux import read_absflux
 from jwst_tvbadpix.refmodels.roman_products import read_roman_photom
+from jwst_tvbadpix.simulate import make_cal_step, make_wfi_image, make_wfi_wcs, save_roman
 from jwst_tvbadpix.steps import AbsFluxRatio
 
 # Day of the first observation [MJD], conversions [MJy/sr / (DN/s)], wavelengths [um].
@@ -86,13 +86,12 @@ def write_image(path, field_offset, star, visit, *, rate, mjd, target_ra=80.0):
     (x, y), sky = (nx / 2 + field_offset, ny / 2), 1.0
     image = sky + render([x], [y], [rate], SHAPE, reach=60)
     start = str(Time(mjd, format="mjd").isot)
-    model = make_l2(image, start=start, err=0.05, filename=path.name)
-    model.meta.wcs = make_wcs(-x, -y)
-    model.meta.cal_step = make_cal_step()
+    model = make_wfi_image(image, start=start, err=0.05)
+    model.meta.wcs = make_wfi_wcs(-x, -y, 80.0, -30.0)
+    model.meta.cal_step = make_cal_step(assign_wcs="COMPLETE")
     model.meta.observation.visit_id = f"{visit:019d}"
     model.meta.pointing.target_ra, model.meta.pointing.target_dec = target_ra, -30.0
-    model.validate()
-    model.to_asdf(path)
+    save_roman(model, path)
     return {"expname": path.name, "exptype": "science", "target": star}
 
 
@@ -210,3 +209,15 @@ def test_stars_are_measured_in_level_2_images(tmp_path, template, monkeypatch):
     row = read_roman_photom(files["WFI01_imaging_photom.asdf"]).rows["F158"]
     assert row["photmjsr"] == pytest.approx(FACTORS["F158"], rel=0.02)
     assert row["pixelareasr"] == pytest.approx(PIXEL_SR, rel=1e-4)
+
+
+def test_two_telescopes_are_refused(tmp_path):
+    photometry, models = write_photometry(tmp_path)
+    table = Table.read(photometry)
+    table["filter"], table["instrument"], table["detector"] = "F770W", "MIRI", "MIRIMAGE"
+    table.write(tmp_path / "jwst.ecsv")
+    fluxes = Table.read(models)
+    fluxes["F770W"] = fluxes[next(iter(PIVOTS))]
+    fluxes.write(models, overwrite=True)
+    with pytest.raises(TvBadPixError, match="one telescope, found those of MIRI, WFI"):
+        run([str(photometry), str(tmp_path / "jwst.ecsv")], tmp_path / "out", models)

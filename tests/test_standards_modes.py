@@ -241,7 +241,7 @@ def test_an_image_of_another_telescope_is_refused(tmp_path):
     model.meta.telescope = "JWST"
     model.save(tmp_path / "star_rate.fits")
     fits.setval(tmp_path / "star_rate.fits", "TELESCOP", value="HST")
-    with pytest.raises(InputError, match=r"JWST in star_rate\.fits, found HST"):
+    with pytest.raises(InputError, match=r"JWST or Roman in star_rate\.fits, found HST"):
         read_standards(tmp_path / "star_rate.fits", apcorr=GIVEN)
 
 

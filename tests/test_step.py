@@ -319,6 +319,7 @@ def test_size_of_the_row_blocks_changes_nothing(programme, made, monkeypatch):
         return original(self, start, stop, core, looks)
 
     monkeypatch.setattr("jwst_tvbadpix.badpix.inmemory._TILE_ROWS", 16)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.outofcore._BLOCK_BYTES", 100_000)
     monkeypatch.setattr(ExposureStack, "_read", count)
     result = TimeVariableBadPixel.call(str(programme.association))
     assert max(stop - start for start, stop in read) < 100
@@ -375,13 +376,13 @@ def list_products(out):
     return sorted(name for name in os.listdir(out) if not name.endswith(".png"))
 
 
-def expected_names(models, name):
+def expected_names(models, name, *more):
     stem = f"{name}_MIRIMAGE"
     stamps = [m.meta.useafter.replace("-", "").replace(":", "") for m in models[1:]]
     masks = [f"{stem}_P750L_mask_{stamp}" for stamp in stamps]
     return sorted(
         [
-            f"{name}_report.html",
+            *more,
             f"{stem}_badpixhistory.asdf",
             *(f"{m}{end}" for m in masks for end in (".asdf", ".fits")),
         ]
@@ -397,8 +398,8 @@ def test_call_without_save_results_writes_nothing(programme, made, folder):
 
 def test_names_of_the_products(by_alias, by_class, by_dating):
     alias, cls = (list_products(out) for out in (by_alias[0], by_class[0]))
-    assert alias == expected_names(by_dating["midpoint"], PRODUCT)
-    assert cls == expected_names(by_dating["detected"], "my.name")
+    assert alias == expected_names(by_dating["midpoint"], PRODUCT, f"{PRODUCT}_report.html")
+    assert cls == expected_names(by_dating["detected"], "my.name", "my.name_report.html")
     assert (by_alias[0] / f"{PRODUCT}_growth.png").is_file()
     for out in (by_alias[0], by_class[0]):
         for path in out.glob("*_mask_*.fits"):

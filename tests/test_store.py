@@ -3,12 +3,14 @@
 import os
 import shutil
 import tracemalloc
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
 from arrays import ArrayStack, find
 
+from jwst_tvbadpix.atomic import make_hidden_folder, replace_whole
 from jwst_tvbadpix.badpix import find_histories
 from jwst_tvbadpix.badpix.outofcore import ShelvedLooks, search_shelf, survey_surroundings
 from jwst_tvbadpix.errors import StoreError
@@ -127,6 +129,35 @@ def test_other_folders_and_layouts_are_refused(tmp_path, shelf):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match=r"found .*file"):
         EvidenceStore(tmp_path / "file")
+
+
+def test_runs_started_together_keep_what_the_others_wrote(tmp_path, monkeypatch):
+    """Another run makes the store, and writes to it, after this one has found no store."""
+    folder = tmp_path / "store"
+
+    @contextmanager
+    def come_second(path):
+        monkeypatch.undo()
+        other = EvidenceStore(folder).open_shelf("key", RECORDS[:1])
+        other.put(0, {"values": VALUES}, {})
+        with replace_whole(path) as temporary:
+            yield temporary
+
+    monkeypatch.setattr("jwst_tvbadpix.store.replace_whole", come_second)
+    store = EvidenceStore(folder)
+    shelf = store.open_shelf("key", RECORDS[:1])
+    np.testing.assert_array_equal(shelf.read(0, slice(None)), VALUES)
+    assert sorted(os.listdir(folder)) == ["key", "zarr.json"]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "half"])
+def test_what_a_killed_or_a_living_run_is_making_is_no_other_folder(tmp_path, whole):
+    if whole:
+        EvidenceStore(tmp_path)
+    living, dead = make_hidden_folder(tmp_path), make_hidden_folder(tmp_path)
+    dead = dead.rename(str(dead).replace(f"-{os.getpid()}-", f"-{2**22 + 1}-"))
+    EvidenceStore(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [living.name, "zarr.json"]
 
 
 def test_other_units_have_another_key(tmp_path):

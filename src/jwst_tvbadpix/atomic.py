@@ -14,11 +14,14 @@ from .errors import ProductError
 
 __all__ = [
     "find_creation_time",
+    "is_hidden",
     "make_hidden_folder",
     "open_hidden_folder",
     "remove_left",
     "replace_whole",
 ]
+
+_HIDDEN = ".tvbadpix-"
 
 
 def find_creation_time() -> datetime:
@@ -67,6 +70,11 @@ def remove_left(parent: str | Path) -> None:
             shutil.rmtree(Path(parent, name), ignore_errors=True)
 
 
+def is_hidden(path: Path) -> bool:
+    """Tell whether a folder is named as `make_hidden_folder` names them, here or elsewhere."""
+    return path.name.startswith(_HIDDEN)
+
+
 @contextmanager
 def open_hidden_folder(parent: str | Path) -> Iterator[Path]:
     """Make a hidden folder, as `make_hidden_folder` does, and remove it at the end."""
@@ -103,7 +111,7 @@ def _name_prefix() -> str:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
         space = ""
-    return f".tvbadpix-{zlib.crc32(f'{socket.gethostname()} {space}'.encode()):08x}-"
+    return f"{_HIDDEN}{zlib.crc32(f'{socket.gethostname()} {space}'.encode()):08x}-"
 
 
 def _is_alive(process: int) -> bool:

@@ -21,7 +21,16 @@ from .planes import find_planes
 from .refmodels.roman import map_dq_from_roman, roman_pixel_flags
 from .sources import Scan
 
-__all__ = ["KNOWN_IMAGES", "list_unmatched_flags", "read_model", "read_start", "scan_asdf"]
+__all__ = [
+    "KNOWN_IMAGES",
+    "follow",
+    "is_roman_file",
+    "list_unmatched_flags",
+    "read_header",
+    "read_model",
+    "read_start",
+    "scan_asdf",
+]
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +119,26 @@ def _read_tree(path: Path) -> Mapping[str, Any]:
     return roman
 
 
+def is_roman_file(path: Path) -> bool:
+    """Tell whether a file is ASDF of Roman; one of JWST has our own layout beneath its tree."""
+    with path.open("rb") as stream:
+        return stream.read(5) == b"#ASDF" and b"datamodels/roman" in stream.read(2**20)
+
+
+def read_header(path: Path) -> tuple[str, Mapping[str, Any]]:
+    """Read what kind of file of Roman it is ("wfi_image-2.1.0"; "" = untagged), and its ``meta``.
+
+    Raises
+    ------
+    InputError
+        It is no file of Roman.
+    """
+    roman = _read_tree(path)
+    kind = str(getattr(roman, "_tag", "")).rpartition("/")[2]
+    meta: Mapping[str, Any] = roman["meta"]
+    return kind, meta
+
+
 def scan_asdf(path: Path) -> Scan:
     """Read the header of a level-2 image; see `scan_exposures`."""
     roman = _read_tree(path)
@@ -172,7 +201,7 @@ def read_start(path: Path) -> tuple[str, str]:
     """
     meta = _read_tree(path)["meta"]
     start = _read_time(str(path), meta, "exposure.start_time")
-    return str(start.isot), str(_follow(meta, "instrument.detector"))
+    return str(start.isot), str(follow(meta, "instrument.detector"))
 
 
 def _require_image(name: str, tag: str) -> None:
@@ -205,7 +234,7 @@ def _read_cards(name: str, meta: Any) -> dict[str, Any]:
     """Read the cards of JWST from the metadata of a level-2 image."""
     cards: dict[str, Any] = dict.fromkeys(KEYWORDS)
     for card, path in _CARDS.items():
-        value = _follow(meta, path)
+        value = follow(meta, path)
         cards[card] = None if value in _UNKNOWN else value
     element, exp_type = str(cards["FILTER"]), str(cards["EXP_TYPE"])
     if exp_type != "WFI_IMAGE" or element in _SPECTRAL:
@@ -231,7 +260,7 @@ def _read_cards(name: str, meta: Any) -> dict[str, Any]:
 
 def _read_time(name: str, meta: Any, path: str) -> Time:
     """Read a time (UTC), which the tree has as text, or as a mapping with its format."""
-    value = _follow(meta, path)
+    value = follow(meta, path)
     try:
         if isinstance(value, Time):
             return value.utc
@@ -248,7 +277,7 @@ def _read_time(name: str, meta: Any, path: str) -> Time:
         ) from error
 
 
-def _follow(node: Any, path: str) -> Any:
+def follow(node: Any, path: str) -> Any:
     """Follow a dotted path through nested mappings; None where it ends."""
     for part in path.split("."):
         node = node.get(part) if hasattr(node, "get") else None

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__
-from .atomic import make_hidden_folder, remove_left
+from .atomic import is_hidden, make_hidden_folder, remove_left, replace_whole
 from .errors import StoreError
 from .headers import ExposureRecord
 
@@ -64,7 +64,7 @@ class EvidenceStore:
         zarr = _import_zarr()
         self.folder = folder = folder.absolute()
         marker = {"software": "jwst_tvbadpix", "layout": _LAYOUT}
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(not is_hidden(path) for path in folder.iterdir()):
             try:
                 found = dict(zarr.open_group(folder, mode="r").attrs)
             except _DAMAGE as error:
@@ -77,10 +77,13 @@ class EvidenceStore:
                     f"expected a store with {marker} in {folder}, found {found}; give another "
                     "folder, or remove this one"
                 )
+            remove_left(folder)
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            zarr.create_group(folder, attributes=marker, overwrite=True)
+            # By a rename, so that of runs that are started together none clears another's files.
+            with replace_whole(folder / "zarr.json") as path:
+                zarr.create_group(path.parent, attributes=marker)
         except OSError as error:
             raise _refuse(folder, error) from error
 
@@ -111,7 +114,7 @@ class EvidenceStore:
         shelf = EvidenceShelf(self.folder / key, tuple(records))
         if shelf.folder.is_dir():
             remove_left(shelf.folder)
-        known = [path.name for path in self.folder.iterdir() if path.is_dir()]
+        folders = [path for path in self.folder.iterdir() if path.is_dir() and not is_hidden(path)]
         identities = set(shelf.identities)
         found = sum(name in identities for name in _list(self.folder / key))
         log.info(
@@ -120,7 +123,7 @@ class EvidenceStore:
             found,
             len(records),
             key,
-            len([name for name in known if name != key]),
+            sum(path.name != key for path in folders),
         )
         return shelf
 
@@ -262,7 +265,7 @@ def _make_record(kept: Mapping[str, Any]) -> ExposureRecord:
 
 def _swap(made: Path, target: Path, old: Path) -> None:
     """Rename a folder to its place; what is there goes."""
-    if target.exists():
+    with suppress(FileNotFoundError):
         os.rename(target, old)
     try:
         os.rename(made, target)

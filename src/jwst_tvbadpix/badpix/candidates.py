@@ -31,6 +31,7 @@ __all__ = [
     "probe_later",
     "split_pixels",
     "weigh_looks",
+    "weigh_residuals",
 ]
 
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
@@ -224,7 +225,17 @@ def weigh_looks(
         Residual, local level [DN/s] and variance of the residual [(DN/s)^2].
     """
     found = compare_looks(rate, noise, axes, surroundings.outcast)
-    images = find_images(axes)
+    return weigh_residuals(found, noise, find_images(axes), surroundings, part)
+
+
+def weigh_residuals(
+    found: LocalResiduals,
+    noise: NoiseModel,
+    images: np.ndarray,
+    surroundings: Surroundings,
+    part: np.ndarray,
+) -> np.ndarray:
+    """Compute the evidence of looks from their residuals; parameters as in `weigh_looks`."""
     stars = measure_stars(noise, found, images, surroundings.outcast_then[part])
     variance = compute_variance(noise, found.local)
     sigma = np.sqrt(variance + noise.pattern(found.local))
@@ -240,7 +251,7 @@ def measure_surroundings(
     axes: dict[str, Any],
     looks: np.ndarray,
     part: np.ndarray,
-) -> Surroundings:
+) -> tuple[Surroundings, LocalResiduals]:
     """Measure what some looks, that stand for all, say of the surroundings of the core rows.
 
     Parameters
@@ -256,6 +267,12 @@ def measure_surroundings(
         See `choose_some`.
     part : ndarray of int, shape (n_looks,)
         See `divide_time`.
+
+    Returns
+    -------
+    Surroundings
+    LocalResiduals
+        Of the core rows of these looks.
     """
     outcast, then = find_outcasts(rate, noise, axes, looks, part)
     own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
@@ -263,7 +280,7 @@ def measure_surroundings(
     middle = np.nan_to_num(bn.nanmedian(found.local, axis=0))
     found = _cut_rows(found, core)
     structure = _find_structure(middle, found.spread, compute_sigma(noise, found), core)
-    return Surroundings(outcast[core], then[:, core], *structure)
+    return Surroundings(outcast[core], then[:, core], *structure), found
 
 
 def _find_structure(

@@ -216,12 +216,11 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     columns = _choose_columns(stack, strips, len(dispersion_axes))
-    noise, sample, usability = _measure(stack, strips, _find_halo(settings), axes, engine)
+    noise, sample, usability = _measure(stack, strips, axes, engine)
     found, shelf, around = _search(
         stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
     )
-    _require_looks(found, usability)
-    candidates, n_pixels = found.candidates, int((found.n_evidence > 0).sum())
+    candidates, n_pixels = found.candidates, _require_looks(found, usability)
     solve = make_solver(mid_mjd, usability, settings, engine)
     states = solve(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
@@ -263,19 +262,18 @@ def find_histories(
     return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
 
 
-def _require_looks(found: Search, usability: Usability) -> None:
-    """Raise where fewer than two looks hold evidence."""
+def _require_looks(found: Search, usability: Usability) -> int:
+    """Count the pixels with evidence; raise where fewer than two looks hold some."""
     n_looks = (found.n_pixels > 0).sum()
     if n_looks < 2:
         raise EvidenceError(
             "expected at least two independent looks with usable pixels, found "
             f"{n_looks}{_tell(usability)}; give more exposures"
         )
-    log.info(
-        "%d of %d pixels with evidence looked at closely",
-        found.candidates.y.size,
-        (found.n_evidence > 0).sum(),
-    )
+    n_pixels = int((found.n_evidence > 0).sum())
+    n_candidates = found.candidates.y.size
+    log.info("%d of %d pixels with evidence looked at closely", n_candidates, n_pixels)
+    return n_pixels
 
 
 def _search(
@@ -358,12 +356,11 @@ def _freeze(
 def _measure(
     stack: _Stack,
     strips: Sequence[tuple[int, int]],
-    halo: int,
     axes: dict[str, Any],
     engine: Engine,
 ) -> tuple[NoiseModel, LocalResiduals, Usability]:
     """Measure noise and pattern on the strips, and what each look is worth."""
-    medians = _sample(stack, strips, halo, axes, engine)
+    medians = _sample(stack, strips, axes, engine)
     rough = combine_axes(medians)
     sample = combine_axes(medians, compute_sigma(fit_noise(rough), rough))
     noise = fit_noise(sample)
@@ -491,12 +488,12 @@ def _choose_columns(stack: _Stack, strips: Sequence[tuple[int, int]], n_looks: i
 def _sample(
     stack: _Stack,
     strips: Sequence[tuple[int, int]],
-    halo: int,
     axes: dict[str, Any],
     engine: Engine,
 ) -> AxisResiduals:
-    """Subtract the medians from sample strips, halo removed; of many looks, of some columns."""
+    """Subtract the medians from sample strips; of many looks, of some columns."""
     y0, y1 = stack.window[:2]
+    halo = max(axes["window_along"], axes["window_across"]) // 2
     n_looks = len(axes["dispersion_axes"])
     columns = _choose_columns(stack, strips, n_looks)
 

@@ -1,7 +1,8 @@
 """The search with nothing kept on disk: tiles of rows of all looks, made when they are needed.
 
 The arithmetic is that of `outofcore`, and so is the result, bit for bit. Memory is that of a tile,
-of the sample strips and of the candidates; rows at the edges of tiles are read twice.
+of the sample strips, of the looks that stand for all and of the candidates; rows at the edges of
+tiles are read twice.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,10 +14,19 @@ from typing import Any
 import numpy as np
 
 from ..parallel import map_in_threads
-from .candidates import Surroundings, choose_looks, divide_time, weigh_looks
+from .candidates import (
+    Surroundings,
+    choose_looks,
+    choose_some,
+    compare_looks,
+    divide_time,
+    find_images,
+    weigh_residuals,
+)
 from .histories import join_pixels
 from .noise import NoiseModel
 from .outofcore import LookStack, Search, split_piece, survey_surroundings
+from .residuals import LocalResiduals
 
 __all__ = ["search_in_memory"]
 
@@ -59,8 +69,11 @@ def search_in_memory(
     -------
     Search
     """
-    around = survey_surroundings(stack, noise, used, halo, axes)
     y0, y1, x0, x1 = stack.window
+    # The looks that stand for all are compared with their surroundings once.
+    known = {int(look): k for k, look in enumerate(choose_some(len(used)))}
+    kept = np.empty((3, len(known), y1 - y0, x1 - x0), np.float32)
+    around = survey_surroundings(stack, noise, used, halo, axes, keep=kept)
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
     part, lock = divide_time(len(used)), Lock()
@@ -82,7 +95,11 @@ def search_in_memory(
         own = np.array([look])
         one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
         near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
-        found = weigh_looks(rate[None], choose_looks(noise, own), one, near, part[own])
+        if look in known:
+            before = LocalResiduals(*kept[:, [known[look]], rows])
+        else:
+            before = compare_looks(rate[None], choose_looks(noise, own), one, near.outcast)
+        found = weigh_residuals(before, choose_looks(noise, own), find_images(one), near, part[own])
         tile[look] = found[0][:, core]
 
     def cut() -> Iterator[tuple[int, np.ndarray]]:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from ..errors import EvidenceError
+from ..parallel import map_in_threads
 from .regression import BackgroundFit, fit_background
 from .residuals import LocalResiduals
 
@@ -90,8 +91,15 @@ def compute_variance(
         near, and what exceeds the usual is added as uncertainty.
     """
     variance = np.empty_like(local)
-    for out, value, level, sigma in zip(variance, local, noise.level, noise.sigma, strict=True):
-        out[...] = np.interp(value, level, sigma * sigma)
+
+    def evaluate(look: int) -> None:
+        level, sigma = noise.level[look], noise.sigma[look]
+        variance[look] = np.interp(local[look], level, sigma * sigma)
+
+    if len(local) == 1:
+        evaluate(0)
+    else:
+        list(map_in_threads(evaluate, range(len(local))))
     np.maximum(variance, np.float32(_VARIANCE_FLOOR), out=variance)
     if spread is not None:
         sigma = np.sqrt(variance + noise.pattern(local))
@@ -129,10 +137,12 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
         No look has any evidence.
     """
     residual, local = residuals.residual, residuals.local
-    bins = [
-        _LevelBins.cut(values[np.isfinite(r)], n_bins)
-        for values, r in zip(local, residual, strict=True)
-    ]
+    looks = range(len(local))
+    bins = list(
+        map_in_threads(
+            lambda k: _LevelBins.cut(local[k].ravel(), n_bins, np.isfinite(residual[k])), looks
+        )
+    )
     n_used = np.array([b.order.size for b in bins])
     if not n_used.any():
         raise EvidenceError(
@@ -142,10 +152,11 @@ def fit_noise(residuals: LocalResiduals, *, n_bins: int = 24, n_iterations: int 
 
     def tabulate(values: np.ndarray, quantile: float) -> np.ndarray:
         table = np.stack(
-            [
-                b.quantile(v[np.isfinite(r)], quantile, n_bins)
-                for v, r, b in zip(values, residual, bins, strict=True)
-            ]
+            list(
+                map_in_threads(
+                    lambda k: bins[k].quantile(values[k].ravel(), quantile, n_bins), looks
+                )
+            )
         )
         # A look that the sample did not meet borrows from the others.
         return np.where(np.isnan(table), bn.nanmedian(table, axis=0), table)
@@ -193,7 +204,7 @@ def measure_noise(
     level, sigma : ndarray of float64, shape (n_bins,)
         As in `NoiseModel`.
     """
-    bins = _LevelBins.cut(level, n_bins)
+    bins = _LevelBins.cut(level, n_bins, np.isfinite(level))
     middle = bins.quantile(level, 0.5, n_bins)
     sigma = bins.quantile(np.abs(error), _NOISE_QUANTILE, n_bins) / _NOISE_WIDTH
     return middle, _lift(middle[None], sigma[None])[0]
@@ -207,19 +218,20 @@ def _find_bright(middle: np.ndarray, width: float) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class _LevelBins:
-    """Pixels of one look in bins of equal numbers: sorted once, used for every table."""
+    """Pixels with evidence of a look in bins of equal numbers: sorted once, for every table."""
 
     order: np.ndarray
     cuts: np.ndarray
 
     @classmethod
-    def cut(cls, level: np.ndarray, n_bins: int) -> "_LevelBins":
-        n = int(np.clip(level.size // _PIXELS_PER_BIN, 1, n_bins))
-        return cls(np.argsort(level), np.arange(1, n) * level.size // n)
+    def cut(cls, level: np.ndarray, n_bins: int, evidence: np.ndarray) -> "_LevelBins":
+        chosen = np.flatnonzero(evidence)
+        n = int(np.clip(chosen.size // _PIXELS_PER_BIN, 1, n_bins))
+        return cls(chosen[np.argsort(level[chosen])], np.arange(1, n) * chosen.size // n)
 
     def quantile(self, values: np.ndarray, quantile: float, n_bins: int) -> np.ndarray:
         """Tabulate to exactly n_bins entries, the last repeated; NaN without pixels."""
-        if not values.size:
+        if not self.order.size:
             return np.full(n_bins, np.nan)
         parts = np.split(values[self.order], self.cuts)
         table = [np.partition(p, k := int(quantile * (p.size - 1)))[k] for p in parts]

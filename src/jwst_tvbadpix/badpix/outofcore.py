@@ -157,8 +157,13 @@ def survey_surroundings(
     halo: int,
     axes: dict[str, Any],
     engine: Engine = THREADS,
+    keep: np.ndarray | None = None,
 ) -> Surroundings:
-    """Measure the surroundings of every pixel from looks spread in time, in blocks of rows."""
+    """Measure the surroundings of every pixel from looks spread in time, in blocks of rows.
+
+    The residuals of these looks (see `choose_some`) are put into `keep`, float32 (3, n_some, ny,
+    nx), where it is given; the engine is then that of this process.
+    """
     some, part = choose_some(len(used)), divide_time(len(used))
     y0, y1, x0, x1 = stack.window
     step = max(8, _BLOCK_BYTES // (4 * len(some) * (x1 - x0)))
@@ -168,7 +173,12 @@ def survey_surroundings(
         rate = stack.read_rows(first, min(y1, stop + halo), some.tolist())
         rate[~used[some]] = np.nan
         core = slice(start - first, stop - first)
-        return measure_surroundings(rate, core, choose_looks(noise, some), axes, some, part)
+        own = choose_looks(noise, some)
+        around, found = measure_surroundings(rate, core, own, axes, some, part)
+        if keep is not None:
+            for plane, f in zip(keep, fields(found), strict=True):
+                plane[:, start - y0 : stop - y0] = getattr(found, f.name)
+        return around
 
     parts = list(engine.map(measure, range(y0, y1, step)))
     planes = (

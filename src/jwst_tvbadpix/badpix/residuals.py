@@ -140,12 +140,19 @@ def subtract_medians(
 def combine_axes(medians: AxisResiduals, sigma: np.ndarray | None = None) -> LocalResiduals:
     """Combine the residuals of both axes into one, see `compute_residuals`."""
     along_y, along_x = medians.along_y, medians.along_x
-    spread = np.abs(along_y - along_x)
+    spread = along_y - along_x
+    np.abs(spread, out=spread)
     swap = np.abs(along_y) > np.abs(along_x)
     residual = np.where(swap, along_x, along_y)
     if sigma is not None:
         larger = np.where(swap, along_y, along_x)
-        ratio = spread / (_AGREEMENT * sigma)
-        np.multiply(ratio, ratio, out=ratio)
-        residual += (larger - residual) * (np.float32(0.5) / (1 + ratio * ratio))
+        ratio = _AGREEMENT * sigma
+        np.divide(spread, ratio, out=ratio)
+        for _ in range(2):
+            np.multiply(ratio, ratio, out=ratio)
+        ratio += 1
+        np.divide(np.float32(0.5), ratio, out=ratio)
+        larger -= residual
+        larger *= ratio
+        residual += larger
     return LocalResiduals(residual, medians.rate - residual, spread)

@@ -54,9 +54,9 @@ def compute_scores(
     that of an unstable pixel. Where a neighbour is brighter, z is that of what its crosstalk
     leaves, unless the excess is eight sigma of one look whatever its origin. Where at most 12 % of
     the looks are good, z is no more than that of a pixel that never changed: a few odd looks do
-    not make the others bad. Where the first look alone is bad it is below any threshold: the
-    prior of a pixel that is bad from the start, many times that of an onset, would take every
-    cosmic ray of that look for a pixel that recovered after it.
+    not make the others bad. Where the first look alone is bad it is below any threshold: the prior
+    of a pixel that is bad from the start, many times that of an onset, would take every cosmic ray
+    of that look for a pixel that recovered after it.
     """
     if not candidates.y.size:
         return states.log_odds

@@ -32,13 +32,19 @@ def add_command(commands: Any) -> None:
         "time_variable_bad_pixel (one per detector), external_flat_builder and abs_flux_ratio "
         "(one per detector, mode, filter or grating, subarray, target and epoch; a new epoch "
         "begins after 30 d and 3 d without exposure) take. Files that "
-        "fit no step are listed with the reason. An association of the same name is replaced. "
-        "Recipes come with the package for programmes 1539, 4487, 4497, 7487 and 7831; other "
-        "programmes are sorted by their headers alone.",
+        "fit no step are listed with the reason. Images of Roman serve masks (one association per "
+        "detector) and flats (per detector and optical element), apart from those of "
+        "JWST. An association of the same name is replaced. Recipes come with the package for "
+        "programmes 1539, 4487, 4497, 7487 and 7831; other programmes are sorted by their headers "
+        "alone.",
         epilog=_EPILOG,
     )
     associate.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="FITS files, or folders of them"
+        "files",
+        nargs="*",
+        type=Path,
+        metavar="FILE",
+        help="FITS files of JWST, ASDF files of Roman, or folders of them",
     )
     associate.add_argument(
         "--program",
@@ -57,7 +63,7 @@ def _run(options: argparse.Namespace) -> int:
     from ..programmes.associate import plan_associations
     from ..programmes.associations import write_associations
     from ..programmes.recipes import find_recipe, list_recipes, read_program
-    from ..programmes.scan import list_fits, scan_headers
+    from ..programmes.scan import list_exposures, scan_headers
     from ..steps._base import show_progress
 
     asked, program = read_program(options.program) if options.program else (None, None)
@@ -70,10 +76,10 @@ def _run(options: argparse.Namespace) -> int:
             )
         return _print_recipe(asked)
     show = show_progress("Reading headers", unit="file")
-    observations = scan_headers(list_fits(options.files), progress=show)
+    observations = scan_headers(list_exposures(options.files), progress=show)
     recipes = [asked] if asked else []
     if program is None:
-        programs = sorted({o.program for o in observations if o.program})
+        programs = sorted({o.program for o in observations if o.program and o.telescope == "JWST"})
         shipped = [recipe for recipe in map(find_recipe, programs) if recipe is not None]
         recipes = [recipe for recipe in shipped if not recipe.archival]
     plan = plan_associations(observations, recipes=recipes, program=program)

@@ -33,10 +33,14 @@ def add_command(commands: Any) -> None:
     )
     simulate.add_argument(
         "--mode",
-        choices=("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "flats", "standards"),
+        choices=(
+            *("slit", "slitless", "imaging", "mrs", "nirspec", "nircam", "wfi"),
+            *("flats", "standards"),
+        ),
         default="slit",
         metavar="MODE",
-        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam; flats: a "
+        help="slit or slitless (MIRI LRS), imaging or mrs (MIRI), nirspec, nircam, "
+        "wfi (Roman: level-2 images of 4088 x 4088, 130 MB each); flats: a "
         "dense star field dithered over the MIRI imager (F770W), with the distortion reference; "
         "standards: stars seen by the MIRI imager (F770W, F1000W) as it loses throughput, with "
         "their model fluxes and the aperture corrections (default: %(default)s)",
@@ -48,7 +52,7 @@ def add_command(commands: Any) -> None:
         "--exposures",
         type=int,
         metavar="N",
-        help="how many (default: 12; of flats and standards 16)",
+        help="how many (default: 12; of wfi 6, of flats and standards 16)",
     )
     simulate.add_argument(
         "--size",
@@ -92,11 +96,13 @@ def _run(options: argparse.Namespace) -> int:
     from ..simulate import simulate_programme
     from ..steps._base import show_progress
 
+    # Each of Roman has 16 million pixels.
+    usual = 6 if options.mode == "wfi" else 12
     programme = simulate_programme(
         options.output_dir,
         mode=options.mode,
         detector=options.detector,
-        n_exposures=12 if options.exposures is None else options.exposures,
+        n_exposures=usual if options.exposures is None else options.exposures,
         seed=options.seed,
         ramp_dates=options.ramp_date,
         progress=show_progress("Simulating", unit="file"),

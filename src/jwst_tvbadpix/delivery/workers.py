@@ -20,6 +20,9 @@ from .context import Context, use_context
 
 __all__ = ["Outcome", "submit", "workers"]
 
+# How they start: a copy of this process would have what crds has cached in it.
+_START = "spawn"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -62,8 +65,7 @@ def workers(env: Mapping[str, str], folder: Path) -> Iterator[Any]:
     usable = getattr(os, "sched_getaffinity", None)
     pool = ProcessPoolExecutor(
         len(usable(0)) if usable else os.cpu_count(),
-        # A copy of this process would have what crds has cached in it.
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=multiprocessing.get_context(_START),
         initializer=_start,
         initargs=(dict(env), str(folder)),
     )

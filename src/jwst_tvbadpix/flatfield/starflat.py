@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..errors import EvidenceError
 from .basis import FieldBasis, make_basis
@@ -187,6 +188,8 @@ class _Fit:
     solution: Solution
 
 
+# Its matrices are small: more threads of BLAS only wait for each other, at five times the cost.
+@threadpool_limits.wrap(limits=1, user_api="blas")  # type: ignore[untyped-decorator]
 def solve_star_flat(
     observations: StarObservations,
     field: np.ndarray,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import linalg, sparse
-from scipy.sparse.linalg import splu
+from scipy.sparse.linalg import SuperLU, splu
 
 from ..errors import EvidenceError
 from .effects import Effects
@@ -173,8 +173,9 @@ def solve(
     values = _start(problem) if start is None else start.copy()
     done, count = False, 0
     residual, jacobian = _linearise(problem, values)
+    order = _find_order(make_normal(problem, state, jacobian))
     for count in range(1, _MOST_ITERATIONS + 1):
-        values, moved, inverse = _step(problem, state, values, residual, jacobian)
+        values, moved, inverse = _step(problem, state, values, residual, jacobian, order)
         residual, fresh = _linearise(problem, values)
         change = 0.0
         if not hold:
@@ -282,14 +283,32 @@ def make_normal(problem: Problem, widths: Widths, jacobian: sparse.csr_matrix) -
     return (jacobian.T @ weighted + matrix.T @ matrix).tocsc()
 
 
-def make_inverse(normal: sparse.csc_matrix) -> Inverse:
-    """Factor a symmetric positive matrix; a function that solves with it."""
+def make_inverse(normal: sparse.csc_matrix, order: np.ndarray | None = None) -> Inverse:
+    """Factor a symmetric positive matrix; a function that solves with it.
+
+    `order` is that of a matrix with the same elements, from `_find_order`: to find it anew takes
+    several times as long as the factors themselves.
+    """
     if normal.shape[0] <= _DENSE:
         factor = linalg.cho_factor(normal.toarray(), check_finite=False)
         return lambda b: linalg.cho_solve(factor, b, check_finite=False)
+    if order is None:
+        return _factor(normal, "MMD_AT_PLUS_A").solve
+    lu = _factor(normal[order][:, order].tocsc(), "NATURAL")
+    place = np.argsort(order)
+    return lambda b: lu.solve(b[order])[place]
+
+
+def _find_order(normal: sparse.csc_matrix) -> np.ndarray | None:
+    """Find the order in which a matrix is eliminated with the fewest elements; None if dense."""
+    if normal.shape[0] <= _DENSE:
+        return None
+    return np.argsort(_factor(normal, "MMD_AT_PLUS_A").perm_c)
+
+
+def _factor(normal: sparse.csc_matrix, order: str) -> SuperLU:
     options = {"SymmetricMode": True}
-    lu = splu(normal, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
-    return lu.solve
+    return splu(normal, permc_spec=order, diag_pivot_thresh=0.0, options=options)
 
 
 def _step(
@@ -298,6 +317,7 @@ def _step(
     values: np.ndarray,
     residual: np.ndarray,
     jacobian: sparse.csr_matrix,
+    order: np.ndarray | None,
 ) -> tuple[np.ndarray, float, Inverse]:
     """One bounded Gauss-Newton step, how far all moved in sigma, and the inverse."""
     if not np.isfinite(residual).all():
@@ -306,7 +326,7 @@ def _step(
             "first measurement, or fewer forms"
         )
     normal = make_normal(problem, widths, jacobian)
-    inverse = make_inverse(normal)
+    inverse = make_inverse(normal, order)
     penalty = make_penalty(problem, widths)
     matrix, mean = penalty
     gradient = jacobian.T @ (compute_precision(problem, widths) * residual)

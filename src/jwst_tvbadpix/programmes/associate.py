@@ -125,6 +125,10 @@ def plan_associations(
 
     The latter two are grouped by programme, detector, mode, filter, pupil, grating, channel,
     band, slit, coronagraph, subarray, target and epoch (see `EPOCH_GAP_DAYS`).
+    Images of Roman serve masks, and flats where they have a WCS and are not flat-fielded: one
+    association for each detector and optical element, of all its programmes and epochs, for a
+    survey comes back to its fields. Their files name no target, so that which are of standard
+    stars is for the caller to say.
     """
     files = sorted(observations, key=lambda o: str(o.path))
     asked = None if any(recipe.archival for recipe in recipes) else program
@@ -255,6 +259,8 @@ def _setting(use: _Use) -> tuple[object, ...]:
     )
     mode = use.exposure.mode
     spelled = tuple((card or "").upper() for card in cards)
+    if o.telescope == "ROMAN":
+        return (*spelled, use.stage, use.ready)
     return (use.exposure.program or "", mode.name if mode else "", *spelled, use.stage, use.ready)
 
 
@@ -271,6 +277,8 @@ def _distance(start: float | None, first: float | None, last: float | None) -> f
 
 def _split_gaps(uses: Sequence[_Use]) -> list[list[_Use]]:
     """Split at gaps in time; what has no date stands apart."""
+    if uses[0].observation.telescope == "ROMAN":
+        return [sorted(uses, key=lambda use: (_start(use) or 0.0, str(use.observation.path)))]
     dated = sorted(
         (use for use in uses if _start(use) is not None),
         key=lambda use: (_start(use) or 0.0, str(use.observation.path)),
@@ -310,6 +318,9 @@ def _name_group(uses: list[_Use]) -> _Unnamed:
     epoch = "undated" if start is None else f"{_MJD_ZERO + timedelta(days=start):%Y%m%d}"
     target = first.exposure.star or "no-target"
     program = first.exposure.program or "no-program"
+    if o.telescope == "ROMAN":
+        target = "multi"
+        program = _shared(u.exposure.program or "no-program" for u in uses) or "multi"
     parts = (
         program,
         first.step,
@@ -317,7 +328,7 @@ def _name_group(uses: list[_Use]) -> _Unnamed:
         mode.name if mode else None,
         _say_optics(o),
         o.subarray,
-        target,
+        None if o.telescope == "ROMAN" else target,
         epoch,
         None if first.ready else first.stage,
     )

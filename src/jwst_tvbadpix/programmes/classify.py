@@ -66,11 +66,13 @@ def classify(observation: Observation) -> Role:
     the mode's `off_target`. An absent keyword decides nothing and excludes nothing. The distance
     is not asked of parallel exposures, of moving targets, of dense fields (a mosaic has tiles
     beside its target), nor where another aperture was pointed (PPS_APER unlike APERNAME), as for
-    most NIRCam detectors.
+    most NIRCam detectors. Files of Roman name no target: their images are science.
     """
     special = _find_special(observation)
     if special is not None:
         return special
+    if observation.telescope == "ROMAN":
+        return Role("science", "image of WFI: the sky moves over its pixels")
     mode = find_mode(observation.exp_type)
     doubts = _find_doubts(observation)
     status = (observation.visit_status or "SUCCESSFUL").upper()

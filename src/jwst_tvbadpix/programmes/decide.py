@@ -95,6 +95,9 @@ def decide(
     -------
     Exposure
     """
+    if files[0].telescope == "ROMAN":
+        # Programmes of both telescopes have the same numbers.
+        recipes = [recipe for recipe in recipes if recipe.archival]
     # Any product tells what the exposure is; the calibrated ones know most about the pointing.
     known = min(files, key=lambda o: (o.ra_ref is None, o.stage, str(o.path)))
     role, mode = classify(known), find_mode(known.exp_type)
@@ -152,6 +155,8 @@ def _find_steps(
     observation: Observation, role: Role, mode: Mode | None, row: Row | None
 ) -> tuple[tuple[str, ...], str]:
     """Find what takes an exposure; else why nothing does."""
+    if observation.telescope == "ROMAN":
+        return _find_roman_steps(observation, role)
     if role.name in ("acquisition", "other"):
         return (), role.reason
     if is_combined(observation) and role.name != "science":
@@ -165,6 +170,19 @@ def _find_steps(
     if steps == (FLATS,) and is_combined(observation):
         return (), "product of several exposures: give the exposures"
     return steps, refused
+
+
+def _find_roman_steps(observation: Observation, role: Role) -> tuple[tuple[str, ...], str]:
+    """Find what takes an exposure of Roman: every image tells of pixels, and of the flat."""
+    o = observation
+    if o.reftype or o.stage not in ("cal", "uncal"):
+        kind = f"reference file ({o.reftype})" if o.reftype else o.stage or "file without a tag"
+        return (), f"{kind} of Roman: no exposure of level 1 or 2 in a version of RAD that is known"
+    if o.exp_type != "WFI_IMAGE" or o.filter in ("GRISM", "PRISM"):
+        return (), f"no step takes {o.exp_type} through {o.filter}: {role.name} of Roman"
+    # An exposure of level 1 has none of these; romancal makes of it what is wanted.
+    ready = o.stage == "uncal" or (o.assign_wcs == "COMPLETE" and o.flat_field != "COMPLETE")
+    return ((MASKS, FLATS) if ready else (MASKS,)), ""
 
 
 def _find_science_step(

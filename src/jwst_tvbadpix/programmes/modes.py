@@ -72,6 +72,8 @@ MODES = (
     Mode("fgs-imaging", "FGS", ("FGS_IMAGE", "FGS_SKYFLAT"), "image", 60.0),
     Mode("fgs-dark", "FGS", ("FGS_DARK",), "image", 0.0),
 )
+# Of Roman, which the archive of JWST is not asked for; its detectors have no targets of their own.
+_ROMAN = Mode("wfi-imaging", "WFI", ("WFI_IMAGE",), "image", 0.0)
 # What --mode takes besides the names: several modes at once, darks of the detectors included.
 _FAMILIES = {
     "lrs": ("lrs-slit", "lrs-slitless"),
@@ -80,7 +82,7 @@ _FAMILIES = {
     "nircam": ("nircam-imaging",),
     "niriss": ("niriss-imaging", "niriss-soss"),
 }
-_BY_EXP_TYPE = {exp_type: mode for mode in MODES for exp_type in mode.exp_types}
+_BY_EXP_TYPE = {exp_type: mode for mode in (*MODES, _ROMAN) for exp_type in mode.exp_types}
 
 
 def find_mode(exp_type: str | None) -> Mode | None:

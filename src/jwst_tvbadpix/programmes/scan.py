@@ -15,8 +15,17 @@ from astropy.time import Time
 from astropy.utils.exceptions import AstropyWarning
 
 from ..errors import InputError
+from ..sources import is_asdf
 
-__all__ = ["CARDS", "Observation", "list_fits", "read_rows", "scan_headers"]
+__all__ = [
+    "CARDS",
+    "Observation",
+    "convert_card",
+    "list_exposures",
+    "list_fits",
+    "read_rows",
+    "scan_headers",
+]
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +106,8 @@ class Observation:
     nints: int | None = _card("NINTS")
     segment: int | None = _card("EXSEGNUM")
     exposure_s: float | None = _card("EFFEXPTM")
+    flat_field: str | None = _card("S_FLAT")
+    assign_wcs: str | None = _card("S_WCS")
     program: str | None = _card("PROGRAM")
     observation: str | None = _card("OBSERVTN")
     visit: str | None = _card("VISIT")
@@ -181,24 +192,46 @@ def list_fits(paths: Iterable[str | Path]) -> tuple[Path, ...]:
     InputError
         A path does not exist, or a folder holds no FITS file.
     """
+    return _list_files(paths, "FITS files", _is_fits)
+
+
+def list_exposures(paths: Iterable[str | Path]) -> tuple[Path, ...]:
+    """List exposures of JWST and Roman; as `list_fits`, and ASDF files of Roman beneath folders."""
+    from ..roman import is_roman_file
+
+    return _list_files(
+        paths,
+        "FITS files, or ASDF files of Roman,",
+        lambda path: _is_fits(path) or (path.suffix == ".asdf" and is_roman_file(path)),
+    )
+
+
+def _is_fits(path: Path) -> bool:
+    return path.name.lower().endswith((".fits", ".fits.gz"))
+
+
+def _list_files(
+    paths: Iterable[str | Path], what: str, is_one: Callable[[Path], bool]
+) -> tuple[Path, ...]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.name.lower().endswith((".fits", ".fits.gz"))]
             inside = [
                 p
-                for p in inside
+                for p in path.rglob("*")
                 if p.is_file() and not any(part[0] == "." for part in p.relative_to(path).parts)
             ]
+            inside = [p for p in inside if is_one(p)]
             if not inside:
                 raise InputError(
-                    f"expected FITS files beneath {path}, found none; give the folder of the "
-                    "exposures"
+                    f"expected {what} beneath {path}, found none; give the folder of the exposures"
                 )
         elif path.exists():
             inside = [path]
         else:
-            raise InputError(f"expected a FITS file or a folder, found no {path}; check the path")
+            raise InputError(
+                f"expected a file of exposures or a folder, found no {path}; check the path"
+            )
         for one in sorted(inside):
             if found.setdefault(one.resolve(), one) != one:
                 log.info("%s is given twice: it is used once", one)
@@ -213,7 +246,7 @@ def scan_headers(
     Parameters
     ----------
     paths : sequence of str or Path
-        FITS files of JWST, of any stage, perhaps compressed with gzip.
+        FITS files of JWST, of any stage, perhaps compressed with gzip; ASDF files of Roman.
     progress : callable or None
         Called as ``progress(done, total)`` after each file.
 
@@ -225,8 +258,8 @@ def scan_headers(
     Raises
     ------
     InputError
-        A file is no FITS file, cannot be read, is of another telescope, or holds text where a
-        number belongs; the message names it.
+        A file is neither FITS nor ASDF, cannot be read, is of another telescope, or holds text
+        where a number belongs; the message names it.
 
     Notes
     -----
@@ -242,6 +275,10 @@ def scan_headers(
 
 
 def _scan(path: Path) -> Observation:
+    if is_asdf(path):
+        from .scan_roman import scan_roman
+
+        return scan_roman(path)
     try:
         headers = _read_headers(path)
         cards = {
@@ -256,7 +293,7 @@ def _scan(path: Path) -> Observation:
         raise InputError(
             f"expected TELESCOP = JWST in {path}, found {cards['telescope']!r}; leave the file out"
         )
-    values = {name: _convert(path, name, value) for name, value in cards.items()}
+    values = {name: convert_card(path, name, value) for name, value in cards.items()}
     if (values["program"] or "").isdecimal():
         values["program"] = values["program"].zfill(5)
     exposure_id, stage = _split_name(path)
@@ -278,7 +315,7 @@ def _read_headers(path: Path) -> list[fits.Header]:
     return headers
 
 
-def _convert(where: Path | str, name: str, value: Any) -> Any:
+def convert_card(where: Path | str, name: str, value: Any) -> Any:
     """Turn the value of a card into the type of its field; None where it holds nothing."""
     if value is None or isinstance(value, fits.card.Undefined):
         return None
@@ -357,13 +394,13 @@ def read_rows(rows: Iterable[Mapping[str, Any]], where: Path) -> tuple[Observati
         cells = {str(key).upper().replace("_", "-"): value for key, value in row.items()}
         cards = {name: cells.get(card.replace("_", "-")) for name, card in CARDS.items()}
         row_of = f"row {number} of {where}"
-        name = _convert(row_of, "filename", cards["filename"] or cells.get("FILESETNAME"))
+        name = convert_card(row_of, "filename", cards["filename"] or cells.get("FILESETNAME"))
         if name is None:
             raise InputError(
                 f"expected a column filename in {where}, found no name in row {number}; add it"
             )
         path = where.with_name(Path(name).name)
-        values = {key: _convert(row_of, key, value) for key, value in cards.items()}
+        values = {key: convert_card(row_of, key, value) for key, value in cards.items()}
         if (values["telescope"] or "JWST").upper() != "JWST":
             raise InputError(
                 f"expected files of JWST in {where}, found {values['telescope']!r} in row "

@@ -99,7 +99,11 @@ def choose_file(step: str, mode: Mode | None, files: Sequence[Observation]) -> C
             doubts = []
             if stage in raw:
                 doubts.append(f"_{stage} must be reprocessed first")
-            elif step == "external_flat_builder" and stage == "cal":
+            elif (
+                step == "external_flat_builder"
+                and stage == "cal"
+                and by_stage[stage].flat_field not in ("INCOMPLETE", "SKIPPED")
+            ):
                 doubts.append("_cal is taken only where it was not flat-fielded")
             form = _name_form(step, kind, stage)
             return Choice(by_stage[stage], form, stage in ready, tuple(doubts))

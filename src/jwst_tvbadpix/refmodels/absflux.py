@@ -1,10 +1,12 @@
 """The fit behind photom references as a product: factors, covariance, C(t), stars, ratios."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from asdf.tags.core import AsdfObject
@@ -12,11 +14,13 @@ from stdatamodels.jwst.datamodels.reference import ReferenceFileModel
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..errors import ProductError
-from ..fluxcal import FluxFit, RatioMatrix, Repeatability
 from .closure import Closure
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 from .reading import read_model
+
+if TYPE_CHECKING:
+    from ..fluxcal import FluxFit, RatioMatrix, Repeatability
 
 __all__ = ["AbsFluxModel", "AbsFluxNotes", "build_absflux_model", "read_absflux"]
 

@@ -1,16 +1,20 @@
 """Whether the stock photom step does with a reference what the factors in it say."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stdatamodels.jwst import datamodels
 
 from ..errors import ProductError
-from ..fluxcal import Factor
 from .photom_mrs import evaluate_mrs
 from .photom_rows import LAYOUTS, MISSION_MJD, Layout, PhotomRow, evaluate_times, read_rows
+
+if TYPE_CHECKING:
+    from ..fluxcal import Factor
 
 __all__ = ["CLOSURE", "Closure", "check_closure", "make_mrs_wcs"]
 

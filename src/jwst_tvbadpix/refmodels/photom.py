@@ -1,11 +1,13 @@
 """Calibration factors as photom references that the stock photom step applies."""
 
+from __future__ import annotations
+
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asdf
 import numpy as np
@@ -15,7 +17,6 @@ from stdatamodels.jwst.datamodels import JwstDataModel
 
 from ..errors import InputError, ProductError
 from ..files import require_plain_tree
-from ..fluxcal import Factor, Throughput
 from .closure import check_closure
 from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 from .photom_mrs import build_mrs_photom
@@ -30,6 +31,9 @@ from .photom_rows import (
 )
 from .roman_products import RomanPhotom, read_roman_photom
 from .twins import write_twins
+
+if TYPE_CHECKING:
+    from ..fluxcal import Factor
 
 __all__ = [
     "PhotomHeader",
@@ -202,6 +206,8 @@ def freeze_factors(factors: Iterable[Factor], mjd: float) -> list[Factor]:
     list of Factor
         Constant ones. One reference per epoch, each with its USEAFTER, then follows the change.
     """
+    from ..fluxcal import Throughput
+
     frozen = []
     for factor in factors:
         f = float(factor.throughput.evaluate(mjd))

@@ -1,14 +1,18 @@
 """Photom references of MIRI MRS: a template times a ratio that depends on wavelength."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stdatamodels.jwst.datamodels import MirMrsPhotomModel
 
 from ..errors import ProductError
-from ..fluxcal import Factor, Throughput
 from .photom_rows import rebase, require_throughput
+
+if TYPE_CHECKING:
+    from ..fluxcal import Factor, Throughput
 
 __all__ = ["MRS_MIDDLE", "build_mrs_photom", "evaluate_mrs", "read_mrs_wavelengths"]
 
@@ -141,7 +145,7 @@ def build_mrs_photom(
     return model
 
 
-_Node = tuple[float, float, float, Throughput]
+_Node = tuple[float, float, float, "Throughput"]
 
 
 def _sort_nodes(factors: Sequence[Factor], label: str) -> list[_Node]:
@@ -197,6 +201,8 @@ def _scale(model: Any, columns: slice, ratio: np.ndarray, error: np.ndarray) -> 
 
 def _start_tables(model: Any, template: Any) -> dict[str, np.ndarray]:
     """Take the time tables of the template; constants where it has none."""
+    from ..fluxcal import Throughput
+
     tables = {}
     for channel in ("ch1", "ch2", "ch3", "ch4"):
         name = f"timecoeff_powerlaw_{channel}"
@@ -267,6 +273,8 @@ def evaluate_mrs(
 
 
 def _evaluate_row(row: Any, mjd: float) -> float:
+    from ..fluxcal import Throughput
+
     power = Throughput(
         float(row["t0"]),
         alpha=float(row["alpha"]),

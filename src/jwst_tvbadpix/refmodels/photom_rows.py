@@ -1,15 +1,19 @@
 """Rows of photom references: from factors, from tables and back."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from stdatamodels.jwst import datamodels
 
 from ..errors import ProductError
-from ..fluxcal import Factor, Throughput
+
+if TYPE_CHECKING:
+    from ..fluxcal import Factor, Throughput
 
 __all__ = [
     "FORMS",

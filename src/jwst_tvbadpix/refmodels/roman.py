@@ -26,6 +26,7 @@ __all__ = [
     "map_dq_from_roman",
     "map_dq_to_roman",
     "read_roman_dq",
+    "read_roman_flat",
     "require_rad",
     "roman_pixel_flags",
     "write_roman_flat",
@@ -316,6 +317,30 @@ def read_roman_dq(path: str | Path) -> np.ndarray | None:
         with open_asdf(Path(path)) as file:
             dq = file["roman"].get("dq")
             return None if dq is None else np.array(dq)
+
+
+def read_roman_flat(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
+    """Read a flat of Roman.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    flat, err : float32 (ny, nx)
+    dq : uint32 (ny, nx)
+        In the bits of JWST.
+    useafter : str
+        ``YYYY-MM-DDThh:mm:ss``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AsdfWarning)  # made with another version of RAD
+        with open_asdf(Path(path)) as file:
+            roman = file["roman"]
+            flat, err, dq = (np.array(roman[key]) for key in ("data", "err", "dq"))
+            useafter = str(Time(roman["meta"]["useafter"]).isot)[:19]
+    return flat, err, map_dq_from_roman(dq)[0], useafter
 
 
 def _require_array(name: str, array: Any, kind: Any, shape: tuple[int, ...]) -> None:

@@ -1,5 +1,7 @@
 """Flats and photom of Roman in memory: what the steps return, written by `roman`."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,6 @@ import numpy as np
 from asdf.exceptions import AsdfWarning
 
 from ..errors import ProductError
-from ..fluxcal import Factor
 from .flat import FlatSelection
 from .roman import (
     RomanHeader,
@@ -24,6 +25,9 @@ from .roman import (
 
 if TYPE_CHECKING:
     from .photom import PhotomHeader
+
+if TYPE_CHECKING:
+    from ..fluxcal import Factor
 
 __all__ = [
     "RomanFlat",
@@ -168,7 +172,7 @@ def read_roman_photom(path: str | Path) -> RomanPhotom:
 
 def build_roman_photom(
     factors: Sequence[Factor],
-    header: "PhotomHeader",
+    header: PhotomHeader,
     *,
     template: RomanPhotom | None,
     filename: str,

@@ -1,22 +1,26 @@
 """The parts of flats as a product: P, L, area, ratio, errors, covariance, gauge, stability."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from asdf.tags.core import AsdfObject
 
 from .._integration import SCHEMA_URI_PREFIX
 from ..detectors import get_detector
-from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 from .flat import FlatSelection
 from .history import as_scalar
 from .mask import AUTHOR, SOFTWARE, check_useafter
 from .product import ProductModel
 from .reading import read_model
+
+if TYPE_CHECKING:
+    from ..flatfield import BuiltFlat, Distortion, MatchedStars, MergedFlat, Monitors, StarFlat
 
 __all__ = ["StarFlatModel", "build_star_flat_model", "list_tables", "read_star_flat"]
 

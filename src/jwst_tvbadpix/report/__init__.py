@@ -1,5 +1,8 @@
 """Figures and pages, from products alone."""
 
+from importlib import import_module
+from typing import Any
+
 from .badpix_figures import plot_base_change, plot_growth_per_year, plot_odds, tabulate_growth
 from .build import build_report
 from .figures import (
@@ -10,42 +13,6 @@ from .figures import (
     plot_summary,
     plot_timeline,
 )
-from .flat_figures import (
-    plot_background,
-    plot_connectivity,
-    plot_hold_out,
-    plot_modes,
-    plot_residuals_by_star,
-    plot_stability,
-)
-from .flat_maps import (
-    plot_distortion,
-    plot_flat_map,
-    plot_flat_maps,
-    plot_null_space,
-    plot_reference_flat,
-    plot_residuals_by_position,
-)
-from .flux_errors import (
-    plot_budget,
-    plot_dependence,
-    plot_dependences,
-    plot_left_out,
-    plot_ratios,
-    plot_repeatability,
-)
-from .flux_figures import (
-    plot_factor,
-    plot_factors,
-    plot_residuals,
-    plot_response,
-    plot_slopes,
-    plot_star_factor,
-    plot_star_factors,
-    plot_stars,
-    plot_throughput,
-)
-from .flux_record import FluxRecord, read_flux_record, tabulate_visits
 from .light_curves import plot_pixels
 from .page import (
     COLOURS,
@@ -118,3 +85,51 @@ __all__ = [
     "write_figures",
     "write_page",
 ]
+
+# Imported when they are asked for: a run of masks has no use for the numerics of flats and fluxes.
+_LATE = {
+    "flat_figures": (
+        "plot_background",
+        "plot_connectivity",
+        "plot_hold_out",
+        "plot_modes",
+        "plot_residuals_by_star",
+        "plot_stability",
+    ),
+    "flat_maps": (
+        "plot_distortion",
+        "plot_flat_map",
+        "plot_flat_maps",
+        "plot_null_space",
+        "plot_reference_flat",
+        "plot_residuals_by_position",
+    ),
+    "flux_errors": (
+        "plot_budget",
+        "plot_dependence",
+        "plot_dependences",
+        "plot_left_out",
+        "plot_ratios",
+        "plot_repeatability",
+    ),
+    "flux_figures": (
+        "plot_factor",
+        "plot_factors",
+        "plot_residuals",
+        "plot_response",
+        "plot_slopes",
+        "plot_star_factor",
+        "plot_star_factors",
+        "plot_stars",
+        "plot_throughput",
+    ),
+    "flux_record": ("FluxRecord", "read_flux_record", "tabulate_visits"),
+}
+_HOMES = {name: module for module, names in _LATE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the figures of flats and fluxes on first use (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,22 +1,21 @@
 """From the products of a run, as they are on disk, to its page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from ..errors import InputError
-from .badpix_page import make_badpix_page
-from .flat_page import make_flat_page
-from .flux_page import make_flux_page
 from .page import Page
 from .products import KINDS, read_product
 
 __all__ = ["build_report"]
 
-# Of each kind (see `KINDS`) what makes its page from all files of a run, tables included.
-_MAKERS: Mapping[str, Callable[[Sequence[Path]], Page]] = {
-    "ABSFLUX": make_flux_page,
-    "BADPIXHISTORY": make_badpix_page,
-    "STARFLAT": make_flat_page,
+# Of each kind (see `KINDS`) what makes its page from all files of a run, tables included; imported
+# when it is wanted, since flats and fluxes bring their numerics along.
+_MAKERS: Mapping[str, tuple[str, str]] = {
+    "ABSFLUX": (".flux_page", "make_flux_page"),
+    "BADPIXHISTORY": (".badpix_page", "make_badpix_page"),
+    "STARFLAT": (".flat_page", "make_flat_page"),
 }
 
 
@@ -45,4 +44,6 @@ def build_report(paths: Sequence[Path]) -> Page:
             f"expected the products of one run with a page ({', '.join(_MAKERS)}), found "
             f"{', '.join(sorted(kinds)) or 'none'} ({names}, ...); give one run at a time"
         )
-    return makers[0](paths)
+    module, maker = makers[0]
+    page: Page = getattr(import_module(module, __package__), maker)(paths)
+    return page

@@ -14,7 +14,8 @@ from astropy.table import Table
 from ..errors import InputError, TvBadPixError
 from ..flatfield.build import MOST_SIGMA
 from ..flatfield.gauge import LEAST_SHARE
-from ..refmodels import dq_value, read_star_flat
+from ..refmodels import dq_value, read_roman_flat, read_star_flat
+from ..roman import is_roman_file
 from .flat_figures import (
     list_groups,
     plot_background,
@@ -522,9 +523,12 @@ def _read_flat(path: Path) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
     """Read what a flat flags, its response, and where it is usable."""
     from stdatamodels.jwst.datamodels import FlatModel
 
-    with FlatModel(str(path)) as model:
-        data, dq, err = np.array(model.data), np.array(model.dq), np.array(model.err)
-        useafter = str(model.meta.useafter)
+    if is_roman_file(path):
+        data, err, dq, useafter = read_roman_flat(path)
+    else:
+        with FlatModel(str(path)) as model:
+            data, dq, err = np.array(model.data), np.array(model.dq), np.array(model.err)
+            useafter = str(model.meta.useafter)
     usable = (dq & dq_value("DO_NOT_USE", "NO_FLAT_FIELD")) == 0
     error = 100 * float(bn.nanmedian(err[usable])) if usable.any() else np.nan
     row = {

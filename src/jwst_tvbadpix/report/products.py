@@ -70,7 +70,7 @@ def read_product(path: Path) -> Product:
         require_plain_tree(path)
         tree = load_yaml(path, tagged=False)
         meta: Any = tree.get("roman", tree)["meta"]
-        reftype = str(meta["reftype"]).upper()
+        reftype = str(meta.get("reftype")).upper()
         detector = str(meta.get("instrument", {}).get("detector") or "")
     except Exception as error:  # asdf and yaml raise what they like on what is no ASDF
         raise InputError(

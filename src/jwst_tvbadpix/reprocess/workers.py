@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from ..processes import end_with_parent
 
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 # Each process computes in one thread: there are as many processes as wanted.
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+# How they start: afresh, with nothing of this process.
+_START: Final = "spawn"
 
 # How long a process without a task may take to end [s].
 _PATIENCE_S = 10.0
@@ -110,7 +113,7 @@ class _Worker:
     """One process and the task it is at."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_START)
         self.connection, other = context.Pipe()
         # No daemon: these may have no children, and some steps work in several processes.
         self.process = context.Process(target=_work, args=(function, other))

@@ -28,6 +28,7 @@ from .layers_imaging import (
     UndispersedSky,
     build_imaging_scene,
     build_nircam_scene,
+    build_wfi_scene,
     compute_star_profile,
 )
 from .layers_lrs import (
@@ -55,6 +56,7 @@ from .setups import (
     make_mrs_setup,
     make_nircam_setup,
     make_nirspec_setup,
+    make_wfi_setup,
 )
 from .standard_stars import (
     FLUX_TRUTH,
@@ -68,6 +70,14 @@ from .standard_stars import (
 )
 from .star_lrs import PIXEL_SR, StarTrace, Trace, get_trace
 from .writers import write_ramp, write_rate, write_rateints
+from .writers_wfi import (
+    make_cal_step,
+    make_wfi_image,
+    make_wfi_wcs,
+    save_roman,
+    write_wfi_image,
+    write_wfi_ramp,
+)
 
 __all__ = [
     "BOX_HALF_WIDTH",
@@ -124,6 +134,7 @@ __all__ = [
     "build_nircam_scene",
     "build_nirspec_scene",
     "build_scene",
+    "build_wfi_scene",
     "compute_star_profile",
     "compute_true_rate",
     "draw_defects",
@@ -131,6 +142,7 @@ __all__ = [
     "find_region",
     "get_electronics",
     "get_trace",
+    "make_cal_step",
     "make_defects",
     "make_distortion",
     "make_imaging_setup",
@@ -139,10 +151,14 @@ __all__ = [
     "make_nircam_setup",
     "make_nirspec_setup",
     "make_optics",
+    "make_wfi_image",
+    "make_wfi_setup",
+    "make_wfi_wcs",
     "read_truth",
     "render_ramps",
     "render_rate",
     "render_rateints",
+    "save_roman",
     "simulate_flat_programme",
     "simulate_lrs_standards",
     "simulate_programme",
@@ -157,4 +173,6 @@ __all__ = [
     "write_references",
     "write_spectral_references",
     "write_truth",
+    "write_wfi_image",
+    "write_wfi_ramp",
 ]

@@ -60,6 +60,8 @@ _NIRCAM_SHORT = Electronics(2.05, 5.5, 12000.0, 58000.0, 0, 0.3)
 _NIRCAM_LONG = Electronics(1.82, 5.2, 12000.0, 58000.0, 0, 0.3)
 # Near-unity gain (in-flight detector paper of NIRSpec); the rest assumed as for NIRCam.
 _NIRSPEC = Electronics(1.0, 8.0, 12000.0, 60000.0, 0, 0.3)
+# Of the order of the H4RG-10 of WFI (15 e a read, full well about 100 000 e); assumptions.
+_WFI = Electronics(1.8, 8.0, 5000.0, 60000.0, 0, 0.2)
 
 
 def get_electronics(detector: str) -> Electronics:
@@ -73,11 +75,11 @@ def get_electronics(detector: str) -> Electronics:
     instrument = get_detector(detector).instrument
     if instrument == "NIRCAM":
         return _NIRCAM_LONG if detector.endswith("LONG") else _NIRCAM_SHORT
-    known = {"MIRI": _MIRI, "NIRSPEC": _NIRSPEC}
+    known = {"MIRI": _MIRI, "NIRSPEC": _NIRSPEC, "WFI": _WFI}
     if instrument not in known:
         raise DetectorError(
-            f"detector must belong to MIRI, NIRSPEC or NIRCAM, found {detector} of {instrument}; "
-            "its exposures are not simulated"
+            f"detector must belong to MIRI, NIRSPEC, NIRCAM or WFI, found {detector} of "
+            f"{instrument}; its exposures are not simulated"
         )
     return known[instrument]
 

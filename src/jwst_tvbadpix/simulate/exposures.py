@@ -143,10 +143,20 @@ class ExposureSpec:
         )
 
     def filename(self, suffix: str) -> str:
-        """Name of the file in the archive: 'rate', 'rateints', 'uncal'."""
-        visit = f"jw{self.program}{self.observation:03d}001"
+        """Name of the file in the archive: 'rate' (Roman calls it cal), 'rateints', 'uncal'."""
         detector = self.setup.detector.lower()
-        return f"{visit}_02101_{self.exposure:05d}_{detector}_{suffix}.fits"
+        if get_detector(self.setup.detector).telescope == "ROMAN":
+            stage = "cal" if suffix == "rate" else suffix
+            root = f"r{self.visit_id}_{self.exposure:04d}_{detector}"
+            return f"{root}_{self.setup.element.lower()}_{stage}.asdf"
+        return f"jw{self.visit_id}_02101_{self.exposure:05d}_{detector}_{suffix}.fits"
+
+    @property
+    def visit_id(self) -> str:
+        """Programme, observation and visit in digits, as the telescope numbers them."""
+        roman = get_detector(self.setup.detector).telescope == "ROMAN"
+        # Execution plan, pass and segment come in between.
+        return f"{self.program}{'01001001' if roman else ''}{self.observation:03d}001"
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +240,7 @@ def render_rateints(
         electronics=electronics,
     )
     ny, nx = true.shape
-    lines = (ny, 1) if abs(get_detector(spec.setup.detector).fastaxis) == 1 else (1, nx)
+    lines = (1, nx) if abs(get_detector(spec.setup.detector).fastaxis) == 2 else (ny, 1)
     for k in range(spec.nints):
         rate = true.copy()
         if scene.cosmic_rays:

@@ -20,6 +20,7 @@ __all__ = [
     "UndispersedSky",
     "build_imaging_scene",
     "build_nircam_scene",
+    "build_wfi_scene",
     "compute_star_profile",
 ]
 
@@ -30,8 +31,8 @@ _REACH = (6.0, 80.0)
 # [pixel] that sources may lie outside of the detector.
 _MARGIN = 60
 # FWHM [pixel]: JWST documentation, 0.269" of F770W / 0.11"; 0.145" of F444W / 0.063" (F200W has
-# about the same 2.1 pixels of 0.031").
-_FWHM = {"MIRI": 2.45, "NIRCAM": 2.30}
+# about the same 2.1 pixels of 0.031"). WFI: 0.14" with the pixel / 0.11" (assumption).
+_FWHM = {"MIRI": 2.45, "NIRCAM": 2.30, "WFI": 1.3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,22 @@ def build_nircam_scene(*, detector: str = "NRCALONG", seed: int) -> Scene:
         pattern=PixelPattern(seed=seed, odd_even=0.0, dark_rms=0.004),
         # 13.6 cm^2; the showers here are snowballs: smaller, and what is left of them is faint.
         cosmic_rays=CosmicRays(hits_per_s=68.0, shower_dn=20.0, shower_radius=(3.0, 12.0)),
+    )
+
+
+def build_wfi_scene(*, detector: str = "WFI01", seed: int) -> Scene:
+    """Build the scene of WFI imaging in F158; parameters as in the MIRI scene."""
+    fwhm = _FWHM["WFI"]
+    ny, nx = get_detector(detector).shape
+    return _build(
+        # Zodiacal light of about 0.45 e/s and pixel.
+        UndispersedSky(0.25),
+        SourceField(seed, fwhm, n_sources=5e-4 * ny * nx, faintest=0.5),
+        ImagePersistence(fwhm, 1.0, n_stars=1e-6 * ny * nx),
+        DarkPedestal(0.003),
+        pattern=PixelPattern(seed=seed, odd_even=0.0, dark_rms=0.003),
+        # 16.8 cm^2; showers are snowballs, as in NIRCam.
+        cosmic_rays=CosmicRays(hits_per_s=84.0, shower_dn=20.0, shower_radius=(3.0, 12.0)),
     )
 
 

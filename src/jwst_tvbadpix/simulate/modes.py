@@ -8,7 +8,7 @@ from ..detectors import DETECTORS
 from ..errors import DetectorError
 from .electronics import Region
 from .layers import Scene
-from .layers_imaging import build_imaging_scene, build_nircam_scene
+from .layers_imaging import build_imaging_scene, build_nircam_scene, build_wfi_scene
 from .layers_lrs import build_lrs_scene
 from .layers_mrs import build_mrs_scene
 from .layers_nirspec import build_nirspec_scene
@@ -19,6 +19,7 @@ from .setups import (
     make_mrs_setup,
     make_nircam_setup,
     make_nirspec_setup,
+    make_wfi_setup,
 )
 
 __all__ = ["MODES", "Mode", "build_scene", "choose_detector", "get_mode"]
@@ -99,6 +100,10 @@ def _list_nircam(detector: str, region: Region | None) -> tuple[Setup, ...]:
     return tuple(make_nircam_setup(detector, name, region) for name in ("MEDIUM8", "SHALLOW4"))
 
 
+def _list_wfi(detector: str, region: Region | None) -> tuple[Setup, ...]:
+    return (make_wfi_setup(detector),)
+
+
 MODES: MappingProxyType[str, Mode] = MappingProxyType(
     {
         "slit": Mode(
@@ -169,6 +174,16 @@ MODES: MappingProxyType[str, Mode] = MappingProxyType(
             program="09004",
             amplitude=0.2,
             dither=40.0,
+        ),
+        "wfi": Mode(
+            detectors=tuple(n for n, d in DETECTORS.items() if d.instrument == "WFI"),
+            list_setups=_list_wfi,
+            build_scene=build_wfi_scene,
+            depths=(((4, 1), 0.4), ((6, 1), 0.3), ((8, 1), 0.3)),
+            ramp_depth=(3, 1),
+            program="09005",
+            amplitude=0.1,
+            dither=150.0,
         ),
     }
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from astropy.time import Time
 
+from ..detectors import get_detector
 from ..errors import DateError, EvidenceError
 from .defects import Defects, draw_defects, write_truth
 from .electronics import Region
@@ -14,6 +15,7 @@ from .exposures import ExposureSpec
 from .layers import Scene
 from .modes import build_scene, choose_detector, get_mode
 from .writers import write_association, write_ramp, write_rate
+from .writers_wfi import write_wfi_image, write_wfi_ramp
 
 __all__ = ["Programme", "draw_specs", "simulate_programme"]
 
@@ -139,14 +141,14 @@ def simulate_programme(
         Where to write; made when absent.
     mode : str
         LRS blank sky and failed pointings in 'slit' (full frame) or 'slitless' (SLITLESSPRISM),
-        dithered fields in 'imaging' (MIRI F770W) and 'nircam' (F444W, F200W), background in
-        'mrs', slitlets in 'nirspec'.
+        dithered fields in 'imaging' (MIRI F770W), 'nircam' (F444W, F200W) and 'wfi' (Roman
+        F158), background in 'mrs', slitlets in 'nirspec'.
     detector : str or None
         DETECTOR, where the mode has several; None = the first of the mode.
     region : Region or None
         What is read; None = what is usual in the mode.
     n_exposures : int
-        Number of ``_rate`` files.
+        Number of ``_rate`` files; of Roman ``_cal.asdf``, of level 2 (130 MB each).
     start, end : str
         ISO dates between which exposures lie and pixels change.
     seed : int
@@ -173,6 +175,8 @@ def simulate_programme(
         When the mode is unknown, or cannot use the detector or region.
     EvidenceError
         When no exposure, or more than 400, are asked for.
+    ProductError
+        When exposures of Roman are asked for and roman_datamodels is not installed.
     """
     start_mjd, end_mjd, *ramp_mjd = _read_dates([start, end, *ramp_dates])
     if end_mjd - start_mjd <= 2:
@@ -218,9 +222,13 @@ def simulate_programme(
 
 def _write(programme: Programme, scene: Scene, progress: Callable[[int, int], None] | None) -> None:
     """Write the files of a programme."""
+    write_image: Callable[..., Path] = write_rate
+    write_raw: Callable[..., Path] = write_ramp
+    if get_detector(programme.defects.detector).telescope == "ROMAN":
+        write_image, write_raw = write_wfi_image, write_wfi_ramp
     jobs = [
-        *((write_rate, *job) for job in zip(programme.rates, programme.specs, strict=True)),
-        *((write_ramp, *job) for job in zip(programme.ramps, programme.ramp_specs, strict=True)),
+        *((write_image, *job) for job in zip(programme.rates, programme.specs, strict=True)),
+        *((write_raw, *job) for job in zip(programme.ramps, programme.ramp_specs, strict=True)),
     ]
     for done, (write, path, spec) in enumerate(jobs, start=1):
         write(path, spec, scene, programme.defects)
@@ -269,5 +277,7 @@ def _make_ramp_specs(
 
 def _name_association(mode: str, first: ExposureSpec) -> str:
     """Name the Level-3 association of the rates."""
-    kind = "miri_p750l" if mode.startswith("slit") else first.setup.detector.lower()
-    return f"jw{first.program}-simulated_{kind}-{mode}_asn.json"
+    detector = first.setup.detector
+    kind = "miri_p750l" if mode.startswith("slit") else detector.lower()
+    telescope = "r" if get_detector(detector).telescope == "ROMAN" else "jw"
+    return f"{telescope}{first.program}-simulated_{kind}-{mode}_asn.json"

@@ -22,7 +22,7 @@ def save_model(model: JwstDataModel, path: Path) -> Path:
         model.meta.date = made.isoformat(timespec="milliseconds")[:23]
 
     if "SOURCE_DATE_EPOCH" in os.environ:
-        for entry in model.history:
+        for entry in model._instance.get("history", {}).get("entries", []):
             entry["time"] = made
     object.__setattr__(model, "on_save", set_date)
     with replace_whole(path) as temporary:

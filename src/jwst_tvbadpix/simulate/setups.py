@@ -20,6 +20,7 @@ __all__ = [
     "make_mrs_setup",
     "make_nircam_setup",
     "make_nirspec_setup",
+    "make_wfi_setup",
 ]
 
 # [s] per frame of MIRI in FASTR1: documentation pages of the full frame, of the LRS time series,
@@ -47,6 +48,8 @@ _FRAMES = {
 # [s] of one IRS2 frame, and what is left of the 1/f noise in it (assumption).
 _IRS2_FRAME_S = 14.58889
 _IRS2_ROW_NOISE = 0.03
+# [s] of a full frame of WFI (Roman documentation), and how many a resultant averages (assumption).
+_WFI_FRAME_S, _WFI_FRAMES = 3.16, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +263,24 @@ def make_nircam_setup(detector: str, readpatt: str, region: Region | None = None
         aperture=Aperture(f"{sca}_{region.subarray}", v2, -493.23, 0.0, 0.063 if long else 0.031),
         nframes=nframes,
         groupgap=groupgap,
+    )
+
+
+def make_wfi_setup(detector: str, filter_name: str = "F158") -> Setup:
+    """Set a detector of Roman's WFI for imaging: groups are its resultants."""
+    electronics = get_electronics(detector)
+    noise = electronics.read_noise_dn / np.sqrt(_WFI_FRAMES)
+    return Setup(
+        detector=detector,
+        exp_type="WFI_IMAGE",
+        region=find_region("FULL", detector=detector),
+        readpatt="IM_SIMULATED",
+        frame_time_s=_WFI_FRAME_S,
+        electronics=replace(electronics, read_noise_dn=noise),
+        optics=(("filter", filter_name),),
+        # Reference point of the whole instrument.
+        aperture=Aperture(f"{detector}_FULL", 1546.38, -892.79, -60.0, 0.11),
+        nframes=_WFI_FRAMES,
     )
 
 

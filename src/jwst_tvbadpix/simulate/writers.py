@@ -133,9 +133,8 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     observation.visit_number, observation.visit_group = "001", "02"
     observation.sequence_id, observation.activity_id = "1", "01"
     observation.exposure_number = str(spec.exposure)
-    visit = f"{spec.program}{spec.observation:03d}001"
-    observation.visit_id = visit
-    observation.observation_id = f"V{visit}P0000000002101"
+    observation.visit_id = spec.visit_id
+    observation.observation_id = f"V{spec.visit_id}P0000000002101"
     title = f"Simulated spectrum of {spec.target}" if spec.target else _TITLES[spec.setup.exp_type]
     meta.program.category, meta.program.title = "CAL", title
     meta.visit.type = "PRIME_TARGETED_FIXED"

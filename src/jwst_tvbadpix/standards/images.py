@@ -178,7 +178,8 @@ def _locate(model: Any, name: str) -> tuple[tuple[float, float] | None, float]:
     area = area if np.isfinite(area) else float(said or np.nan)
     if not area > 0:
         raise InputError(
-            f"expected a WCS or PIXAR_SR in {name}, found neither; add PIXAR_SR to its header"
+            f"expected a WCS or PIXAR_SR in {name}, found neither; add PIXAR_SR to its "
+            "header, or give images after assign_wcs"
         )
     return position, area
 

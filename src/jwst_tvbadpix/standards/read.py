@@ -214,7 +214,9 @@ class _Reader:
             parts.append(measure_spectra(self.spectra))
         if not parts:
             raise InputError("expected observations of standard stars, found no input; give some")
-        measurements = require_used(join_measurements(parts))
+        joined = join_measurements(parts)
+        _require_one_telescope(joined)
+        measurements = require_used(joined)
         _log(measurements)
         _require_units(measurements)
         files = {
@@ -271,6 +273,16 @@ def _require_known(telescope: Any, name: str) -> None:
         raise InputError(
             f"expected observations of JWST or Roman in {name}, found {telescope}; leave the file "
             "out"
+        )
+
+
+def _require_one_telescope(m: Measurements) -> None:
+    """Refuse observations of JWST and of Roman together: their references go to two places."""
+    instruments = sorted({band.mode.instrument for band in m.bands} - {""})
+    if "WFI" in instruments and len(instruments) > 1:
+        raise InputError(
+            f"expected observations of one telescope, found those of {', '.join(instruments)}, of "
+            "which WFI is of Roman; run the step once for each"
         )
 
 

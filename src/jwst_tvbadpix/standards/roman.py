@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..roman import is_roman_file
 from ..sources import scan_exposures
 from .files import Item
 
@@ -24,9 +25,7 @@ def is_roman(what: Any) -> bool:
     """Tell whether an input is of Roman: a model in memory, or an ASDF file of another kind."""
     if not isinstance(what, Path):
         return getattr(what, "crds_observatory", None) == "roman"
-    with what.open("rb") as stream:
-        # All that is measured of JWST is FITS, or has our own layout beneath its tree.
-        return stream.read(5) == b"#ASDF" and b"datamodels/roman" in stream.read(2**20)
+    return is_roman_file(what)
 
 
 def open_roman(item: Item) -> tuple[RomanImage, str]:

@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -22,8 +23,10 @@ from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
+from ..processes import run_beside
 from ..refmodels import (
     BadPixHistoryModel,
+    PlannedMask,
     RomanFlat,
     RomanMask,
     RomanPhotom,
@@ -35,7 +38,7 @@ from ..refmodels import (
 from ..refmodels.absflux import AbsFluxModel
 from ..report import build_report, find_groups, write_figures, write_page
 
-__all__ = ["TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
+__all__ = ["Products", "TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,36 @@ _SUFFIX = re.compile(
 
 # Products of Roman write themselves.
 _ROMAN = RomanFlat | RomanMask | RomanPhotom
+
+
+# Most masks that are held in memory [4 to 8 MB each], and those saved while a history is.
+_HELD_MASKS, _HISTORY_MASKS = 64, 8
+
+
+class Products(list[Any]):
+    """A history and its masks, each built when it is taken out; few are then held.
+
+    Attributes
+    ----------
+    planned : bool
+        Whether masks are not built now: they are saved elsewhere.
+    """
+
+    planned = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[k] for k in range(len(self)))
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        item = super().__getitem__(index)
+        if self.planned or not isinstance(item, PlannedMask):
+            return item
+        item = item.build()
+        if len(self) <= _HELD_MASKS:
+            self[index] = item
+        return item
 
 
 class TvBadPixStep(Step):
@@ -67,6 +100,11 @@ class TvBadPixStep(Step):
     _staging: Path | None = None
     # Products of an earlier run that are as this one would make them, and stay.
     _unchanged: tuple[Path, ...] = ()
+    # Of a run: what ends with it, the masks that this process saves at its end, and the end of
+    # the process that saves the others.
+    _beside: ExitStack | None = None
+    _later: Sequence[PlannedMask] = ()
+    _wait: Callable[[], None] | None = None
 
     @staticmethod
     def get_stpipe_loggers() -> tuple[str, ...]:
@@ -98,6 +136,8 @@ class TvBadPixStep(Step):
 
     def finalize_result(self, result: Any, reference_files_used: list[tuple[str, str]]) -> None:
         """Record the references used; reference models have no place for the rest."""
+        if isinstance(result, PlannedMask):
+            return
         if isinstance(result, ReferenceFileModel):
             for reftype, name in reference_files_used:
                 result.add_history_entry(f"Used {reftype} reference {name}")
@@ -114,7 +154,11 @@ class TvBadPixStep(Step):
         """Run the step; its products appear together, when all of them are written."""
         try:
             with allow_far_dates():
-                result = super().run(*args)
+                with ExitStack() as self._beside:
+                    result = super().run(*args)
+                    self._save_planned()
+                if isinstance(result, Products):
+                    result.planned = False
                 paths = self._publish()
                 if paths and getattr(self, "report", False):
                     _write_report(paths)
@@ -125,7 +169,29 @@ class TvBadPixStep(Step):
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
+            self._staging = self._beside = self._wait = None
+            self._later = ()
+
+    def list_products(self, history: BadPixHistoryModel, planned: list[PlannedMask]) -> list[Any]:
+        """List a history and its masks, and begin to save the masks in a second process.
+
+        Nothing is begun where products are not saved, or a hook may still change them.
+        """
+        products = Products([history, *planned])
+        if self._beside is None or not self.save_results or self._post_hooks:
+            return products if len(planned) > _HELD_MASKS else list(products)
+        n_here = max(0, (len(planned) - _HISTORY_MASKS) // 2)
+        self._later, others = planned[:n_here], planned[n_here:]
+        folder = self.stage(self._output_folder())
+        self._wait = self._beside.enter_context(run_beside(lambda: _save_masks(others, folder)))
+        products.planned = True
+        return products
+
+    def _save_planned(self) -> None:
+        """Save the masks that are left to this process, and wait for the others."""
+        if self._wait:
+            _save_masks(self._later, self.stage(self._output_folder()))
+            self._wait()
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
@@ -134,13 +200,7 @@ class TvBadPixStep(Step):
         if not (self.save_results or kwargs.get("force")):
             return None
         folder = self._output_folder()
-        path = self.stage(folder) / model.meta.filename
-        if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
-            write_asdf(model, path)
-        elif isinstance(model, _ROMAN):
-            model.save(path)
-        else:
-            write_twins(model, path.with_suffix(""))
+        _save(model, self.stage(folder) / model.meta.filename)
         return str(folder / model.meta.filename)
 
     def stage(self, folder: Path) -> Path:
@@ -240,6 +300,22 @@ class TvBadPixStep(Step):
         if isinstance(inputs, list | tuple):
             return [self.resolve_paths(item) for item in inputs]
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
+
+
+def _save_masks(planned: Sequence[PlannedMask], folder: Path) -> None:
+    """Build masks one by one, and save each."""
+    for mask in planned:
+        _save(mask.build(), folder / mask.filename)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Write a product in the forms that its kind has."""
+    if isinstance(model, AbsFluxModel | BadPixHistoryModel | StarFlatModel):
+        write_asdf(model, path)
+    elif isinstance(model, _ROMAN):
+        model.save(path)
+    else:
+        write_twins(model, path.with_suffix(""))
 
 
 def _end_quietly(error: TvBadPixError) -> None:

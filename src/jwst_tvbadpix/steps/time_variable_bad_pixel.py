@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -53,23 +52,6 @@ _LRS_ADVICE = (
     "LRS: masked pixels are gaps in a spectrum; run calwebb_spec2 with "
     "--steps.pixel_replace.skip=False --steps.pixel_replace.algorithm=fit_profile"
 )
-# Most masks that are held in memory [4 to 8 MB each].
-_HELD_MASKS = 64
-
-
-class _Products(list[Any]):
-    """A history and more masks than are held in memory: each is built when it is taken out."""
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._build, super().__iter__())
-
-    def __getitem__(self, index: Any) -> Any:
-        found = super().__getitem__(index)
-        return list(map(self._build, found)) if isinstance(index, slice) else self._build(found)
-
-    @staticmethod
-    def _build(item: Any) -> Any:
-        return item.build() if isinstance(item, PlannedMask) else item
 
 
 class TimeVariableBadPixel(TvBadPixStep):
@@ -124,7 +106,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         -------
         list
             The history (`BadPixHistoryModel`), then one `MaskModel` per epoch, each with
-            ``meta.filename``. Of more than 64 masks each is built when it is taken out.
+            ``meta.filename``. Masks that are saved, or more than 64, are built when taken out.
 
         Raises
         ------
@@ -190,10 +172,7 @@ class TimeVariableBadPixel(TvBadPixStep):
         history.meta.filename = f"{name}_{stack.detector.name}_{self.suffix}.asdf"
         if any(record.exp_type in _LRS for record in stack.records):
             log.info(_LRS_ADVICE)
-        planned = self._plan_masks(history, name)
-        if len(planned) > _HELD_MASKS:
-            return _Products([history, *planned])
-        return [history, *(mask.build() for mask in planned)]
+        return self.list_products(history, self._plan_masks(history, name))
 
     def _plan_masks(self, history: BadPixHistoryModel, name: str) -> list[PlannedMask]:
         """List the masks that are to be made."""
