@@ -1,6 +1,6 @@
 """Accuracy, time and memory of TimeVariableBadPixel on a WFI detector of Roman, with known truth.
 
-Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 130 MB
+Makes exposures of 4088 x 4088 pixels over four years (level-2 ASDF as romancal writes it, 95 MB
 each) and scores the masks that are on disk, each exposure with the one that CRDS would pick for
 it. The scene is its own; the package only writes its files: sky, undersampled stars and galaxies
 in dithered fields, persistence of bright stars, cosmic rays that jump detection left, snowballs,
@@ -386,7 +386,7 @@ def run(files: Sequence[Path], output: Path, size: int) -> Run:
 def main() -> None:
     """Make what is not there yet, run, score."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="where the data go (5.5 GB)")
+    parser.add_argument("--data", type=Path, required=True, help="where the data go (3.5 GB)")
     parser.add_argument("--size", type=int, default=1016, help="pixels each way; 4088 = the whole")
     parser.add_argument("--json", action="store_true", help="the headline too, on the last line")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)

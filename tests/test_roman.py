@@ -18,12 +18,14 @@ from stdatamodels.jwst.datamodels import ImageModel
 from jwst_tvbadpix import detectors, roman
 from jwst_tvbadpix.check import check_exposure
 from jwst_tvbadpix.cli import main
+from jwst_tvbadpix.dates import allow_far_dates
 from jwst_tvbadpix.errors import DetectorError, InputError, ProductError
 from jwst_tvbadpix.exposures import open_exposures
 from jwst_tvbadpix.planes import find_planes
 from jwst_tvbadpix.refmodels import (
     build_neutral_mask,
     dq_value,
+    make_pedigree,
     read_history,
     read_mask_dq,
 )
@@ -350,6 +352,42 @@ def test_masks_hold_what_was_put_in(products):
     assert last[place(ONSET)] & DNU
     assert 4 <= bad[4:-4, 4:-4].sum() <= 6  # chance makes some
     assert (last[:4] == dq_value("REFERENCE_PIXEL")).all()
+
+
+def test_years_without_known_leap_seconds_are_like_others(tmp_path, capsys):
+    """From 2029 on astropy warns of each date, which is an error here; and RAD reads dates too."""
+    starts = [f"{2027 + k}-07-01T06:00:00" for k in range(6)]
+    rates = make_looks()[2:]
+    with allow_far_dates():
+        files = [
+            str(write_l2(tmp_path / f"r{k}_cal.asdf", rate, start=start))
+            for k, (rate, start) in enumerate(zip(rates, starts, strict=True))
+        ]
+    history, *masks = TimeVariableBadPixel.call(
+        files, output_dir=str(tmp_path), output_file="far", save_results=True, configure_log=False
+    )
+    assert history.meta.pedigree == "INFLIGHT 2027-07-01 2032-07-01"
+    assert any("2028-07-01" < mask.meta.useafter < "2029-07-02" for mask in masks)
+    command = ["mask-at", str(tmp_path / history.meta.filename), "--exposure", files[-1]]
+    assert main([*command, "--output-dir", str(tmp_path / "at")]) == 0
+    name = capsys.readouterr().out.split("/")[-1].strip()
+    assert name == masks[-1].meta.filename
+    with pytest.warns(Warning, match="dubious year"):  # the caller's filters are as they were
+        assert Time(starts[-1]).isot
+
+
+@pytest.mark.parametrize(
+    ("telescope", "mjd", "pedigree"),
+    [
+        ("JWST", [59572.0, 60000.0], "GROUND"),
+        ("JWST", [59800.0, 60000.0], "INFLIGHT 2022-08-09 2023-02-25"),
+        ("ROMAN", [59800.0, 61400.0], "GROUND"),
+        ("ROMAN", [61400.0, 61500.0], "INFLIGHT 2026-12-26 2027-04-05"),
+        ("ROMAN", [61400.0, np.nan], "GROUND"),
+    ],
+)
+def test_what_is_older_than_the_telescope_in_space_is_ground(telescope, mjd, pedigree):
+    assert make_pedigree(np.array(mjd), telescope) == pedigree
 
 
 def test_masks_are_valid_in_rad_and_dated_between_exposures(products):
