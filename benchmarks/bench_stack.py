@@ -99,11 +99,13 @@ def stack_ccdproc(data: Path) -> dict[str, np.ndarray]:
 
 def simulate(data: Path) -> Path:
     """Simulate dithered full frames where they are not there yet; their folder."""
-    from jwst_tvbadpix.simulate import find_region, simulate_flat_programme
+    from jwst_tvbadpix.simulate import find_region, simulate_flat_programme, write_flat_truth
 
     folder = data / "simulated"
     if not (folder / "truth_flat.fits").is_file():
-        simulate_flat_programme(folder, region=find_region("FULL"), n_exposures=_N_EXPOSURES)
+        region = find_region("FULL")
+        programme = simulate_flat_programme(folder, region=region, n_exposures=_N_EXPOSURES)
+        write_flat_truth(folder, programme)
     return folder
 
 
