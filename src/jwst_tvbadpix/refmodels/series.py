@@ -11,6 +11,7 @@ from astropy.time import Time
 from stdatamodels.jwst.datamodels import MaskModel
 
 from ..badpix import MaskSpan, group_depths, plan_masks, select_counted, select_masked
+from ..dates import allow_far_dates
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError
 from .badpix import KEPT, describe_self_test
@@ -69,7 +70,8 @@ class MaskSeries:
 def format_useafter(mjd: float) -> str:
     """Write a date as USEAFTER has it: YYYY-MM-DDThh:mm:ss (UTC)."""
     # Half a second is added because MJD in float64 may lie a microsecond below the full second.
-    return Time(mjd + 0.5 / 86400, format="mjd", scale="utc").isot[:19]
+    with allow_far_dates():
+        return Time(mjd + 0.5 / 86400, format="mjd", scale="utc").isot[:19]
 
 
 def list_series(history: BadPixHistoryModel) -> tuple[MaskSeries, ...]:
