@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import asdf
 import numpy as np
@@ -22,6 +23,7 @@ from .mask import AUTHOR, SOFTWARE, check_useafter, require_pedigree
 __all__ = [
     "KNOWN_RAD",
     "RomanHeader",
+    "RomanProduct",
     "as_plain",
     "map_dq_from_roman",
     "map_dq_to_roman",
@@ -69,6 +71,38 @@ class RomanHeader:
     history: tuple[str, ...]
     author: str = AUTHOR
     origin: str = "STSCI"
+
+
+class RomanProduct:
+    """What stpipe and the steps ask of a data model; `save` is each product's own."""
+
+    __slots__ = ()
+    crds_observatory: ClassVar[str] = "roman"
+    reftype: ClassVar[str]
+    filename: str
+    header: RomanHeader
+
+    @property
+    def meta(self) -> SimpleNamespace:
+        """What the models of JWST have under the same names."""
+        header = self.header
+        return SimpleNamespace(
+            filename=self.filename,
+            reftype=self.reftype,
+            useafter=header.useafter,
+            pedigree=header.pedigree,
+            description=header.description,
+            author=header.author,
+            instrument=SimpleNamespace(name="WFI", detector=header.detector),
+        )
+
+    def get_crds_parameters(self) -> dict[str, str]:
+        """List what CRDS selects references of Roman by."""
+        return {
+            "roman.meta.instrument.name": "WFI",
+            "roman.meta.instrument.detector": self.header.detector,
+            "roman.meta.exposure.start_time": self.header.useafter,
+        }
 
 
 def require_rad() -> Any:

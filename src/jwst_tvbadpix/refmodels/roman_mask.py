@@ -3,13 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import InputError
-from .roman import RomanHeader, map_dq_from_roman, map_dq_to_roman, write_roman_mask
+from .roman import RomanHeader, RomanProduct, map_dq_from_roman, map_dq_to_roman, write_roman_mask
 
 __all__ = ["RomanMask", "build_roman_mask", "read_roman_mask"]
 
@@ -19,7 +18,7 @@ _KNOWN_TAG = "mask-2.0.0"
 
 
 @dataclass(frozen=True, slots=True)
-class RomanMask:
+class RomanMask(RomanProduct):
     """The mask of one epoch of a WFI detector; a series of them would not fit in memory.
 
     Attributes
@@ -34,35 +33,12 @@ class RomanMask:
     filename: str
     header: RomanHeader
     compose: Callable[[], np.ndarray]
-    # stpipe takes what has this, `get_crds_parameters` and `save` for a data model.
-    crds_observatory: ClassVar[str] = "roman"
+    reftype: ClassVar[str] = "MASK"
 
     @property
     def dq(self) -> np.ndarray:
         """Flags in standard bits, made anew; in the file they are Roman's."""
         return self.compose()
-
-    @property
-    def meta(self) -> SimpleNamespace:
-        """What the models of JWST have under the same names."""
-        header = self.header
-        return SimpleNamespace(
-            filename=self.filename,
-            reftype="MASK",
-            useafter=header.useafter,
-            pedigree=header.pedigree,
-            description=header.description,
-            author=header.author,
-            instrument=SimpleNamespace(name="WFI", detector=header.detector),
-        )
-
-    def get_crds_parameters(self) -> dict[str, str]:
-        """List what CRDS selects masks of Roman by."""
-        return {
-            "roman.meta.instrument.name": "WFI",
-            "roman.meta.instrument.detector": self.header.detector,
-            "roman.meta.exposure.start_time": self.header.useafter,
-        }
 
     def save(self, path: str | Path) -> Path:
         """Write the file; see `write_roman_mask`."""

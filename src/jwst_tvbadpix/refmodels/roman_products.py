@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..errors import ProductError
 from .flat import FlatSelection
 from .roman import (
     RomanHeader,
+    RomanProduct,
     as_plain,
     require_rad,
     roman_pixel_flags,
@@ -24,10 +24,8 @@ from .roman import (
 )
 
 if TYPE_CHECKING:
-    from .photom import PhotomHeader
-
-if TYPE_CHECKING:
     from ..fluxcal import Factor
+    from .photom import PhotomHeader
 
 __all__ = [
     "RomanFlat",
@@ -38,40 +36,8 @@ __all__ = [
 ]
 
 
-class _Product:
-    """What stpipe and the steps ask of a data model."""
-
-    __slots__ = ()
-    crds_observatory: ClassVar[str] = "roman"
-    reftype: ClassVar[str]
-    filename: str
-    header: RomanHeader
-
-    @property
-    def meta(self) -> SimpleNamespace:
-        """What the models of JWST have under the same names."""
-        header = self.header
-        return SimpleNamespace(
-            filename=self.filename,
-            reftype=self.reftype,
-            useafter=header.useafter,
-            pedigree=header.pedigree,
-            description=header.description,
-            author=header.author,
-            instrument=SimpleNamespace(name="WFI", detector=header.detector),
-        )
-
-    def get_crds_parameters(self) -> dict[str, str]:
-        """List what CRDS selects references of Roman by."""
-        return {
-            "roman.meta.instrument.name": "WFI",
-            "roman.meta.instrument.detector": self.header.detector,
-            "roman.meta.exposure.start_time": self.header.useafter,
-        }
-
-
 @dataclass(frozen=True, slots=True)
-class RomanFlat(_Product):
+class RomanFlat(RomanProduct):
     """The flat of one epoch, detector and optical element.
 
     Attributes
@@ -107,7 +73,7 @@ class RomanFlat(_Product):
 
 
 @dataclass(frozen=True, slots=True)
-class RomanPhotom(_Product):
+class RomanPhotom(RomanProduct):
     """The flux conversions of one detector.
 
     Attributes
