@@ -295,9 +295,10 @@ def _make_header(fit: FluxFit, standards: Standards, useafter: str, method: str)
     for role in dict.fromkeys(file.role for file in standards.files):
         names = [file.name for file in standards.files if file.role == role]
         entries.append(f"Files ({role}): {', '.join(names)}.")
+    telescope = "ROMAN" if any(band.mode.instrument == "WFI" for band in m.bands) else "JWST"
     header = PhotomHeader(
         useafter=useafter,
-        pedigree=make_pedigree(mjd) if mjd.size else "GROUND",
+        pedigree=make_pedigree(mjd, telescope) if mjd.size else "GROUND",
         description="Absolute flux calibration from standard stars",
         history=tuple(entries),
     )
