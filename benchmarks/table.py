@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from headline import WHY_LESS, Headline
@@ -192,6 +193,15 @@ def describe_machine() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GB"
 
 
+def list_versions() -> list[str]:
+    """List the packages that are installed, with their versions."""
+    found = []
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):  # a peer; its benchmark says so itself
+            found.append(f"{package} {version(package)}")
+    return found
+
+
 def escape(text: str) -> str:
     """Put on one line what must not be taken for markup, as in an error."""
     return re.sub(r"([\\*`|_])", r"\\\1", " ".join(text.split()))
@@ -207,9 +217,7 @@ def write_table(
         f"{datetime.now(UTC):%Y-%m-%d}; {describe_machine()}; load average {load:.1f} before the "
         "first run.",
         "",
-        "Python "
-        + ", ".join([platform.python_version(), *(f"{p} {version(p)}" for p in PACKAGES)])
-        + ".",
+        "Python " + ", ".join([platform.python_version(), *list_versions()]) + ".",
         "",
         ".. list-table::",
         "   :header-rows: 1",
