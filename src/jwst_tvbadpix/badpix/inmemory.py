@@ -61,7 +61,8 @@ def search_in_memory(
     axes : dict
         Dispersion axes of all looks and windows, for `compute_residuals`.
     max_bytes : int
-        Memory for a tile; it has eight rows at least.
+        Memory for a tile, which has eight rows at least, and as much for the residuals of the looks
+        that stand for all; where these need more, they are made twice.
     progress : callable, optional
         Called with (rows done, rows in all).
 
@@ -70,9 +71,12 @@ def search_in_memory(
     Search
     """
     y0, y1, x0, x1 = stack.window
-    # The looks that stand for all are compared with their surroundings once.
-    known = {int(look): k for k, look in enumerate(choose_some(len(used)))}
-    kept = np.empty((3, len(known), y1 - y0, x1 - x0), np.float32)
+    # The looks that stand for all are compared with their surroundings once, where what is found
+    # fits into memory: of the largest detectors it does not.
+    some = choose_some(len(used))
+    shape = (3, len(some), y1 - y0, x1 - x0)
+    kept = np.empty(shape, np.float32) if 4 * np.prod(shape) <= max_bytes else None
+    known = {} if kept is None else {int(look): k for k, look in enumerate(some)}
     around = survey_surroundings(stack, noise, used, halo, axes, keep=kept)
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
@@ -95,7 +99,7 @@ def search_in_memory(
         own = np.array([look])
         one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
         near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
-        if look in known:
+        if kept is not None and look in known:
             before = LocalResiduals(*kept[:, [known[look]], rows])
         else:
             before = compare_looks(rate[None], choose_looks(noise, own), one, near.outcast)
