@@ -37,6 +37,21 @@ _TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 1024
 _STAR_ROWS = 1
 
 
+def _make_room(
+    n_looks: int, shape: tuple[int, int], max_bytes: int
+) -> tuple[dict[int, int], np.ndarray | None]:
+    """Make room for the residuals of the looks that stand for all: place of each, and the array.
+
+    They are compared with their surroundings once where that fits into memory: of the largest
+    detectors it does not.
+    """
+    some = choose_some(n_looks)
+    if 12 * len(some) * shape[0] * shape[1] > max_bytes:
+        return {}, None
+    places = {int(look): k for k, look in enumerate(some)}
+    return places, np.empty((3, len(some), *shape), np.float32)
+
+
 def search_in_memory(
     stack: LookStack,
     noise: NoiseModel,
@@ -71,12 +86,7 @@ def search_in_memory(
     Search
     """
     y0, y1, x0, x1 = stack.window
-    # The looks that stand for all are compared with their surroundings once, where what is found
-    # fits into memory: of the largest detectors it does not.
-    some = choose_some(len(used))
-    shape = (3, len(some), y1 - y0, x1 - x0)
-    kept = np.empty(shape, np.float32) if 4 * np.prod(shape) <= max_bytes else None
-    known = {} if kept is None else {int(look): k for k, look in enumerate(some)}
+    known, kept = _make_room(len(used), (y1 - y0, x1 - x0), max_bytes)
     around = survey_surroundings(stack, noise, used, halo, axes, keep=kept)
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
