@@ -654,6 +654,13 @@ def test_file_truncated_within_a_header(tmp_path, rates):
     assert "short_rate.fits" in refuse([rates[1], path], InputError, "FITS")
 
 
+@pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
+def test_header_unit_that_astropy_does_not_know(tmp_path, rates):
+    path = tmp_path / "odd_rate.fits"
+    path.write_bytes(b"\0\0\0" + rates[0].read_bytes())
+    assert "odd_rate.fits" in refuse([rates[1], path], InputError, "FITS")
+
+
 @pytest.mark.parametrize("content", [b"", b"not a FITS file\n" * 300], ids=["empty", "text"])
 def test_not_fits(tmp_path, rates, content):
     path = tmp_path / "text_rate.fits"

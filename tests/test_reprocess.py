@@ -192,6 +192,8 @@ def test_absent_members_are_all_named(empty_files):
     assert str(empty_files / "x_rate.fits") in str(caught.value)
     assert "/no/y_rate.fits" in str(caught.value)
     assert "a_rate" not in str(caught.value)
+    with pytest.raises(InputError, match="1 absent"):
+        plan(write_asn(empty_files / "asn.json", ["a_rate.fits", "/"]))
 
 
 def test_all_products_are_taken_and_each_exposure_once(empty_files):

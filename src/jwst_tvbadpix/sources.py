@@ -326,7 +326,7 @@ def _scan_fits(path: Path) -> Scan:
             integer = "DQ" not in planes or hdus["DQ"].header["BITPIX"] > 0
             plain = {"SCI", "DQ"} <= set(planes) and not compressed
             places = _find_planes(hdus) if plain else None
-    except (OSError, ValueError, TypeError, KeyError, fits.VerifyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, fits.VerifyError) as error:
         raise _refuse_file(path, error) from error
     if needed > size and not compressed:
         raise InputError(

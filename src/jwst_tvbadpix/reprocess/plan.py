@@ -166,7 +166,7 @@ def _find_file(path: Path, kind: str, levels: Sequence[int]) -> Path:
     """Find the file of a member: the ramp beside a rate, where stage 1 is to run."""
     path = path.parent.resolve() / path.name
     if 1 in levels and kind in (*_LOOKS, *_COMPANIONS):
-        ramp = path.with_name(f"{_strip(path)}_uncal.fits")
+        ramp = path.parent / f"{_strip(path)}_uncal.fits"
         if ramp.is_file():
             return ramp
     return path
