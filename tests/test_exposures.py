@@ -657,7 +657,8 @@ def test_file_truncated_within_a_header(tmp_path, rates):
 @pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyUserWarning")
 def test_header_unit_that_astropy_does_not_know(tmp_path, rates):
     path = tmp_path / "odd_rate.fits"
-    path.write_bytes(b"\0\0\0" + rates[0].read_bytes())
+    content = rates[0].read_bytes()
+    path.write_bytes(3 * content[:400] + content)
     assert "odd_rate.fits" in refuse([rates[1], path], InputError, "FITS")
 
 
