@@ -107,13 +107,14 @@ def search_in_memory(
             n_evidence[start - y0 : stop - y0] += evidence
         rows = slice(first - y0, last - y0)
         own = np.array([look])
+        its_noise = choose_looks(noise, own)
         one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
         near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
         if kept is not None and look in known:
             before = LocalResiduals(*kept[:, [known[look]], rows])
         else:
-            before = compare_looks(rate[None], choose_looks(noise, own), one, near.outcast)
-        found = weigh_residuals(before, choose_looks(noise, own), find_images(one), near, part[own])
+            before = compare_looks(rate[None], its_noise, one, near.outcast)
+        found = weigh_residuals(before, its_noise, find_images(one), near, part[own])
         tile[look] = found[0][:, core]
 
     def cut() -> Iterator[tuple[int, np.ndarray]]:
