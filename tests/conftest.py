@@ -1,4 +1,4 @@
-"""Settings that all tests share: hypothesis draws the same examples each time."""
+"""Settings that all tests share: hypothesis draws the same examples, what hangs is ended."""
 
 import gc
 import sys
@@ -35,6 +35,13 @@ def pytest_runtest_setup():
     """Do so before the first test, and where one has imported much."""
     if len(sys.modules) > _imported[0] + 20:
         gc.collect()
+
+
+def pytest_collection_modifyitems(items):
+    """Give the slow tests an hour."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(3600))
 
 
 @pytest.fixture(scope="session")
