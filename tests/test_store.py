@@ -12,7 +12,8 @@ import pytest
 from arrays import ArrayStack, find
 
 from jwst_tvbadpix.atomic import make_hidden_folder, replace_whole
-from jwst_tvbadpix.badpix import find_histories
+from jwst_tvbadpix.badpix import Settings, find_histories
+from jwst_tvbadpix.badpix.find import make_solver
 from jwst_tvbadpix.badpix.outofcore import ShelvedLooks, search_shelf, survey_surroundings
 from jwst_tvbadpix.errors import StoreError
 from jwst_tvbadpix.headers import ExposureRecord
@@ -299,7 +300,8 @@ def test_memory_is_that_of_the_tiles(tmp_path):
         )
         shelf = EvidenceStore(tmp_path).open_shelf(found.block.key, records)
         looks = ShelvedLooks(ArrayStack(rate), shelf, lambda *_: None)
-        own = found.usability.used, found.noise, found.block.surroundings
+        solver = make_solver(MJD[0] + np.arange(n_looks), found.usability, Settings())
+        own = found.usability.used, found.noise, found.block.surroundings, solver
         tracemalloc.start()
         search_shelf(looks, *own, max_bytes=4_000_000)
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -35,8 +35,12 @@ __all__ = [
 ]
 
 # A pixel is looked at closely when one of these is exceeded: twice the log-likelihood ratio of
-# one step in time, offset and response over their errors, second largest |z|.
-_STEP, _OFFSET, _RESPONSE, _SECOND = 12.0, 3.3, 4.0, 4.5
+# one step in time (a change costs a history some 10 in log-odds, and the level of its bad state 3),
+# offset and response over their errors, |z| of two looks.
+_STEP, _OFFSET, _RESPONSE, _OUTLIER = 16.0, 3.3, 4.0, 4.5
+# Two cosmic rays meet a pixel in so many looks: one more outlier is asked for in each of them,
+# unless as many as the first number lie within the second of each other.
+_RAY_LOOKS, _RUN = 250, (3, 6)
 # The first of these where earlier looks found a pixel good: more than one look can say.
 _LATER_STEP = 20.0
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
@@ -515,13 +519,16 @@ def make_decoys(
 
 def _choose(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
     """Apply the quick tests: bool, shape of a plane; and the fit that they rest on."""
-    fit = pixels.fit()
-    chosen = _largest_step(fit.standardised, np.isfinite(pixels.residual)) > _STEP
+    fit, evidence = pixels.fit(), np.isfinite(pixels.residual)
+    chosen = _largest_step(fit.standardised, evidence) > _STEP
     chosen |= np.abs(fit.offset) > _OFFSET * fit.free_err(pixels.sigma_offset, fit.offset_err)
     chosen |= np.abs(fit.response) > _RESPONSE * fit.free_err(
         pixels.sigma_response, fit.response_err
     )
-    return chosen | (_second_largest(np.abs(fit.standardised)) > _SECOND), fit
+    # Where the last look alone stands out, one change explains it: the pixel may be PENDING.
+    last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
+    at_last = np.take_along_axis(fit.standardised, last[None], axis=0)[0]
+    return chosen | (np.abs(at_last) > _OUTLIER) | _has_outliers(fit.standardised), fit
 
 
 def probe_later(z: np.ndarray, n_earlier: np.ndarray) -> np.ndarray:
@@ -538,7 +545,7 @@ def probe_later(z: np.ndarray, n_earlier: np.ndarray) -> np.ndarray:
     error = np.concatenate([np.zeros_like(z[:1]), np.where(evidence, z, 0)])
     count = np.concatenate([n_earlier[None].astype(z.dtype), evidence])
     chosen = _largest_step(error, count) > _LATER_STEP
-    return chosen | (_second_largest(np.abs(error)) > _SECOND)
+    return chosen | _has_outliers(error)
 
 
 def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
@@ -556,6 +563,16 @@ def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     return best
 
 
-def _second_largest(values: np.ndarray) -> np.ndarray:
-    """Second largest along axis 0, so that one look alone decides nothing."""
-    return np.partition(values, -2, axis=0)[-2]
+def _has_outliers(z: np.ndarray) -> np.ndarray:
+    """Whether looks stand out, so many that cosmic rays alone do not do it: bool, a plane."""
+    out = np.abs(z) > _OUTLIER
+    count = np.count_nonzero(out, axis=0)
+    chosen = np.asarray(count >= 2 + len(z) // _RAY_LOOKS)
+    n_together, reach = _RUN
+    left = (count >= n_together) & ~chosen
+    if not left.any():
+        return chosen
+    total = np.cumsum(out[:, left], axis=0)
+    before = np.concatenate([np.zeros((reach, *total.shape[1:]), int), total[:-reach]])
+    chosen[left] = (total - before >= n_together).any(axis=0)
+    return chosen

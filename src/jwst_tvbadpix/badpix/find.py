@@ -20,7 +20,7 @@ from .candidates import (
     find_images,
     make_decoys,
 )
-from .histories import PixelStates, join_pixels, solve_states
+from .histories import PixelStates
 from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
@@ -42,6 +42,7 @@ from .residuals import (
     subtract_medians,
 )
 from .scores import compute_scores, find_pending
+from .solver import Solver
 from .states import compute_transitions
 from .usability import Usability, assess_looks
 
@@ -62,8 +63,6 @@ _BEYOND_DOUBT = 12.0
 _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
 _NEARLY = 2.0
-# Values (pixel, look) solved at once.
-_VALUES_AT_ONCE = 64_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,12 +215,21 @@ def find_histories(
     axes = {"dispersion_axes": tuple(dispersion_axes), **windows}
     strips = _choose_strips(stack, len(dispersion_axes))
     noise, sample, usability = _measure(stack, strips, axes, engine)
+    solver = make_solver(mid_mjd, usability, settings)
     found, shelf, around = _search(
-        stack, noise, usability.used, axes, settings, open_shelf, max_bytes, progress, engine
+        stack,
+        noise,
+        usability.used,
+        solver,
+        axes,
+        settings,
+        open_shelf,
+        max_bytes,
+        progress,
+        engine,
     )
-    candidates, n_pixels = found.candidates, _require_looks(found, usability)
-    solve = make_solver(mid_mjd, usability, settings, engine)
-    states = solve(candidates)
+    candidates, states = found.solved.candidates, found.solved.states
+    n_pixels = _require_looks(found, usability)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack, strips)
     calibration, expected_false = _calibrate(
@@ -233,7 +241,7 @@ def find_histories(
         noise,
         mid_mjd,
         find_images(axes),
-        solve,
+        solver,
         settings,
         n_pixels,
     )
@@ -270,8 +278,8 @@ def _require_looks(found: Search, usability: Usability) -> int:
             f"{n_looks}{_tell(usability)}; give more exposures"
         )
     n_pixels = int((found.n_evidence > 0).sum())
-    n_candidates = found.candidates.y.size
-    log.info("%d of %d pixels with evidence looked at closely", n_candidates, n_pixels)
+    n_kept = found.solved.candidates.y.size
+    log.info("%d of %d pixels with evidence are bad at some look, or nearly", n_kept, n_pixels)
     return n_pixels
 
 
@@ -279,6 +287,7 @@ def _search(
     stack: _Stack,
     noise: NoiseModel,
     used: np.ndarray,
+    solver: Solver,
     axes: dict[str, Any],
     settings: Settings,
     open_shelf: Callable[[str], Shelf] | None,
@@ -290,14 +299,14 @@ def _search(
     halo = _find_halo(settings)
     if open_shelf is None:
         found = search_in_memory(
-            stack, noise, used, halo, axes, max_bytes=max_bytes // 5, progress=progress
+            stack, noise, used, solver, halo, axes, max_bytes=max_bytes // 5, progress=progress
         )
         return found, None, None
     around = survey_surroundings(stack, noise, used, halo, axes, engine)
     shelf = open_shelf(hash_parts(noise, around, used, settings, axes))
     looks = shelve_looks(stack, shelf, noise, around, axes)
     found = search_shelf(
-        looks, used, noise, around, max_bytes=max_bytes, progress=progress, engine=engine
+        looks, used, noise, around, solver, max_bytes=max_bytes, progress=progress, engine=engine
     )
     return found, shelf, around
 
@@ -403,7 +412,7 @@ def _calibrate(
     noise: NoiseModel,
     mid_mjd: np.ndarray,
     images: np.ndarray,
-    solve: Callable[[Candidates], PixelStates],
+    solver: Solver,
     settings: Settings,
     n_pixels: int,
 ) -> tuple[Calibration, np.ndarray]:
@@ -414,7 +423,7 @@ def _calibrate(
     if not visits.any():
         visits = np.arange(len(mid_mjd))
     usable = np.isfinite(sample.residual).any(axis=0) & ~doubtless
-    decoys, n_decoys = make_decoys(
+    made, n_decoys = make_decoys(
         sample,
         doubtless,
         noise,
@@ -422,7 +431,8 @@ def _calibrate(
         images,
         n_copies=max(1, round(float(wanted) / max(int(usable.sum()), 1))),
     )
-    decoy_states = solve(decoys)
+    solved = solver.keep([made])
+    decoys, decoy_states = solved.candidates, solved.states
     decoy_score = compute_scores(decoys, decoy_states, settings.min_noise_ratio, neighbours=False)
     flags = _count_flags(candidates, states)
     decoy_flags = _count_flags(decoys, decoy_states)
@@ -512,35 +522,13 @@ def _sample(
     return AxisResiduals(*(np.concatenate(planes, axis=1) for planes in parts))
 
 
-def make_solver(
-    mid_mjd: np.ndarray, usability: Usability, settings: Settings, engine: Engine = THREADS
-) -> Callable[[Candidates], PixelStates]:
-    """Make the function that solves candidates in float64, some thousands at a time."""
+def make_solver(mid_mjd: np.ndarray, usability: Usability, settings: Settings) -> Solver:
+    """Make what solves candidates."""
     transitions = compute_transitions(
         mid_mjd,
         start_bad=settings.start_bad,
         onset_per_year=settings.onset_per_year,
         recovery_per_year=settings.recovery_per_year,
     )
-    step = max(256, _VALUES_AT_ONCE // len(mid_mjd))
-
-    def solve_some(some: Candidates) -> PixelStates:
-        return solve_states(
-            *(getattr(some, key).astype(float) for key in ("residual", "local", "variance")),
-            sigma_offset=some.sigma_offset.astype(float),
-            sigma_response=some.sigma_response.astype(float),
-            transitions=transitions,
-            llr_caps=settings.llr_cap * usability.score,
-            min_effect=settings.min_effect,
-            min_noise_ratio=settings.min_noise_ratio,
-        )
-
-    def solve(candidates: Candidates) -> PixelStates:
-        planes = [getattr(candidates, f.name) for f in fields(candidates)]
-        some = (
-            Candidates(*(plane[..., start : start + step] for plane in planes))
-            for start in range(0, max(candidates.y.size, 1), step)
-        )
-        return join_pixels(list(engine.map(solve_some, some)))
-
-    return solve
+    caps = settings.llr_cap * usability.score
+    return Solver(transitions, caps, settings.min_effect, settings.min_noise_ratio)

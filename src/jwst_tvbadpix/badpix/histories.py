@@ -8,7 +8,7 @@ import numpy as np
 
 from .states import Transitions, infer_states
 
-__all__ = ["PixelStates", "join_pixels", "solve_states"]
+__all__ = ["PixelStates", "join_pixels", "solve_states", "take_pixels"]
 
 _Parts = TypeVar("_Parts")
 
@@ -68,6 +68,12 @@ def join_pixels(parts: Sequence[_Parts]) -> _Parts:
     names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
     planes = (np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names)
     return type(parts[0])(*map(np.ascontiguousarray, planes))
+
+
+def take_pixels(whole: _Parts, chosen: np.ndarray | slice) -> _Parts:
+    """Take some pixels of what `join_pixels` joins."""
+    names = [f.name for f in fields(whole)]  # type: ignore[arg-type]
+    return type(whole)(*(getattr(whole, name)[..., chosen] for name in names))
 
 
 @dataclass(frozen=True, slots=True)

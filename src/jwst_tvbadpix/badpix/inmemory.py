@@ -15,6 +15,8 @@ import numpy as np
 
 from ..parallel import map_in_threads
 from .candidates import (
+    Candidates,
+    Control,
     Surroundings,
     choose_looks,
     choose_some,
@@ -27,6 +29,7 @@ from .histories import join_pixels
 from .noise import NoiseModel
 from .outofcore import LookStack, Search, split_piece, survey_surroundings
 from .residuals import LocalResiduals
+from .solver import Solver
 
 __all__ = ["search_in_memory"]
 
@@ -56,6 +59,7 @@ def search_in_memory(
     stack: LookStack,
     noise: NoiseModel,
     used: np.ndarray,
+    solver: Solver,
     halo: int,
     axes: dict[str, Any],
     *,
@@ -71,6 +75,7 @@ def search_in_memory(
         Of all looks.
     used : ndarray of bool, shape (n_looks,)
         Looks that are evidence.
+    solver : Solver
     halo : int
         Rows around a block that the surroundings of its pixels depend on.
     axes : dict
@@ -135,8 +140,14 @@ def search_in_memory(
             if progress:
                 progress(stop - y0, y1 - y0)
 
-    def test(piece: tuple[int, np.ndarray]) -> tuple[Any, Any]:
+    def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control]:
         return split_piece(*piece, noise, around, stack.window)[:2]
 
-    candidates, controls = zip(*map_in_threads(test, cut()), strict=True)
-    return Search(join_pixels(candidates), join_pixels(controls), n_evidence, n_pixels, n_hidden)
+    controls = []
+
+    def find() -> Iterator[Candidates]:
+        for candidates, control in map_in_threads(test, cut()):
+            controls.append(control)
+            yield candidates
+
+    return Search(solver.keep(find()), join_pixels(controls), n_evidence, n_pixels, n_hidden)

@@ -158,7 +158,9 @@ def calibrate_scores(
     )
     share *= excess
     mirrored = score[negative & (n_flags > 0)]
-    tail = _Tail.fit(decoy_score, decoy_flags * share, mirrored)
+    # A decoy that would flag nothing is no false alarm, however many there are at low scores.
+    alarm = decoy_flags > 0
+    tail = _Tail.fit(decoy_score[alarm], decoy_flags[alarm] * share, mirrored)
     order = np.argsort(score)
     ordered, flags = score[order], n_flags[order]
     found = np.cumsum(flags[::-1])[::-1]
@@ -166,8 +168,8 @@ def calibrate_scores(
     allowed = (ordered >= LOWEST_SCORE) & (found > 0) & (false <= fdr * found)
     first = int(allowed.argmax()) if allowed.any() else ordered.size
     threshold = float(ordered[first]) if allowed.any() else np.inf
-    pixels = _Tail.fit(decoy_score, np.full(decoy_score.shape, share), mirrored)
-    at, odds = _measure_odds(ordered[flags > 0], pixels)
+    pixels = _Tail.fit(decoy_score[alarm], np.full(alarm.sum(), share), mirrored)
+    at, odds = _measure_odds(ordered[(flags > 0) & (ordered >= LOWEST_SCORE)], pixels)
     return Calibration(
         fdr=fdr,
         threshold=threshold,

@@ -44,6 +44,7 @@ from .candidates import (
 from .histories import join_pixels
 from .noise import NoiseModel
 from .regression import BackgroundFit
+from .solver import Solved, Solver
 
 __all__ = [
     "KEPT",
@@ -117,7 +118,8 @@ class Search:
 
     Attributes
     ----------
-    candidates : Candidates
+    solved : Solved
+        Candidates that are bad at some look, or may be.
     control : Control
     n_evidence : ndarray of int32, shape of the window
         Number of looks with evidence.
@@ -127,7 +129,7 @@ class Search:
         Offset [DN/s] and response of every pixel, where they were kept.
     """
 
-    candidates: Candidates
+    solved: Solved
     control: Control
     n_evidence: np.ndarray
     n_pixels: np.ndarray
@@ -323,6 +325,7 @@ def search_shelf(
     used: np.ndarray,
     noise: NoiseModel,
     surroundings: Surroundings,
+    solver: Solver,
     *,
     max_bytes: int,
     progress: Callable[[int, int], None] | None = None,
@@ -338,6 +341,7 @@ def search_shelf(
         Looks that are evidence.
     noise : NoiseModel
     surroundings : Surroundings
+    solver : Solver
     max_bytes : int
         Memory for tiles and what is made of them; a tile has one row at least.
     progress : callable, optional
@@ -358,17 +362,22 @@ def search_shelf(
         candidates, control, fit = split_piece(*piece, noise, surroundings, looks.stack.window)
         return candidates, control, np.stack([fit.offset, fit.response])
 
-    parts = []
+    controls, levels = [], []
     chosen = [int(k) if use else None for k, use in enumerate(used)]
-    for part in engine.map_rows(test, partial(cut_tiles, looks, chosen), y1 - y0, max_bytes):
-        parts.append(part)
-        if progress:
-            done = sum(levels.shape[1] for *_, levels in parts)
-            progress(done // (x1 - x0), y1 - y0)
-    candidates, control, levels = zip(*parts, strict=True)
+
+    def find() -> Iterator[Candidates]:
+        cut, done = partial(cut_tiles, looks, chosen), 0
+        for candidates, control, level in engine.map_rows(test, cut, y1 - y0, max_bytes):
+            controls.append(control)
+            levels.append(level)
+            done += level.shape[1]
+            if progress:
+                progress(done // (x1 - x0), y1 - y0)
+            yield candidates
+
     return Search(
-        join_pixels(candidates),
-        join_pixels(control),
+        solver.keep(find(), engine),
+        join_pixels(controls),
         n_evidence,
         n_pixels,
         n_hidden,

@@ -94,7 +94,7 @@ def update_histories(
         promoted.sum(),
     )
     candidates, control = _gather(looks, block, used, promoted, noise, progress)
-    states = make_solver(mid_mjd, usability, settings, engine)(candidates)
+    states = make_solver(mid_mjd, usability, settings).solve(candidates, engine)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     bad = (states.bad > 0.5) & (score >= block.calibration.threshold)
     usual = float(np.median(block.expected_false[block.usability.used]))
