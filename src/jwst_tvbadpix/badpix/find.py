@@ -50,9 +50,9 @@ __all__ = ["PixelHistories", "Settings", "find_histories", "make_solver"]
 
 log = logging.getLogger(__name__)
 
-# Values in the sample that the noise is measured from; strips of each range of rows, and their
-# least and largest height.
-_SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 4_000_000, 12, (2, 16)
+# Values in the sample that the noise is measured from, of each look and of all; strips of each
+# range of rows, and their least and largest height.
+_LOOK_VALUES, _SAMPLE_VALUES, _N_STRIPS, _STRIP_ROWS = 60_000, 4_000_000, 12, (2, 16)
 # Looks of a strip that are held at once.
 _LOOKS_AT_ONCE = 64
 # Decoys made: twice the pixels, within these limits.
@@ -370,7 +370,7 @@ def _measure(
     """Measure noise and pattern on the strips, and what each look is worth."""
     medians = _sample(stack, strips, axes, engine)
     rough = combine_axes(medians)
-    sample = combine_axes(medians, compute_sigma(fit_noise(rough), rough))
+    sample = combine_axes(medians, compute_sigma(fit_noise(rough, n_iterations=1), rough))
     noise = fit_noise(sample)
     usability = assess_looks(sample, noise)
     if not usability.used.any():
@@ -476,7 +476,7 @@ def _choose_strips(stack: _Stack, n_looks: int) -> list[tuple[int, int]]:
     and every level must be met.
     """
     x0, x1 = stack.window[2:]
-    rows = _SAMPLE_VALUES // (n_looks * (x1 - x0) * _N_STRIPS)
+    rows = min(_LOOK_VALUES, _SAMPLE_VALUES // n_looks) // ((x1 - x0) * _N_STRIPS)
     height = int(np.clip(rows, *_STRIP_ROWS))
     strips = set()
     for first, last in stack.row_ranges:

