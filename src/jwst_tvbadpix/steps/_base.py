@@ -18,7 +18,7 @@ from stpipe import config_parser, crds_client
 from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
-from ..atomic import make_hidden_folder
+from ..atomic import make_hidden_folder, open_hidden_folder
 from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
@@ -303,9 +303,12 @@ class TvBadPixStep(Step):
 
 
 def _save_masks(planned: Sequence[PlannedMask], folder: Path) -> None:
-    """Build masks one by one, and save each."""
-    for mask in planned:
-        _save(mask.build(), folder / mask.filename)
+    """Build masks one by one, and save each; they appear together."""
+    with open_hidden_folder(folder) as place:
+        for mask in planned:
+            _save(mask.build(), place / mask.filename)
+        for path in place.iterdir():
+            path.replace(folder / path.name)
 
 
 def _save(model: Any, path: Path) -> None:
