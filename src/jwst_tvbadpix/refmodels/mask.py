@@ -397,7 +397,7 @@ def _list_flags(dq_def: Any) -> list[tuple[int, str]]:
 
 def _decode(dq: np.ndarray, flags: list[tuple[int, str]], path: Path) -> np.ndarray:
     """Turn the bits of a file into standard bits."""
-    coded = (dq.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
+    coded = dq if dq.dtype == np.uint32 else (dq.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
     if not flags:
         return coded
     decoded = np.zeros(coded.shape, np.uint32)
