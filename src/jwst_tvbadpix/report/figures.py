@@ -251,8 +251,8 @@ def _draw_bars(
 
     left, right, top = middle - width / 2, middle + width / 2, base + height
     corners = [(left, base), (right, base), (right, top), (left, top)]
-    verts = np.stack([np.stack(corner, axis=1) for corner in corners], axis=1)
-    ax.add_collection(PolyCollection(verts, color=CLASS_COLOURS[name], label=name, lw=0))
+    bars = list(np.stack([np.stack(corner, axis=1) for corner in corners], axis=1))
+    ax.add_collection(PolyCollection(bars, color=CLASS_COLOURS[name], label=name, lw=0))
     ax.autoscale_view()
 
 
