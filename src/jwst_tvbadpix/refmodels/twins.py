@@ -44,6 +44,9 @@ _TWIN_LEVEL = 3
 # Flags that stdatamodels has decoded rightly out of our files, by model and form of the file.
 _DECODED: defaultdict[tuple[type, str], set[int]] = defaultdict(set)
 
+# Arrays that a schema allows, by model: name, type and number of axes, all that it prescribes.
+_VALID: set[tuple[type, frozenset[tuple[str, np.dtype, int]]]] = set()
+
 
 def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[Path, Path]:
     """Write the ASDF and the FITS file of one reference model, or neither.
@@ -144,8 +147,11 @@ def _prepare(
             entry["time"] = made
     _require_metadata(prepared, final)
     whole = prepared._instance
+    arrays = {key: node for key, node in whole.items() if _is_array(node)}
+    kinds = type(model), frozenset((key, a.dtype, a.ndim) for key, a in arrays.items())
     # What asdf itself prescribes it validates when it writes.
-    prepared._instance = {key: node for key, node in whole.items() if key not in _ASDF_OWN}
+    done = {*_ASDF_OWN, *(arrays if kinds in _VALID else ())}
+    prepared._instance = {key: node for key, node in whole.items() if key not in done}
     try:
         prepared.validate()
     except Exception as error:
@@ -154,6 +160,7 @@ def _prepare(
             f"{final.name}, found: {error}; correct the array or the metadata"
         ) from error
     prepared._instance = whole
+    _VALID.add(kinds)
     return prepared, deepcopy(whole)
 
 
@@ -332,7 +339,7 @@ def _save_fits(tree: dict[str, Any], homes: dict[str, _Home], path: Path) -> Non
                 hdus[home.hdu].header[home.keyword] = (metadata[key], home.title)
         for entry in _history(tree):
             hdus["PRIMARY"].header["HISTORY"] = entry["description"]
-        fits.HDUList(list(hdus.values())).writeto(path)
+        fits.HDUList(list(hdus.values())).writeto(path, overwrite=True)
 
 
 def _same_array(expected: np.ndarray, found: np.ndarray) -> bool:

@@ -176,8 +176,9 @@ def _find_residuals(history: Any, y: int, x: int) -> tuple[np.ndarray, np.ndarra
         kept = history[group].instance
         found = np.flatnonzero((kept["y"] == y) & (kept["x"] == x))
         if found.size:
-            residual, noise = (values[found[0]] for values in unpack_residuals(history, group))
-            return residual, noise
+            row = int(found[0])
+            residual, noise = unpack_residuals(history, group, np.s_[row : row + 1])
+            return residual[0], noise[0]
     raise ValueError(
         f"expected a candidate of the history, found pixel y={y} x={x}; its residuals were "
         "not kept because no exposure made it stand out"

@@ -21,7 +21,7 @@ from stpipe import config_parser, crds_client
 from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
-from ..atomic import make_hidden_folder, open_hidden_folder
+from ..atomic import is_hidden, make_hidden_folder, open_hidden_folder
 from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
@@ -238,7 +238,8 @@ class TvBadPixStep(Step):
         if self._staging is None:
             return []
         folder = self._output_folder()
-        names = sorted(path.name for path in self._staging.iterdir())
+        # A hidden folder is what a process that was killed has left.
+        names = sorted(path.name for path in self._staging.iterdir() if not is_hidden(path))
         paths = [folder / name for name in names]
         rename_all([self._staging / name for name in names], paths)
         ends = " to ".join(dict.fromkeys((names[0], names[-1])))
@@ -334,7 +335,8 @@ def _save_masks(planned: Sequence[PlannedMask], folder: Path, taken: np.ndarray,
             mask = planned[-1 - taken[1] if end else taken[0]]
             taken[end] += 1
             _save(mask.build(), place / mask.filename)
-            for path in place.iterdir():
+            # The ASDF file, which tells that a mask is there, last.
+            for path in sorted(place.iterdir(), reverse=True):
                 path.replace(folder / path.name)
 
 
