@@ -3,6 +3,7 @@ import os
 import shutil
 import stat
 import time
+from collections import defaultdict
 
 import asdf
 import numpy as np
@@ -11,7 +12,7 @@ from asdf.schema import load_schema
 from astropy.io import fits
 from astropy.table import Table
 from jwst.dq_init.dq_init_step import DQInitStep
-from stdatamodels.jwst.datamodels import MaskModel, RampModel
+from stdatamodels.jwst.datamodels import MaskModel, RampModel, model_base
 
 from jwst_tvbadpix.errors import DateError, DetectorError, InputError, ProductError
 from jwst_tvbadpix.refmodels import (
@@ -229,6 +230,32 @@ def test_what_reads_back_differently_is_not_left(tmp_path, monkeypatch, writer, 
     with pytest.raises(ProductError, match=message):
         write_twins(make_mask(), tmp_path / "mask")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_are_decoded_anew_where_they_are_new(tmp_path, monkeypatch):
+    """What stdatamodels decoded rightly is not asked again; what it never saw is."""
+    monkeypatch.setattr(twins, "_DECODED", defaultdict(set))
+    write_twins(make_mask(), tmp_path / "one")
+
+    def lose(model, *args, **kwargs):
+        return model.dq & ~np.uint32(dq_value("LOW_QE"))
+
+    monkeypatch.setattr(model_base, "dynamic_mask", lose)
+    write_twins(make_mask(make_dq(1)), tmp_path / "two")
+    dq = make_dq()
+    dq[600, 600] = dq_value("LOW_QE", "DO_NOT_USE")
+    with pytest.raises(ProductError, match="dq opened by stdatamodels"):
+        write_twins(make_mask(dq), tmp_path / "three")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_an_array_of_another_type_is_refused_after_one_of_the_right(tmp_path):
+    write_twins(make_mask(), tmp_path / "one")
+    wrong = make_mask()
+    wrong._instance["dq"] = make_dq().astype(np.int64)
+    with pytest.raises(ProductError, match="follows the schema of MaskModel"):
+        write_twins(wrong, tmp_path / "two")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def list_cards(header):

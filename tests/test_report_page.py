@@ -1,5 +1,6 @@
 import logging
 import re
+import sys
 from pathlib import Path
 
 import asdf
@@ -17,10 +18,12 @@ from jwst_tvbadpix.report import (
     Verdict,
     build_report,
     find_groups,
+    import_drawing,
     try_item,
     write_figures,
     write_page,
 )
+from jwst_tvbadpix.report.products import read_product
 
 EVIL = "<script>alert('1')</script>&\"</td>"
 SAFE = "&lt;script&gt;alert("
@@ -171,6 +174,13 @@ def test_a_failing_page_leaves_the_old_one(tmp_path):
     assert (tmp_path / "page.html").read_bytes() == before
 
 
+def test_what_draws_is_imported_where_it_is_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bokeh.plotting", None)
+    monkeypatch.delitem(sys.modules, "jinja2", raising=False)
+    import_drawing()
+    assert "jinja2" in sys.modules
+
+
 def test_figures_as_files_of_their_own(tmp_path):
     page = make_page(
         Item("", "", make_figure(), "one"), Item("", "", make_figure()), Item("", "", Table(), "no")
@@ -206,6 +216,16 @@ def test_products_of_a_run_are_found_beside_each_other(tmp_path):
     assert names_of(find_groups([history])) == wanted
     assert names_of(find_groups([mask])) == wanted
     assert names_of(find_groups([mask, history])) == wanted
+
+
+def test_a_product_that_was_replaced_is_read_anew(tmp_path):
+    name = "run_MIRIMAGE_P750L_mask_20220101T000000.asdf"
+    for date in ("2022-01-01T00:00:00", "2023-01-01T00:00:00"):
+        path = write_head(tmp_path, name, "MASK", useafter=date)
+        assert read_product(path).useafter == date
+    path.unlink()
+    with pytest.raises(InputError, match="found no file"):
+        read_product(path)
 
 
 def test_runs_of_a_name_get_pages_of_their_own(tmp_path):

@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import types
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from astropy.table import Table
 from astropy.time import Time
 from jwst.datamodels import ModelLibrary
 from pipeline import make_bare_environment
+from report_history import make_report_history
 from stdatamodels.jwst import datamodels
 from stpipe import Step
 from stpipe.exceptions import ValidationError
@@ -39,6 +41,7 @@ from jwst_tvbadpix.refmodels import (
     dq_value,
     history_columns,
     identity_dq_def,
+    plan_mask_series,
     read_history,
     read_mask_dq,
     write_twins,
@@ -1082,10 +1085,11 @@ def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, mo
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
 
     def fail(model, path):
-        if len(os.listdir(path.parent)) > 4:
+        if len(list(folder.rglob("*_mask_*"))) > n_masks + 4:
             raise OSError("no space left on device")
         return write_twins(model, path)
 
+    n_masks = sum("_mask_" in name for name in before)
     with monkeypatch.context() as patch:
         patch.setattr(_base, "write_twins", fail)
         with pytest.raises(OSError, match="no space"):
@@ -1094,6 +1098,65 @@ def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, mo
     caplog.clear()
     run(dating="detected")
     assert "of an earlier run of the same name" in caplog.text
+
+
+# Of two processes that save masks one is killed, between the two files of its second.
+_KILLED = """
+import os, signal, sys, time
+from jwst_tvbadpix.steps import TimeVariableBadPixel, _base
+
+here, save, calls = os.getpid(), _base.write_twins, []
+
+def save_or_die(model, path):
+    calls.append(path)
+    if len(calls) == 1 and os.getpid() == here:
+        time.sleep(2)
+    paths = save(model, path)
+    if len(calls) == 2 and os.getpid() != here:
+        paths[1].replace(path.parent.parent / paths[1].name)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return paths
+
+_base.write_twins = save_or_die
+TimeVariableBadPixel.call(sys.argv[1], save_results=True, report=False, output_dir=sys.argv[2])
+print(len(calls))
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or len(os.sched_getaffinity(0)) == 1,
+    reason="nothing is forked on one processor, or beside Linux",
+)
+def test_what_a_killed_process_did_not_save_is_saved_by_the_other(programme, folder, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    association = str(programme.association)
+    # A process of its own has none of the threads beside which nothing is forked.
+    command = [sys.executable, "-c", _KILLED, association, str(folder / "killed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    TimeVariableBadPixel.call(
+        association, save_results=True, report=False, output_dir=str(folder / "sound")
+    )
+    killed, sound = (
+        {path.name: path.read_bytes() for path in (folder / name).iterdir()}
+        for name in ("killed", "sound")
+    )
+    assert killed == sound
+    # All but the first mask, which the other process has saved.
+    assert int(done.stdout) == sum(name.endswith(".fits") for name in sound) - 1
+
+
+def test_masks_that_are_saved_take_no_memory_with_their_number(folder):
+    rows = [(300 + k, 700, "HOT", k, None, False) for k in range(1, 12)]
+    planned = plan_mask_series(make_report_history(rows), "run")
+    peaks = []
+    for number in (2, len(planned)):
+        tracemalloc.start()
+        _base._save_masks(planned[:number], folder, np.zeros(2, int), 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert len(planned) > 8
+    assert peaks[1] < peaks[0] + 2e6  # a mask has 4e6 bytes
 
 
 @pytest.mark.parametrize("name", ["../escape", "/absolute", "n\u00e4me", "", "x" * 200, ".hidden"])

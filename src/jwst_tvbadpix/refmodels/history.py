@@ -321,7 +321,7 @@ def pack_residuals(
 
 
 def unpack_residuals(
-    history: BadPixHistoryModel, group: str = "residuals"
+    history: BadPixHistoryModel, group: str = "residuals", rows: slice = np.s_[:]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unpack the evidence of the candidate pixels, or of the control sample.
 
@@ -329,6 +329,8 @@ def unpack_residuals(
     ----------
     history : BadPixHistoryModel
     group : {'residuals', 'control'}
+    rows : slice
+        Which pixels of the group.
 
     Returns
     -------
@@ -336,10 +338,10 @@ def unpack_residuals(
         [DN/s], rows as `y` and `x` of the group; NaN = no evidence.
     """
     kept = history[group].instance
-    scale = np.asarray(kept["scale"], np.float32)[:, None]
+    scale = np.asarray(kept["scale"], np.float32)[rows, None]
     residual, noise = (
-        np.where(kept[name] == _NO_EVIDENCE, np.float32(np.nan), kept[name] * scale)
-        for name in ("residual", "noise")
+        np.where(steps == _NO_EVIDENCE, np.float32(np.nan), steps * scale)
+        for steps in (kept["residual"][rows], kept["noise"][rows])
     )
     return residual, noise
 

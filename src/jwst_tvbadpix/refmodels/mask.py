@@ -10,11 +10,13 @@ from typing import Any
 
 import asdf
 import numpy as np
+from asdf.tags.core import AsdfObject, HistoryEntry, Software
 from astropy.io import fits
 from stdatamodels.jwst.datamodels import MaskModel
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from .. import __version__
+from ..atomic import find_creation_time
 from ..detectors import Detector, get_detector
 from ..errors import DateError, DetectorError, InputError, ProductError
 from ..files import open_asdf
@@ -133,7 +135,10 @@ def build_mask(
     _require_one_kind(filters, patterns)
     irs2 = patterns[0] in IRS2_READPATTS and facts.irs2_shape is not None
     framed = interleave_irs2(dq, facts) if irs2 else dq.copy()
-    model = MaskModel(dq=framed, strict_validation=True)
+    # Writers validate arrays and history: here it would take most of the time of a mask.
+    entries = [_make_entry(text) for text in history]
+    tree = AsdfObject({"dq": framed, "history": {"entries": entries}})
+    model = MaskModel(tree, strict_validation=True)
     meta = model.meta
     try:
         meta.reftype, meta.author, meta.pedigree = "MASK", author, pedigree
@@ -156,9 +161,13 @@ def build_mask(
             f"expected keywords that the schema of masks allows, found: {error.message}; "
             "correct the filter, the readout pattern or the text"
         ) from error
-    for entry in history:
-        model.add_history_entry(entry, SOFTWARE)
     return model
+
+
+def _make_entry(text: str) -> HistoryEntry:
+    """Make an entry of HISTORY, as asdf does."""
+    time = find_creation_time().replace(microsecond=0)
+    return HistoryEntry(description=text, time=time, software=Software(SOFTWARE))
 
 
 def build_neutral_mask(
@@ -388,7 +397,7 @@ def _list_flags(dq_def: Any) -> list[tuple[int, str]]:
 
 def _decode(dq: np.ndarray, flags: list[tuple[int, str]], path: Path) -> np.ndarray:
     """Turn the bits of a file into standard bits."""
-    coded = (dq.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
+    coded = dq if dq.dtype == np.uint32 else (dq.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
     if not flags:
         return coded
     decoded = np.zeros(coded.shape, np.uint32)

@@ -11,7 +11,9 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,6 +27,7 @@ __all__ = [
     "Page",
     "Section",
     "Verdict",
+    "import_drawing",
     "list_figures",
     "try_item",
     "write_figures",
@@ -120,6 +123,13 @@ class Page:
     provenance: Mapping[str, str]
     sections: tuple[Section, ...]
     missing: tuple[str, ...] = ()
+
+
+def import_drawing() -> None:
+    """Import what draws pages, where there is time for it; what is not there is told later."""
+    for name in ("matplotlib.backends.backend_agg", "jinja2", "bokeh.plotting"):
+        with suppress(ImportError):
+            import_module(name)
 
 
 def try_item(missing: list[str], title: str, make: Callable[[], _Made]) -> _Made | None:

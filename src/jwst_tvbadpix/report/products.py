@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,13 @@ def read_product(path: Path) -> Product:
     advice = "give a history, mask, star flat, flat, absflux or photom file (.asdf), or a folder"
     if not path.is_file():
         raise InputError(f"expected a product, found no file at {path}; {advice}")
+    now = path.stat()
+    return _read_head(path, advice, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_head(path: Path, advice: str, *_: int) -> Product:
+    """Read what a file is, once for all parts of a page while it stays as it is."""
     try:
         require_plain_tree(path)
         tree = load_yaml(path, tagged=False)

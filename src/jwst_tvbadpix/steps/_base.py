@@ -2,15 +2,18 @@
 
 import glob
 import logging
+import mmap
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
@@ -18,7 +21,7 @@ from stpipe import config_parser, crds_client
 from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
-from ..atomic import make_hidden_folder
+from ..atomic import is_hidden, make_hidden_folder, open_hidden_folder
 from ..dates import allow_far_dates
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
@@ -36,7 +39,7 @@ from ..refmodels import (
     write_twins,
 )
 from ..refmodels.absflux import AbsFluxModel
-from ..report import build_report, find_groups, write_figures, write_page
+from ..report import build_report, find_groups, import_drawing, write_figures, write_page
 
 __all__ = ["Products", "TvBadPixStep", "ask_crds", "find_reference", "has_crds", "show_progress"]
 
@@ -54,8 +57,8 @@ _SUFFIX = re.compile(
 _ROMAN = RomanFlat | RomanMask | RomanPhotom
 
 
-# Most masks that are held in memory [4 to 8 MB each], and those saved while a history is.
-_HELD_MASKS, _HISTORY_MASKS = 64, 8
+# Most masks that are held in memory [4 to 8 MB each].
+_HELD_MASKS = 64
 
 
 class Products(list[Any]):
@@ -100,10 +103,11 @@ class TvBadPixStep(Step):
     _staging: Path | None = None
     # Products of an earlier run that are as this one would make them, and stay.
     _unchanged: tuple[Path, ...] = ()
-    # Of a run: what ends with it, the masks that this process saves at its end, and the end of
-    # the process that saves the others.
+    # Of a run: what ends with it, the masks that it saves, how many of them were taken from
+    # either end of the list, and the end of the process that takes them from the first on.
     _beside: ExitStack | None = None
-    _later: Sequence[PlannedMask] = ()
+    _planned: Sequence[PlannedMask] = ()
+    _shared: np.ndarray | None = None
     _wait: Callable[[], None] | None = None
 
     @staticmethod
@@ -169,8 +173,8 @@ class TvBadPixStep(Step):
         finally:
             if self._staging:
                 shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = self._beside = self._wait = None
-            self._later = ()
+            self._staging = self._beside = self._wait = self._shared = None
+            self._planned = ()
 
     def list_products(self, history: BadPixHistoryModel, planned: list[PlannedMask]) -> list[Any]:
         """List a history and its masks, and begin to save the masks in a second process.
@@ -180,18 +184,27 @@ class TvBadPixStep(Step):
         products = Products([history, *planned])
         if self._beside is None or not self.save_results or self._post_hooks:
             return products if len(planned) > _HELD_MASKS else list(products)
-        n_here = max(0, (len(planned) - _HISTORY_MASKS) // 2)
-        self._later, others = planned[:n_here], planned[n_here:]
         folder = self.stage(self._output_folder())
-        self._wait = self._beside.enter_context(run_beside(lambda: _save_masks(others, folder)))
+        # Memory that a fork shares.
+        self._planned, self._shared = planned, np.frombuffer(mmap.mmap(-1, 16), np.int64)
+        save = partial(_save_masks, planned, folder, self._shared, 0)
+        self._wait = self._beside.enter_context(run_beside(save))
         products.planned = True
         return products
 
     def _save_planned(self) -> None:
-        """Save the masks that are left to this process, and wait for the others."""
-        if self._wait:
-            _save_masks(self._later, self.stage(self._output_folder()))
-            self._wait()
+        """Save masks from the last on while another process does from the first on."""
+        if self._wait is None or self._shared is None:
+            return
+        if getattr(self, "report", False):
+            import_drawing()
+        folder = self.stage(self._output_folder())
+        _save_masks(self._planned, folder, self._shared, 1)
+        self._wait()
+        # What the other process could not save, or the reason why.
+        for mask in self._planned:
+            if not (folder / mask.filename).is_file():
+                _save(mask.build(), folder / mask.filename)
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
@@ -225,7 +238,8 @@ class TvBadPixStep(Step):
         if self._staging is None:
             return []
         folder = self._output_folder()
-        names = sorted(path.name for path in self._staging.iterdir())
+        # A hidden folder is what a process that was killed has left.
+        names = sorted(path.name for path in self._staging.iterdir() if not is_hidden(path))
         paths = [folder / name for name in names]
         rename_all([self._staging / name for name in names], paths)
         ends = " to ".join(dict.fromkeys((names[0], names[-1])))
@@ -302,10 +316,28 @@ class TvBadPixStep(Step):
         return self.make_input_path(str(inputs)) if isinstance(inputs, str | Path) else inputs
 
 
-def _save_masks(planned: Sequence[PlannedMask], folder: Path) -> None:
-    """Build masks one by one, and save each."""
-    for mask in planned:
-        _save(mask.build(), folder / mask.filename)
+def _save_masks(planned: Sequence[PlannedMask], folder: Path, taken: np.ndarray, end: int) -> None:
+    """Build masks one by one from an end of their list, and save each, until none is left.
+
+    Where two processes meet both may take the same mask: the files are the same.
+
+    Parameters
+    ----------
+    planned : sequence of PlannedMask
+    folder : Path
+    taken : ndarray of int, shape (2,)
+        How many were taken from the first on, and from the last on; in shared memory.
+    end : {0, 1}
+        Which of them this process takes.
+    """
+    with open_hidden_folder(folder) as place:
+        while taken.sum() < len(planned):
+            mask = planned[-1 - taken[1] if end else taken[0]]
+            taken[end] += 1
+            _save(mask.build(), place / mask.filename)
+            # The ASDF file, which tells that a mask is there, last.
+            for path in sorted(place.iterdir(), reverse=True):
+                path.replace(folder / path.name)
 
 
 def _save(model: Any, path: Path) -> None:
