@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
 from stpipe import config_parser, crds_client
@@ -19,7 +18,7 @@ from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
 from ..atomic import make_hidden_folder
-from ..dates import allow_far_dates
+from ..dates import allow_far_dates, to_isot
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
@@ -396,7 +395,7 @@ def find_reference(
     InputError
         There is no CRDS set-up, or it has no such reference.
     """
-    date, time = Time(record.start_mjd, format="mjd").isot.split("T")
+    date, time = to_isot(record.start_mjd).split("T")
     parameters = {
         "meta.instrument.name": instrument,
         "meta.instrument.detector": record.detector,

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.time import Time
 from jwst.lib import reffile_utils
 from stdatamodels.jwst.datamodels import JwstDataModel, MaskModel
 from stpipe import crds_client
 
+from ..dates import to_isot
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
 from ..files import compute_sha256, open_asdf
@@ -154,7 +154,7 @@ def _read_start(exposure: JwstDataModel, name: str) -> str:
     try:
         if not date or not time:
             raise ValueError("absent")
-        return str(Time(f"{date}T{time}", scale="utc").isot)
+        return to_isot(f"{date}T{time}")
     except ValueError as error:
         raise DateError(
             f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found {date!r} "
@@ -316,7 +316,7 @@ def _choose_file(exposure: JwstDataModel, start: str, paths: Sequence[Path]) -> 
 def _second(useafter: str, path: Path) -> str:
     """Read a USEAFTER to the millisecond, so that it compares with the start."""
     try:
-        return str(Time(useafter, scale="utc").isot)
+        return to_isot(useafter)
     except ValueError as error:
         raise DateError(
             f"expected USEAFTER as YYYY-MM-DDThh:mm:ss in {path}, found {useafter!r}; correct it"
