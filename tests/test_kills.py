@@ -40,7 +40,7 @@ def test_a_killed_command_leaves_whole_files_and_can_be_run_again(server, inputs
 @pytest.mark.parametrize("name", [writer.name for writer in WRITERS])
 def test_every_command_survives_200_kills_over_all(server, inputs, tmp_path, name):
     count = BY_NAME[name].kills
-    assert kill_often(server, inputs, tmp_path, name, count) >= count // 2
+    assert kill_often(server, inputs, tmp_path, name, count) >= count // 3
 
 
 def test_200_kills_are_planned():
