@@ -57,12 +57,15 @@ def mounted(folder, options):
     """A file system of its own, where this user may have one."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(command, capture_output=True, timeout=300).returncode
+    ):
         pytest.skip("this user may not mount")
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True, timeout=300)
 
 
 def require_told(trial, ended):
@@ -118,7 +121,9 @@ def test_inputs_and_home_on_a_read_only_disk(server, tmp_path):
         (history,) = masks[0].parent.glob("*history.asdf")
         words = ["tvbadpix", "mask-at", history, "--date", "2023-01-01"]
         words += ["--output-dir", tmp_path / "out"]
-        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        subprocess.run(
+            ["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True, timeout=300
+        )
         with pytest.raises(OSError, match="ead-only"):
             (tmp_path / "disk" / "x").touch()
         home = {"HOME": str(tmp_path / "disk"), "MPLCONFIGDIR": str(tmp_path / "disk")}
@@ -249,7 +254,7 @@ def locales(tmp_path_factory):
     for name in LOCALES:
         made = folder / f"{name}.UTF-8"
         command = ["localedef", "-i", name, "-f", "UTF-8", str(made)]
-        if subprocess.run(command, capture_output=True).returncode:
+        if subprocess.run(command, capture_output=True, timeout=300).returncode:
             pytest.skip(f"no {name} to make a locale of")
     return folder
 
@@ -273,7 +278,7 @@ def test_names_outside_ascii_where_the_locale_has_none(tmp_path):
     env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     words = ["parameters", "spec2_mrs", "--output-dir", "ölçü İ"]
     command = [sys.executable, "-m", "jwst_tvbadpix.cli", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ölçü İ" / "spec2_mrs.asdf").is_file()
     assert done.stdout == os.fsencode("ölçü İ/spec2_mrs.asdf\n")

@@ -179,6 +179,7 @@ def strun(*arguments, cwd, **env):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
 
 
