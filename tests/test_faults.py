@@ -212,6 +212,19 @@ def test_a_cache_on_read_only_storage(server, inputs, tmp_path, name):
     assert (take_sums(cache), list_hidden(cache)) == before
 
 
+def test_crds_that_would_write_to_such_a_cache_is_told(server, inputs, tmp_path):
+    argv = inputs.fill(Writer("", CACHED["base mask"]), tmp_path / "out")
+    cache = Path(inputs.context)
+    with read_only(cache):
+        env = {"CRDS_PATH": str(cache), "CRDS_CONTEXT": "jwst_0001.pmap"}
+        ended = server.run(argv, tmp_path / "out", env=env, humble=True)
+    log = " ".join(server.log.read_text().split())  # strun breaks lines
+    assert ended["status"] == 1
+    assert "Permission denied" in log
+    assert "; set CRDS_READONLY_CACHE=1," in log
+    assert not list((tmp_path / "out").glob("*"))
+
+
 @pytest.mark.slow
 def test_a_store_on_read_only_storage_is_told(server, inputs, tmp_path):
     argv = inputs.fill(BY_NAME["update"], tmp_path / "out")
