@@ -18,6 +18,7 @@ from stdatamodels.jwst.datamodels import ImageModel
 from jwst_tvbadpix import detectors, roman
 from jwst_tvbadpix.check import check_exposure
 from jwst_tvbadpix.cli import main
+from jwst_tvbadpix.delivery import build_context
 from jwst_tvbadpix.errors import DetectorError, InputError, ProductError
 from jwst_tvbadpix.exposures import open_exposures
 from jwst_tvbadpix.planes import find_planes
@@ -376,6 +377,7 @@ def test_years_without_known_leap_seconds_are_like_others(tmp_path, capsys):
     kept = read_history(tmp_path / history.meta.filename)
     path = build_mask_at(kept, starts[-1]).save(tmp_path / "own.asdf")
     assert np.array_equal(read_mask_dq(path)[0], read_mask_dq(tmp_path / name)[0])
+    assert build_context(tmp_path / "crds", {"mask": [path]}).names
     write_page(build_report([tmp_path / history.meta.filename]), tmp_path / "page.html")
     with pytest.warns(Warning, match="dubious year"):  # the caller's filters are as they were
         assert Time(starts[-1]).isot
