@@ -97,7 +97,7 @@ def be_humble():
 
 def end_with_parent():
     """Have this process killed when its parent ends: PR_SET_PDEATHSIG of <linux/prctl.h>."""
-    if ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL):
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL):
         raise OSError(ctypes.get_errno(), "prctl")
 
 

@@ -1,4 +1,4 @@
-"""Tasks for other processes, and whether these live; apart, so that they start quickly."""
+"""Tasks for other processes, their start and whether they live; apart, to be imported quickly."""
 
 import os
 import signal
