@@ -1,7 +1,10 @@
-"""Settings that all tests share: hypothesis draws the same examples, what hangs is ended."""
+"""Settings that all tests share: examples of hypothesis, the end of what hangs, a common start."""
 
+import faulthandler
 import gc
+import os
 import sys
+from unittest.mock import patch
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -31,10 +34,12 @@ gc.callbacks.append(freeze_modules)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup():
-    """Do so before the first test, and where one has imported much."""
+def pytest_runtest_setup(item):
+    """Do so before the first test, and where one has imported much; let the slow ones go on."""
     if len(sys.modules) > _imported[0] + 20:
         gc.collect()
+    if item.get_closest_marker("slow"):
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_collection_modifyitems(items):
@@ -42,6 +47,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment():
+    """What a file leaves in the environment (Dask, for its workers) is none to the next one."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

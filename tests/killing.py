@@ -95,6 +95,12 @@ def be_humble():
         raise OSError(ctypes.get_errno(), "capset")
 
 
+def end_with_parent():
+    """Have this process killed when its parent ends: PR_SET_PDEATHSIG of <linux/prctl.h>."""
+    if sys.platform == "linux" and ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
 def fork(job):
     """Start a job in a process group of its own; the process and the pipe of its count."""
     reader, writer = os.pipe()
@@ -106,6 +112,7 @@ def fork(job):
         os.close(writer)
         return pid, reader
     os.close(reader)
+    end_with_parent()
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     for stream in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDONLY) if stream == 0 else log, stream)
@@ -146,6 +153,7 @@ def watch(pid, reader, seconds):
 
 
 def serve():
+    end_with_parent()
     for name in MODULES:
         importlib.import_module(name)
     # Processes of `reprocess` begin with their work, too; they hold the ends of their own pipes.

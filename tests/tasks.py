@@ -1,9 +1,14 @@
-"""Tasks for other processes, and whether these live; apart, so that they start quickly."""
+"""Tasks for other processes, their start and whether they live; apart, to be imported quickly."""
 
 import os
 import signal
+import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
+
+# The longest that a command may take [s]; less than a test may.
+LIMIT_S = 300
 
 
 def act(task):
@@ -23,6 +28,16 @@ def wait(path):
     """Write the number of the process to a file, then do nothing for a minute."""
     Path(path).write_text(str(os.getpid()))
     time.sleep(60)
+
+
+@contextmanager
+def started(command, **keywords):
+    """Start a process, which is killed at the end of the block unless it has ended."""
+    with subprocess.Popen(command, text=True, **keywords) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def wait_until(condition, seconds=60):

@@ -408,6 +408,7 @@ def test_strun_takes_the_tables_of_the_public_recipe(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     rows = fits.getdata(tmp_path / "photometry_MIRIMAGE_imaging_photom.fits", "PHOTOM")

@@ -165,6 +165,7 @@ def run_strun(setting, folder, *arguments, crds=True):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
 
 

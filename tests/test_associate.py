@@ -783,6 +783,24 @@ def test_a_download_of_another_size_is_refused(archive, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a_rate.fits", "b_rate.fits"]
 
 
+def test_a_download_beside_another_gives_whole_files_to_both(archive, tmp_path, monkeypatch):
+    rows, others = [{"filename": "a_rate.fits", "fileSize": 5}], []
+
+    def download(uri, *, local_path, **_):
+        with Path(local_path).open("wb") as file:
+            file.write(b"12")
+            if not others:
+                others.append(None)
+                others.append(download_files(rows, tmp_path))
+            file.write(b"345")
+        return "COMPLETE", None, uri
+
+    monkeypatch.setattr(archive, "download_file", download)
+    assert download_files(rows, tmp_path) == others[1] == ((tmp_path / "a_rate.fits",), ())
+    assert (tmp_path / "a_rate.fits").read_bytes() == b"12345"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_the_download_command(archive, tmp_path, capsys):
     options = ["download", "4497", "--mode", "LRS", "--output-dir", str(tmp_path / "new")]
     assert main([*options, "--dry-run"]) == 0

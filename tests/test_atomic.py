@@ -21,7 +21,7 @@ with replace_whole(sys.argv[1]) as path:
 def leave_hidden(folder):
     """What a process that is killed leaves."""
     command = [sys.executable, "-c", KILLED, str(folder / "x.txt")]
-    assert subprocess.run(command).returncode == -9
+    assert subprocess.run(command, timeout=300).returncode == -9
     (left,) = folder.iterdir()
     assert left.name.startswith(".tvbadpix-")
     assert (left / "x.txt").read_text() == "half"

@@ -153,7 +153,7 @@ def test_the_cut_of_a_wfi_is_as_dense_as_the_whole(load, monkeypatch):
 )
 def test_a_headline_runs_alone(load, tmp_path, script, argument):
     command = [sys.executable, str(BENCHMARKS / script), "--json", f"--data={tmp_path}", argument]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     headline = load("headline").Headline.from_json(done.stdout.splitlines()[-1])
     assert headline.ours.tool.startswith("jwst_tvbadpix ")

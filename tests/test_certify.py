@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 import tasks
 from crds.core import log
 from references import make_flat, make_history, make_mrs_photom, make_photom, write_masks
-from tasks import is_alive, wait_until
+from tasks import LIMIT_S, is_alive, started, wait_until
 
 from jwst_tvbadpix._tables import AsdfTable
 from jwst_tvbadpix.delivery import ALLOWED_WARNINGS, build_context, use_context
@@ -142,7 +141,7 @@ def fail(text):
 def test_workers_keep_what_is_said(context, tmp_path, monkeypatch):
     monkeypatch.setenv("CRDS_MODE", "remote")
     with workers(context.env, tmp_path) as pool:
-        outcome = submit(pool, fail, "some text").result()
+        outcome = submit(pool, fail, "some text").result(LIMIT_S)
     assert outcome.errors == ("ValueError: some text",)
     assert outcome.warnings == ("first some text",)
     assert re.search(rf"printed None {re.escape(str(tmp_path))}/worker-\w+\n", outcome.log)
@@ -165,14 +164,11 @@ def test_workers_die_with_their_parent(context, tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     note = tmp_path / "pid"
     arguments = [Path(tasks.__file__).parent, tmp_path, json.dumps(dict(context.env))]
-    with subprocess.Popen(
+    with started(
         [sys.executable, str(tmp_path / "parent.py"), *map(str, arguments)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
-    ) as parent:
-        try:
-            wait_until(lambda: note.exists() and note.read_text())
-        finally:
-            parent.kill()
+    ):
+        wait_until(lambda: note.exists() and note.read_text())
     pid = int(note.read_text())
     wait_until(lambda: not is_alive(pid))
 

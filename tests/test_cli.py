@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from references import make_history, write_masks
+from tasks import started
 
 from jwst_tvbadpix.cli import _shared, build_parser, demo, main
 from jwst_tvbadpix.delivery import build_context
@@ -300,7 +301,7 @@ def test_lines_of_the_log_stand_above_a_progress_bar(capsys, monkeypatch):
 def run_process(*words, **keywords):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
     command = [sys.executable, "-m", "jwst_tvbadpix.cli", *words]
-    return subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, **keywords)
+    return started(command, env=env, stderr=subprocess.PIPE, **keywords)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["parameters"]])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from arrays import ArrayStack
-from tasks import is_alive, wait_until
+from tasks import is_alive, started, wait_until
 from test_store import AXES, MJD, RECORDS, assert_equal, make_rate
 
 from jwst_tvbadpix import cluster as module
@@ -288,7 +288,9 @@ def test_dask_is_needed_only_where_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     refuse("processes", tmp_path, r"expected the package distributed .* 'jwst-tvbadpix\[dask\]'")
     code = "import jwst_tvbadpix.steps, sys; print('distributed' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.strip() == "False"
 
 
@@ -350,11 +352,8 @@ def test_processes_end_with_the_run_however_it_ends(tmp_path):
         for name, (seconds, _) in ends.items():
             (tmp_path / name).mkdir()
             argv = [sys.executable, tmp_path / "run.py", tmp_path / name, seconds]
-            own = {"stdout": subprocess.PIPE, "text": True, "env": environment}
-            runs[name] = stack.enter_context(
-                subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, **own)
-            )
-            stack.callback(runs[name].kill)
+            own = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
+            runs[name] = stack.enter_context(started(argv, start_new_session=True, **own))
         for name, (_, end) in ends.items():
             wait_until(lambda own=tmp_path / name: list(own.glob("pid-*")))
             if end == signal.SIGINT:

@@ -165,6 +165,7 @@ def test_another_process_needs_only_the_environment(context):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,
     )
     assert "jwst_miri_mask_0002.fits" in run.stdout
     assert "NOT FOUND" in run.stdout  # the dark is N/A
@@ -190,6 +191,7 @@ assert "CRDS_PATH" not in os.environ
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     assert "jwst_miri_mask_0001.fits" in run.stdout

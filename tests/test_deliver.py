@@ -24,6 +24,7 @@ from references import (
     make_photom,
     write_masks,
 )
+from tasks import started
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import (
@@ -60,6 +61,7 @@ def run_tvbadpix(*arguments, env=None):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
 
 
@@ -185,7 +187,7 @@ echo "$CRDS_PATH"
 {shlex.quote(sys.executable)} -m crds.bestrefs {contexts} {options} --print-affected
 """
     run = subprocess.run(
-        ["sh", "-c", script], env=BARE, capture_output=True, text=True, check=False
+        ["sh", "-c", script], env=BARE, capture_output=True, text=True, check=False, timeout=300
     )
     assert run.returncode == 0, run.stderr
     path, *lines = run.stdout.splitlines()
@@ -637,7 +639,9 @@ def test_environment_lines_are_safe_in_each_shell():
     env = {"CRDS_PATH": "/a b/it's/$HOME/`x`/!y", "CRDS_CONTEXT": "jwst_0001.pmap"}
     lines = "\n".join(format_environment(env, "sh"))
     script = f'{lines}\nprintf "%s %s" "$CRDS_PATH" "$CRDS_CONTEXT"'
-    run = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["sh", "-c", script], capture_output=True, text=True, check=True, timeout=300
+    )
     assert run.stdout == " ".join(env.values())
     csh = format_environment(env, "csh")
     assert csh[0].startswith("setenv CRDS_PATH '")
@@ -700,20 +704,16 @@ def test_two_at_a_time_are_refused_and_a_dead_one_keeps_nothing(tmp_path):
         with publish(tmp_path, "end") as work:
             (work / "end").write_text("whole")
 
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         env=BARE,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
     ) as holder:
-        try:
-            assert holder.stdout.readline() == "locked\n"
-            with pytest.raises(ProductError, match=rf"no other run in {tmp_path}"):
-                attempt()
-            assert len(list(tmp_path.iterdir())) == 1
-        finally:
-            holder.kill()
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(ProductError, match=rf"no other run in {tmp_path}"):
+            attempt()
+        assert len(list(tmp_path.iterdir())) == 1
     attempt()
     assert set(snapshot(tmp_path)) == {OWN, "end"}
 

@@ -30,6 +30,7 @@ from jwst_tvbadpix.report import build_report, write_page
 QUICK = [
     pytest.param(w.name, marks=() if w.name == "neutral-mask" else pytest.mark.slow)
     for w in WRITERS
+    if w.name != "prove"  # minutes each time
 ]
 
 
@@ -57,12 +58,15 @@ def mounted(folder, options):
     """A file system of its own, where this user may have one."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(command, capture_output=True, timeout=300).returncode
+    ):
         pytest.skip("this user may not mount")
     try:
         yield
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", str(folder)], check=True, timeout=300)
 
 
 def require_told(trial, ended):
@@ -118,7 +122,9 @@ def test_inputs_and_home_on_a_read_only_disk(server, tmp_path):
         (history,) = masks[0].parent.glob("*history.asdf")
         words = ["tvbadpix", "mask-at", history, "--date", "2023-01-01"]
         words += ["--output-dir", tmp_path / "out"]
-        subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True)
+        subprocess.run(
+            ["mount", "-o", "remount,ro", str(tmp_path / "disk")], check=True, timeout=300
+        )
         with pytest.raises(OSError, match="ead-only"):
             (tmp_path / "disk" / "x").touch()
         home = {"HOME": str(tmp_path / "disk"), "MPLCONFIGDIR": str(tmp_path / "disk")}
@@ -207,6 +213,19 @@ def test_a_cache_on_read_only_storage(server, inputs, tmp_path, name):
     assert (take_sums(cache), list_hidden(cache)) == before
 
 
+def test_crds_that_would_write_to_such_a_cache_is_told(server, inputs, tmp_path):
+    argv = inputs.fill(Writer("", CACHED["base mask"]), tmp_path / "out")
+    cache = Path(inputs.context)
+    with read_only(cache):
+        env = {"CRDS_PATH": str(cache), "CRDS_CONTEXT": "jwst_0001.pmap"}
+        ended = server.run(argv, tmp_path / "out", env=env, humble=True)
+    log = " ".join(server.log.read_text().split())  # strun breaks lines
+    assert ended["status"] == 1
+    assert "Permission denied" in log
+    assert "; set CRDS_READONLY_CACHE=1," in log
+    assert not list((tmp_path / "out").glob("*"))
+
+
 @pytest.mark.slow
 def test_a_store_on_read_only_storage_is_told(server, inputs, tmp_path):
     argv = inputs.fill(BY_NAME["update"], tmp_path / "out")
@@ -249,7 +268,7 @@ def locales(tmp_path_factory):
     for name in LOCALES:
         made = folder / f"{name}.UTF-8"
         command = ["localedef", "-i", name, "-f", "UTF-8", str(made)]
-        if subprocess.run(command, capture_output=True).returncode:
+        if subprocess.run(command, capture_output=True, timeout=300).returncode:
             pytest.skip(f"no {name} to make a locale of")
     return folder
 
@@ -273,7 +292,7 @@ def test_names_outside_ascii_where_the_locale_has_none(tmp_path):
     env |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     words = ["parameters", "spec2_mrs", "--output-dir", "ölçü İ"]
     command = [sys.executable, "-m", "jwst_tvbadpix.cli", *words]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ölçü İ" / "spec2_mrs.asdf").is_file()
     assert done.stdout == os.fsencode("ölçü İ/spec2_mrs.asdf\n")

@@ -472,7 +472,12 @@ def test_the_script_asks_and_its_answer_can_be_ranked(tmp_path, capsys):
     (package / "__init__.py").write_text("")
     (package / "mast.py").write_text(FAKE)
     done = subprocess.run(
-        [sys.executable, "find_lrs.py"], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "find_lrs.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     assert done.stdout.strip() == "2 files of 3: find_lrs.csv"
     assert main(["find", "--mode", "LRS", str(tmp_path / "find_lrs.csv")]) == 0

@@ -393,6 +393,7 @@ def test_two_commands_make_flats_of_a_simulated_field(tmp_path, capsys):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Stacking MIRIMAGE F770W SUB256" in done.stderr

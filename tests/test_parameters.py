@@ -190,6 +190,7 @@ def test_a_copy_that_cannot_be_written_leaves_nothing(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert run.returncode == 1
     assert "spec2_mrs.asdf, found [Errno 27]" in run.stderr
@@ -325,6 +326,7 @@ def test_strun_takes_them_and_the_command_line_wins(own_context, exposures, tmp_
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
         )
         assert done.returncode != 0  # one exposure is too little
         assert read_tree(saved)["parameters"]["fdr"] == fdr, done.stderr
@@ -408,6 +410,7 @@ def test_detector1_runs_from_the_file_with_the_neutral_mask(tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     rate = ramp.with_name(ramp.name.replace("_uncal", "_rate"))

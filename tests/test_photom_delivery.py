@@ -134,6 +134,10 @@ def test_tables_in_asdf_read_where_only_asdf_is_imported(folder):
         "print('jwst_tvbadpix.refmodels' in sys.modules)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
     )
     assert done.stdout.split() == ["FITS_rec", "F770W", "False"]

@@ -82,4 +82,4 @@ def test_beside_threads_at_work_nothing_is_forked():
             assert wait() == os.getpid()
     finally:
         end.set()
-        thread.join()
+        thread.join(60)

@@ -32,6 +32,7 @@ def run(command, *arguments):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
 
 
@@ -71,7 +72,9 @@ def test_listing_the_steps_imports_nothing_heavy():
         "import jwst_tvbadpix.steps; "
         "print(sorted({'jwst', 'numpy', 'asdf', 'astropy', 'stdatamodels'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -84,7 +87,7 @@ def list_imports(name):
     )
     command = [sys.executable, "-c", code, name]
     env = make_bare_environment()
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=300)
     return set(done.stderr.splitlines()[-1].split())
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from pipeline import make_bare_environment
-from tasks import act, is_alive, wait_until
+from tasks import LIMIT_S, act, is_alive, started, wait_until
 
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.delivery import build_context, use_context
@@ -393,19 +393,15 @@ with open_ledger(sys.argv[1]) as ledger:
 
 
 def test_two_runs_at_a_time_are_refused_and_a_dead_one_keeps_nothing(tmp_path):
-    with subprocess.Popen(
+    with started(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         env=make_bare_environment(),
         stdout=subprocess.PIPE,
-        text=True,
     ) as holder:
-        try:
-            assert holder.stdout.readline() == "locked\n"
-            with pytest.raises(ProductError, match=f"process {holder.pid}"), open_ledger(tmp_path):
-                pass
-            assert len(list((tmp_path / STATE_FOLDER).glob("work-*half"))) == 1
-        finally:
-            holder.kill()
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(ProductError, match=f"process {holder.pid}"), open_ledger(tmp_path):
+            pass
+        assert len(list((tmp_path / STATE_FOLDER).glob("work-*half"))) == 1
     with open_ledger(tmp_path):
         assert not find_leftovers(tmp_path / STATE_FOLDER)
 
@@ -456,14 +452,11 @@ if __name__ == "__main__":
 def test_processes_die_with_their_parent(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     note = tmp_path / "pid"
-    with subprocess.Popen(
+    with started(
         [sys.executable, str(tmp_path / "parent.py"), str(TESTS), str(note)],
         env=make_bare_environment(),
-    ) as parent:
-        try:
-            wait_until(lambda: note.exists() and note.read_text())
-        finally:
-            parent.kill()
+    ):
+        wait_until(lambda: note.exists() and note.read_text())
     pid = int(note.read_text())
     wait_until(lambda: not is_alive(pid))
 
@@ -690,7 +683,7 @@ def run_command(place, out, *arguments, n_exposures=3, env=None, **keywords):
     ramps = [ramp.name for ramp in place.ramps[:n_exposures]]
     asn = write_asn(place.folder / f"{n_exposures}_asn.json", ramps)
     path = os.pathsep.join([str(TESTS), make_bare_environment()["PYTHONPATH"]])
-    return subprocess.Popen(
+    return started(
         [
             *(sys.executable, "-m", "jwst_tvbadpix.cli", "reprocess", str(asn)),
             *("--output-dir", str(out), *map(str, arguments)),
@@ -698,7 +691,6 @@ def run_command(place, out, *arguments, n_exposures=3, env=None, **keywords):
         env={**make_bare_environment(), "PYTHONPATH": path, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         **keywords,
     )
 
@@ -706,7 +698,7 @@ def run_command(place, out, *arguments, n_exposures=3, env=None, **keywords):
 def test_without_crds_set_up_it_says_so_before_it_starts(place, tmp_path):
     out = tmp_path / "out"
     with run_command(place, out, "--parameters", place.rates) as process:
-        stdout, stderr = process.communicate()
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "expected a CRDS set-up" in stderr
     assert "--context" in stderr
@@ -722,7 +714,7 @@ def test_contexts_that_do_not_resolve_are_refused(place, tmp_path):
     env = {**place.context.env, "CRDS_CONTEXT": "jwst_0999.pmap"}
     arguments = ("--parameters", place.rates)
     with run_command(place, tmp_path / "out", *arguments, env=env) as process:
-        _, stderr = process.communicate()
+        _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "jwst_0999.pmap" in stderr
     assert "expected a CRDS set-up" in stderr
@@ -739,7 +731,7 @@ def test_a_disk_that_is_full_is_said_and_nothing_half_written_stays(place, tmp_p
         n_exposures=1,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
     ) as process:
-        stdout, stderr = process.communicate()
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1, stderr
     assert stdout.splitlines()[-1] == "reprocess: 0 done, 0 skipped (unchanged), 1 failed"
     assert stdout.count(f"no space for the products in {out}") == 1
@@ -752,7 +744,7 @@ def kill_and_resume(place, folder, arguments, kills, seed):
     arguments = (*arguments, "--context", place.context.env["CRDS_PATH"])
     start = time.monotonic()
     with run_command(place, folder / "whole", *arguments) as process:
-        _, stderr = process.communicate()
+        _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, stderr
     length = time.monotonic() - start
     moments = random.Random(seed)
@@ -765,11 +757,11 @@ def kill_and_resume(place, folder, arguments, kills, seed):
                 # By turns the parent alone: its processes are on their own then.
                 kill = os.killpg if killed % 2 else os.kill
                 kill(process.pid, signal.SIGKILL)
-                process.communicate()
+                process.communicate(timeout=LIMIT_S)
         killed += 1
         assert not any(is_torn(path) for path in (folder / "killed").glob("*.fits"))
     with run_command(place, folder / "killed", *arguments) as process:
-        stdout, stderr = process.communicate()
+        stdout, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, stderr
     assert stdout.splitlines()[-1].endswith("0 failed")
     assert_same_files(folder / "whole", folder / "killed")

@@ -18,11 +18,12 @@ from stdatamodels.jwst.datamodels import ImageModel
 from jwst_tvbadpix import detectors, roman
 from jwst_tvbadpix.check import check_exposure
 from jwst_tvbadpix.cli import main
-from jwst_tvbadpix.dates import allow_far_dates
+from jwst_tvbadpix.delivery import build_context
 from jwst_tvbadpix.errors import DetectorError, InputError, ProductError
 from jwst_tvbadpix.exposures import open_exposures
 from jwst_tvbadpix.planes import find_planes
 from jwst_tvbadpix.refmodels import (
+    build_mask_at,
     build_neutral_mask,
     dq_value,
     make_pedigree,
@@ -30,6 +31,7 @@ from jwst_tvbadpix.refmodels import (
     read_mask_dq,
 )
 from jwst_tvbadpix.refmodels import roman as writers
+from jwst_tvbadpix.report import build_report, write_page
 from jwst_tvbadpix.sources import scan_exposures
 from jwst_tvbadpix.steps import TimeVariableBadPixel
 
@@ -357,12 +359,10 @@ def test_masks_hold_what_was_put_in(products):
 def test_years_without_known_leap_seconds_are_like_others(tmp_path, capsys):
     """From 2029 on astropy warns of each date, which is an error here; and RAD reads dates too."""
     starts = [f"{2027 + k}-07-01T06:00:00" for k in range(6)]
-    rates = make_looks()[2:]
-    with allow_far_dates():
-        files = [
-            str(write_l2(tmp_path / f"r{k}_cal.asdf", rate, start=start))
-            for k, (rate, start) in enumerate(zip(rates, starts, strict=True))
-        ]
+    files = [
+        str(write_l2(tmp_path / f"r{k}_cal.asdf", rate, start=start))
+        for k, (rate, start) in enumerate(zip(make_looks()[2:], starts, strict=True))
+    ]
     history, *masks = TimeVariableBadPixel.call(
         files, output_dir=str(tmp_path), output_file="far", save_results=True, configure_log=False
     )
@@ -372,6 +372,13 @@ def test_years_without_known_leap_seconds_are_like_others(tmp_path, capsys):
     assert main([*command, "--output-dir", str(tmp_path / "at")]) == 0
     name = capsys.readouterr().out.split("/")[-1].strip()
     assert name == masks[-1].meta.filename
+    # What steps and commands do, without them.
+    assert [record.start_mjd for record in open_exposures(files).records][-1] > 63000
+    kept = read_history(tmp_path / history.meta.filename)
+    path = build_mask_at(kept, starts[-1]).save(tmp_path / "own.asdf")
+    assert np.array_equal(read_mask_dq(path)[0], read_mask_dq(tmp_path / name)[0])
+    assert build_context(tmp_path / "crds", {"mask": [path]}).names
+    write_page(build_report([tmp_path / history.meta.filename]), tmp_path / "page.html")
     with pytest.warns(Warning, match="dubious year"):  # the caller's filters are as they were
         assert Time(starts[-1]).isot
 

@@ -215,7 +215,9 @@ def test_jwst_needs_no_roman_datamodels():
         "import sys; import jwst_tvbadpix.steps, jwst_tvbadpix.delivery; "
         "print([n for n in ('roman_datamodels', 'rad', 'romancal') if n in sys.modules])"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert run.stdout.strip() == "[]"
 
 

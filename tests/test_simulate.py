@@ -810,6 +810,7 @@ def test_detector1_measures_the_simulated_rate(tmp_path):
         env=write_stub_crds(tmp_path / "crds"),
         check=True,
         capture_output=True,
+        timeout=300,
     )
     with datamodels.open(tmp_path / spec.filename("rate")) as model:
         true = compute_true_rate(spec, scene, defects)

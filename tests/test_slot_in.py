@@ -314,6 +314,7 @@ def test_strun_takes_the_asdf_mask(series, context, runs, overridden, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     products = find_products(runs[0].ramp, tmp_path)

@@ -182,6 +182,7 @@ def strun(*arguments, cwd, **env):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
 
 

@@ -114,6 +114,7 @@ def test_strun_runs_it(setting, ramp, overridden, tmp_path):
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same_products(find_products(ramp, tmp_path), overridden)
@@ -211,7 +212,9 @@ def test_it_is_loaded_only_when_asked_for():
         "from jwst_tvbadpix.steps import TvBadPixDetector1Pipeline; "
         "print('jwst.pipeline' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stdout.split() == ["False", "True"]
 
 

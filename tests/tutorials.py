@@ -62,6 +62,7 @@ def run_page(path, folder):
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
+        timeout=1800,
     )
     assert run.returncode == 0, f"{path.name}:\n{run.stdout[-4000:]}"
     came = run.stdout.split(_MARK)[1:]

@@ -1,18 +1,57 @@
-"""Dates beyond those that leap seconds are announced for: the exposures of Roman reach there."""
+"""Dates as text and MJD, also beyond those that leap seconds are announced for: Roman's.
+
+ERFA calls a year from 2029 on dubious where UTC is asked for, as a leap second may yet be
+announced. One second is nothing to a USEAFTER, and the MJD of headers has none: the days here are
+of 86,400 s, which is UTC in all years of JWST.
+"""
 
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["allow_far_dates"]
+__all__ = ["allow_far_dates", "to_isot", "to_mjd", "to_years"]
+
+
+def to_mjd(date: str) -> float:
+    """Read an ISO date [MJD, UTC].
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    return float(_read(date).mjd)
+
+
+def to_isot(date: float | str) -> str:
+    """Write a date [MJD, UTC], or one in another ISO form, as ``YYYY-MM-DDThh:mm:ss.sss``.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    return str(_read(date).isot)
+
+
+def to_years(mjd: Any) -> Any:
+    """Turn a date or an array of dates [MJD, UTC] into years and their fractions."""
+    return _read(mjd).decimalyear
+
+
+def _read(date: Any) -> Any:
+    """Read text or MJD on a scale without leap seconds."""
+    from astropy.time import Time
+
+    return Time(date, format=None if isinstance(date, str) else "mjd", scale="tai")
 
 
 @contextmanager
 def allow_far_dates() -> Iterator[None]:
-    """Convert dates some years ahead, or read them in files, without a warning for each.
+    """Let other packages convert dates some years ahead, or read them, without a warning for each.
 
-    ERFA calls a year dubious where a leap second may yet be announced: one second is nothing to a
-    USEAFTER. Filters of warnings are the process's own, so this is for its main thread.
+    Filters of warnings are the process's own, so this is for its main thread.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ERFA function .*dubious year")

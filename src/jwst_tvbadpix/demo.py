@@ -12,8 +12,9 @@ from astropy.io import fits
 from astropy.time import Time
 from scipy.ndimage import binary_dilation
 
-from .atomic import replace_whole
+from .atomic import open_hidden_folder, replace_whole
 from .delivery import build_context, use_context
+from .errors import ProductError
 from .refmodels import compose_dq, dq_value
 from .report import plot_summary
 from .simulate import (
@@ -146,7 +147,12 @@ def run_demo(folder: Path, *, say: Callable[[str], None]) -> DemoResult:
     picture = folder / "tvbadpix_demo.png"
     with replace_whole(picture) as temporary:
         plot_summary(history, truth=number).savefig(temporary, dpi=120)
-    (page,) = masks_folder.glob("*_report.html")
+    page = next(masks_folder.glob("*_report.html"), None)
+    if page is None:
+        raise ProductError(
+            f"expected the page of the run in {masks_folder}, found none; check the space on its "
+            "disk, or see what `tvbadpix report` says of the folder"
+        )
     return DemoResult(
         folder=folder,
         picture=picture,
@@ -195,16 +201,18 @@ def _run_detector1(
     ramps = folder / "ramps"
     ramps.mkdir(exist_ok=True)
     path = write_ramp(ramps, spec, build_lrs_scene(seed=_SEED), defects)
-    with use_context(context), _quiet():
+    with use_context(context), _quiet(), open_hidden_folder(ramps) as work:
         from jwst.pipeline import Detector1Pipeline
 
         rate = Detector1Pipeline.call(
             str(path),
-            output_dir=str(ramps),
+            output_dir=str(work),
             save_results=True,
             save_calibrated_ramp=True,
             configure_log=False,
         )
+        for made in work.iterdir():
+            made.replace(ramps / made.name)
     found = str(rate.meta.ref_file.mask.name).removeprefix("crds://")
     rate.close()
     rows, columns = spec.region.slices

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .dates import allow_far_dates
 from .errors import InputError
 
 __all__ = ["Product", "compute_sha256", "open_asdf", "read_association", "require_plain_tree"]
@@ -123,7 +124,9 @@ def open_asdf(path: str | Path) -> Iterator[Any]:
     import asdf
 
     require_plain_tree(path)
-    with asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True) as file:
+    with allow_far_dates():
+        opened = asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True)
+    with opened as file:
         yield file
 
 

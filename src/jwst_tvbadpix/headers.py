@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.time import Time
 
+from .dates import to_mjd
 from .detectors import Detector, get_detector
 from .errors import ContradictoryDateError, DateError, DetectorError, InputError
 
@@ -402,7 +402,7 @@ def _read_date(name: str, date: str | None, time: str | None) -> float:
     if not date:
         return np.nan
     try:
-        return float(Time(f"{date}T{time or '00:00:00'}", scale="utc").mjd)
+        return to_mjd(f"{date}T{time or '00:00:00'}")
     except ValueError as error:
         raise DateError(
             f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found "

@@ -13,6 +13,7 @@ from asdf.util import load_yaml
 from astropy.time import Time
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
+from .dates import allow_far_dates
 from .detectors import get_detector
 from .errors import DetectorError, InputError, ProductError
 from .files import compute_sha256, require_plain_tree
@@ -148,6 +149,7 @@ def scan_asdf(path: Path) -> Scan:
     return Scan(path.name, checksum, keywords, _RomanSource(path, roman), partial(_load_wcs, path))
 
 
+@allow_far_dates()
 def read_model(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Read the cards and planes of a data model of Roman, the DQ in the bits of JWST.
 
@@ -181,6 +183,7 @@ def read_model(model: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return keywords, planes
 
 
+@allow_far_dates()
 def read_start(path: Path) -> tuple[str, str]:
     """Read when an exposure of Roman of level 1 or 2 started, and on which detector.
 

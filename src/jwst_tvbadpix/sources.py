@@ -16,6 +16,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 
+from .dates import allow_far_dates
 from .errors import InputError
 from .files import compute_sha256, read_association
 from .headers import KEYWORDS
@@ -174,6 +175,7 @@ class Scan:
     load_wcs: Callable[[], Any] = lambda: None
 
 
+@allow_far_dates()
 def scan_exposures(inputs: Any) -> list[Scan]:
     """Read the headers of exposures and leave their planes for later.
 

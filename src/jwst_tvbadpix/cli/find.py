@@ -113,8 +113,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _write_query(options: argparse.Namespace) -> int:
-    from astropy.time import Time
-
+    from ..atomic import find_creation_time
     from ..errors import InputError
     from ..programmes.find import build_find_query
 
@@ -127,7 +126,7 @@ def _write_query(options: argparse.Namespace) -> int:
         options.mode,
         after=options.after,
         before=options.before,
-        public_at=str(Time.now().isot[:19]),
+        public_at=find_creation_time().isoformat()[:19],
     )
     stem = f"find_{options.mode.lower()}"
     texts = {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_isot, to_mjd
 from ..errors import InputError
 from ..refmodels import BadPixHistoryModel
 from .context import _read_header
@@ -89,7 +89,7 @@ def list_exposures(histories: Iterable[BadPixHistoryModel]) -> dict[str, dict[st
             start = float(table["expstart_mjd"][k])
             if not np.isfinite(start):
                 continue
-            date, time = Time(start, format="mjd", scale="utc").isot.split("T")
+            date, time = to_isot(start).split("T")
             name = table["filename"][k]
             key = name if name not in datasets else f"{name} ({k + 1})"
             if of_instrument(meta.name.lower()) is ROMAN:
@@ -211,7 +211,7 @@ def _check_header(
         checked.setdefault(_TIME, "00:00:00")
     date = " ".join(checked[key] for key in observatory.date_keys)
     try:
-        Time(date.replace("T", " "), scale="utc")
+        to_mjd(date.replace("T", " "))
     except ValueError as error:
         raise InputError(
             f"expected a date as YYYY-MM-DD and hh:mm:ss for data set {name} in {path}, found "

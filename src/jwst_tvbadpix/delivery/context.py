@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from ..dates import allow_far_dates
 from ..errors import InputError, ProductError
 from .observatory import (
     JWST,
@@ -293,6 +294,7 @@ def _group_by_instrument(
     return grouped
 
 
+@allow_far_dates()
 def _read_header(path: Path) -> Mapping[str, str]:
     """Read the keywords of a reference as crds sees them; those of all telescopes begin with META.
 

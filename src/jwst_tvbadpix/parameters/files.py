@@ -2,13 +2,13 @@
 
 import hashlib
 import io
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ..atomic import replace_whole
 from ..errors import InputError, ProductError
 from ..files import open_asdf
 from ._table import TABLE, Entry, make_tree
@@ -198,20 +198,16 @@ def _write(tree: dict[str, Any], path: Path) -> Path:
     import asdf
     from asdf.tags.core import HistoryEntry
 
-    temporary = path.with_name(f".{path.name}.part")
     time = datetime.fromisoformat(tree["meta"]["date"])
     entry = HistoryEntry({"description": "Made by jwst_tvbadpix.parameters.", "time": time})
-    try:
-        with asdf.AsdfFile({**tree, "history": {"entries": [entry]}}) as file:
-            for schema in (_SCHEMA, _SCHEMA_WITH_METADATA):
-                _require_valid(file, schema)
-            # asdf itself would leave a temporary file where the disk is full.
-            content = io.BytesIO()
-            file.write_to(content)
+    with asdf.AsdfFile({**tree, "history": {"entries": [entry]}}) as file:
+        for schema in (_SCHEMA, _SCHEMA_WITH_METADATA):
+            _require_valid(file, schema)
+        # asdf itself would leave a temporary file where the disk is full.
+        content = io.BytesIO()
+        file.write_to(content)
+    with replace_whole(path) as temporary:
         temporary.write_bytes(content.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.time import Time
 
+from ..atomic import open_hidden_folder, remove_left
+from ..dates import to_mjd
 from ..errors import DateError, InputError
 from .classify import list_acquisitions
 from .modes import MODES, SERVICES, Mode
@@ -282,6 +283,7 @@ def download_files(
     """
     _, observations = _import_astroquery()
     folder.mkdir(parents=True, exist_ok=True)
+    remove_left(folder)  # also where nothing is missing
     jobs = list(rows)
     paths: list[Path] = []
     refused: list[str] = []
@@ -301,21 +303,19 @@ def download_files(
 
 
 def _download(observations: Any, uri: str, path: Path, size: int | None) -> str:
-    """Download one file under a temporary name and rename it; what went wrong, or ""."""
-    part = path.with_name(f".{path.name}.part")
-    try:
+    """Download one file into a hidden folder and move it; what went wrong, or ""."""
+    with open_hidden_folder(path.parent) as folder:
+        part = folder / path.name
         with _Asking("download"):
             status, message, _ = observations.download_file(
                 uri, local_path=str(part), cache=False, verbose=False
             )
-        if str(status) == "COMPLETE" and part.is_file():
-            if size is not None and 0 < size != part.stat().st_size:
-                return f"expected {size} bytes, found {part.stat().st_size}; try again"
-            part.replace(path)
-            return ""
-        return str(message or status)
-    finally:
-        part.unlink(missing_ok=True)
+        if str(status) != "COMPLETE" or not part.is_file():
+            return str(message or status)
+        if size is not None and 0 < size != part.stat().st_size:
+            return f"expected {size} bytes, found {part.stat().st_size}; try again"
+        part.replace(path)
+        return ""
 
 
 class _Asking:
@@ -350,7 +350,7 @@ def _import_astroquery() -> tuple[Any, Any]:
 def read_mjd(date: str) -> float:
     """Read an ISO date [MJD, UTC]; DateError where it is none."""
     try:
-        return float(Time(date, scale="utc").mjd)
+        return to_mjd(date)
     except ValueError as error:
         raise DateError(
             f"expected a date such as 2024-07-01, found {date!r}; correct it"

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from astropy.time import Time
 
 from ..badpix import (
     Candidates,
@@ -18,6 +17,7 @@ from ..badpix import (
     SelfTest,
     pool_histories,
 )
+from ..dates import to_isot
 from ..detectors import get_detector
 from ..events import Events
 from .dq import dq_value
@@ -158,7 +158,7 @@ def make_pedigree(mid_mjd: np.ndarray, telescope: str = "JWST") -> str:
     """PEDIGREE of products made from exposures of JWST or ROMAN at these times."""
     if not np.isfinite(mid_mjd).all() or mid_mjd.min() < _LAUNCH_MJD[telescope]:
         return "GROUND"
-    first, last = Time([mid_mjd.min(), mid_mjd.max()], format="mjd").isot
+    first, last = (to_isot(mjd) for mjd in (mid_mjd.min(), mid_mjd.max()))
     return f"INFLIGHT {first[:10]} {last[:10]}"
 
 

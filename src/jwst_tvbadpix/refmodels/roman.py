@@ -15,6 +15,7 @@ from astropy.time import Time
 from stdatamodels.jwst.datamodels.dqflags import pixel
 
 from ..atomic import find_creation_time, replace_whole
+from ..dates import allow_far_dates
 from ..detectors import Detector, get_detector
 from ..errors import DetectorError, ProductError
 from ..files import open_asdf
@@ -353,6 +354,7 @@ def read_roman_dq(path: str | Path) -> np.ndarray | None:
             return None if dq is None else np.array(dq)
 
 
+@allow_far_dates()
 def read_roman_flat(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, str]:
     """Read a flat of Roman.
 
@@ -395,6 +397,7 @@ def _require_flags(dq: np.ndarray) -> None:
         )
 
 
+@allow_far_dates()
 def _write(
     path: str | Path,
     model_name: str,

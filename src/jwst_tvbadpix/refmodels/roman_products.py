@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from asdf.exceptions import AsdfWarning
 
+from ..dates import allow_far_dates
 from ..errors import ProductError
 from .flat import FlatSelection
 from .roman import (
@@ -95,6 +96,7 @@ class RomanPhotom(RomanProduct):
         return write_roman_photom(path, self.rows, header=self.header)
 
 
+@allow_far_dates()
 def read_roman_photom(path: str | Path) -> RomanPhotom:
     """Read a photom reference of Roman.
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import bottleneck as bn
 import numpy as np
-from astropy.time import Time
 from stdatamodels.jwst.datamodels import MaskModel
 
 from ..badpix import MaskSpan, group_depths, plan_masks, select_counted, select_masked
-from ..dates import allow_far_dates
+from ..dates import to_isot, to_mjd
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError
 from .badpix import KEPT, describe_self_test
@@ -70,8 +69,7 @@ class MaskSeries:
 def format_useafter(mjd: float) -> str:
     """Write a date as USEAFTER has it: YYYY-MM-DDThh:mm:ss (UTC)."""
     # Half a second is added because MJD in float64 may lie a microsecond below the full second.
-    with allow_far_dates():
-        return Time(mjd + 0.5 / 86400, format="mjd", scale="utc").isot[:19]
+    return to_isot(mjd + 0.5 / 86400)[:19]
 
 
 def list_series(history: BadPixHistoryModel) -> tuple[MaskSeries, ...]:
@@ -212,7 +210,7 @@ def _plan(
     """Judge the rows for a series, and plan its masks."""
     rows = _judge_depth(history, series)
     settings, exposures = history.settings.instance, history.exposures.instance
-    first = float(Time(settings["first_useafter"], scale="utc").mjd)
+    first = to_mjd(settings["first_useafter"])
     used = np.asarray(exposures["used"], bool)
     times = [exposures[name][used] for name in ("expstart_mjd", "expend_mjd")]
     dated = bool(used.any() and np.isfinite(times).all())
@@ -272,7 +270,7 @@ def build_mask_at(
             "exposure's detector"
         )
     try:
-        wanted = Time(date, scale="utc").isot[:19]
+        wanted = to_isot(str(date))[:19]
     except ValueError as error:
         raise DateError(
             f"expected a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC), found {date!r}; "

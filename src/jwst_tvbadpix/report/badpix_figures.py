@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Table
-from astropy.time import Time
 
 from ..badpix import CLASSES, select_counted, select_masked
+from ..dates import to_isot, to_years
 from ..errors import InputError
 from ..refmodels import compose_dq, dq_value
 from .figures import CLASS_COLOURS, count_pixels, get_axes
@@ -120,7 +120,7 @@ def _find_span(history: Any) -> tuple[float, float]:
             f"expected exposures of different dates, found {mjd.size} without an order in time; "
             "give the exposures of several dates to see changes"
         )
-    first, last = Time([mjd.min(), mjd.max()], format="mjd").decimalyear
+    first, last = to_years(np.array([mjd.min(), mjd.max()]))
     return float(first), float(last)
 
 
@@ -131,7 +131,7 @@ def _list_changes(history: Any, name: str, column: str) -> np.ndarray:
         return np.empty(0)
     dates = np.asarray(rows[column])
     chosen = select_counted(rows) & (np.asarray(rows["class"]) == name) & np.isfinite(dates)
-    return np.asarray(Time(dates[chosen], format="mjd").decimalyear)
+    return to_years(dates[chosen])
 
 
 def plot_base_change(history: Any, mjd: float, ax: "Axes | None" = None) -> "Axes":
@@ -161,7 +161,7 @@ def plot_base_change(history: Any, mjd: float, ax: "Axes | None" = None) -> "Axe
         ax.plot(x, y, ".", ms=2, color=_FATES[name], label=f"{name} ({y.size})")
     ny, nx = history.coverage.shape
     base = history.base.instance
-    date = Time(mjd, format="mjd").isot[:10]
+    date = to_isot(mjd)[:10]
     ax.set(
         xlim=(-0.5, nx - 0.5),
         ylim=(-0.5, ny - 0.5),

@@ -9,9 +9,9 @@ from typing import Any
 import asdf
 import numpy as np
 from astropy.table import Table
-from astropy.time import Time
 
 from ..badpix import pool_histories, select_masked
+from ..dates import to_isot, to_mjd
 from ..errors import InputError, TvBadPixError
 from ..processes import run_beside
 from ..refmodels import PlannedMask, plan_mask_series, read_history, read_mask_dq
@@ -227,7 +227,7 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
 def _read_date(useafter: str) -> float:
     """Date of a mask [MJD]; infinite, so that no exposure gets it, where it is none."""
     try:
-        return float(Time(useafter, format="isot", scale="utc").mjd)
+        return to_mjd(useafter)
     except ValueError:
         return np.inf
 
@@ -303,7 +303,7 @@ def _list_sections(history: Any, missing: list[str]) -> list[Section]:
     if dated:
         last = float(dates.max())
     else:
-        last = float(Time(history.settings.instance["first_useafter"], scale="utc").mjd)
+        last = to_mjd(history.settings.instance["first_useafter"])
         number = f"{dates.size} exposures" if dates.size else "no exposures"
         missing.append(f"Growth and examples: the history has {number}, none before another")
     if not history.hasattr("control"):
@@ -420,7 +420,7 @@ def _tabulate_exposures(history: Any) -> Table:
     if not len(exposures["filename"]):
         raise InputError("expected exposures in the history, found none; make it again from some")
     start = [
-        str(Time(t, format="mjd").isot[:19]) if np.isfinite(t) else "unknown"
+        to_isot(t)[:19] if np.isfinite(t) else "unknown"
         for t in np.asarray(exposures["expstart_mjd"], float)
     ]
     table = Table(

@@ -4,9 +4,9 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.time import Time
 
 from ..badpix import CLASSES, pool_histories, select_counted, select_masked
+from ..dates import to_isot, to_years
 from ..refmodels import unpack_residuals
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def plot_growth(
     ax = get_axes(ax)
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
-    years = Time(mjd, format="mjd").decimalyear
+    years = to_years(mjd)
     number = [count_pixels(rows, select_masked(rows, t)) for t in mjd]
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
@@ -128,7 +128,7 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
     ax = get_axes(ax)
     evidence = np.isfinite(residual)
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
-    years = Time(mjd, format="mjd").decimalyear
+    years = to_years(mjd)
     rows = history.intervals.instance
     own = select_counted(rows) & (rows["y"] == y) & (rows["x"] == x)
     edges = (years.min() - 0.1, years.max() + 0.1)
@@ -138,7 +138,7 @@ def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> 
         span = [rows["start_mjd"][row], rows["end_mjd"][row]]
         good &= (mjd < span[0]) | (mjd >= span[1])
         low, high = (
-            np.clip(Time(t, format="mjd").decimalyear, *edges) if np.isfinite(t) else edge
+            np.clip(to_years(t), *edges) if np.isfinite(t) else edge
             for t, edge in zip(span, edges, strict=True)
         )
         spans.append((low, high, float(rows["amplitude"][row])))
@@ -203,7 +203,7 @@ def plot_timeline(history: Any, ax: "Axes | None" = None) -> "Axes":
     names = np.asarray(rows["class"])
     counted = select_counted(rows) & (names != "TELEGRAPH")
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
-    years = Time(mjd, format="mjd").decimalyear
+    years = to_years(mjd)
     gaps = np.diff(years)
     widths = np.maximum(gaps, np.ptp(years) / 200)
     total = []
@@ -371,7 +371,7 @@ def _draw_events(history: Any, ax: "Axes") -> None:
     low, high = ax.get_xlim()
     styles = dict(zip(dict.fromkeys(events["kind"]), cycle(_EVENT_LINES), strict=False))
     for mjd, label, kind in zip(events["mjd"], events["label"], events["kind"], strict=True):
-        year = Time(mjd, format="mjd").decimalyear
+        year = to_years(mjd)
         if low <= year <= high:
             ax.axvline(year, color="0.35", ls=styles[kind], lw=1, zorder=1.5)
             ax.annotate(
@@ -401,4 +401,4 @@ def get_axes(ax: "Axes | None") -> "Axes":
 
 
 def _format_date(mjd: float) -> str:
-    return str(Time(mjd, format="mjd").isot[:10])
+    return to_isot(mjd)[:10]

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import bottleneck as bn
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_isot
 from ..errors import EvidenceError
 from .flat_maps import get_axes, require_group
 from .page import COLOURS
@@ -321,7 +321,7 @@ def _place_times(ax: "Axes", mjd: np.ndarray) -> np.ndarray:
     """
     times, number = np.unique(mjd, return_inverse=True)
     gaps = np.diff(times)
-    ax.set_xlabel(f"days since {str(Time(times[0], format='mjd').isot)[:16]}")
+    ax.set_xlabel(f"days since {to_isot(times[0])[:16]}")
     if not gaps.size:
         return np.zeros(mjd.size)
     usual = _LONG_GAP * float(np.median(gaps))

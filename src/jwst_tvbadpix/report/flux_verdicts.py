@@ -3,8 +3,8 @@
 from collections import Counter
 
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_isot
 from ..fluxcal.checks import LEAST_CHANCE, MUCH_WORSE
 from ..fluxcal.dependences import FALSE_SHARE
 from ..fluxcal.results import MOST_SHORTFALL
@@ -212,9 +212,7 @@ def _tell_extrapolation(record: FluxRecord) -> list[Verdict]:
     """Say how far the dates reach and how the error grows beyond them."""
     if not np.isfinite(record.last_mjd):
         return [Verdict("Dates", "none: one factor for all time", "", None)]
-    first, last = (
-        str(Time(t, format="mjd").isot)[:10] for t in (record.first_mjd, record.last_mjd)
-    )
+    first, last = (to_isot(t)[:10] for t in (record.first_mjd, record.last_mjd))
     value = f"measured {first} to {last}"
     if not record.curve.extrapolated.any():
         value += "; no change with time is fitted"

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import bottleneck as bn
 import numpy as np
-from astropy.time import Time
 
 from ..badpix import CLASSES, select_counted
+from ..dates import to_mjd
 from ..errors import InputError
 from ..refmodels import list_useafter, unpack_residuals
 from .figures import CLASS_COLOURS, choose_examples, count_pixels
@@ -199,7 +199,7 @@ def _gather_facts(history: Any) -> dict[str, Any]:
         "reach": _REACH,
         "bad_colour": COLOURS["vermilion"],
         "good_colour": COLOURS["blue"],
-        "starts": [float(Time(start, scale="utc").mjd) for start in starts],
+        "starts": [to_mjd(start) for start in starts],
         "titles": ["Bad at any date", *(f"Mask from {start}" for start in starts)],
     }
 

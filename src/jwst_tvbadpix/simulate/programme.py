@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_mjd
 from ..detectors import get_detector
 from ..errors import DateError, EvidenceError
 from .defects import Defects, draw_defects, write_truth
@@ -247,7 +247,7 @@ def _write(programme: Programme, scene: Scene, progress: Callable[[int, int], No
 def _read_dates(dates: Sequence[str]) -> list[float]:
     """Turn ISO dates into MJD."""
     try:
-        return [float(Time(date, scale="utc").mjd) for date in dates]
+        return [to_mjd(date) for date in dates]
     except ValueError as error:
         raise DateError(
             f"dates must be ISO, such as 2024-07-01T12:00:00, found {', '.join(dates)}; rewrite it"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from astropy.coordinates import SkyCoord
-from astropy.time import Time
 from astropy.wcs import WCS
 from stdatamodels.jwst.datamodels import CubeModel, ImageModel, JwstDataModel, Level1bModel
 
 from ..atomic import replace_whole
+from ..dates import to_isot
 from ..detectors import get_detector
 from .defects import Defects
 from .exposures import ExposureSpec, Rate, render_ramps, render_rate, render_rateints
@@ -124,10 +124,10 @@ def _fill_observation(model: JwstDataModel, spec: ExposureSpec) -> None:
     meta.instrument.name, meta.instrument.detector = facts.instrument, facts.name
     for name, value in spec.setup.optics:
         setattr(meta.instrument, name, value)
-    start, end = (Time(mjd, format="mjd") for mjd in (spec.mjd, spec.end_mjd))
+    start, end = to_isot(spec.mjd), to_isot(spec.end_mjd)
     observation = meta.observation
-    observation.date, observation.time = start.isot.split("T")
-    observation.date_beg, observation.date_end = start.isot, end.isot
+    observation.date, observation.time = start.split("T")
+    observation.date_beg, observation.date_end = start, end
     observation.program_number = spec.program
     observation.observation_number = f"{spec.observation:03d}"
     observation.visit_number, observation.visit_group = "001", "02"

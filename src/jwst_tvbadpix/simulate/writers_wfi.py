@@ -14,6 +14,7 @@ from astropy.time import Time, TimeDelta
 from gwcs.coordinate_frames import CelestialFrame, Frame2D
 
 from ..atomic import find_creation_time, replace_whole
+from ..dates import allow_far_dates
 from ..detectors import get_detector
 from ..errors import ProductError
 from .defects import Defects
@@ -56,6 +57,7 @@ _STEPS = (
 _STEPS_DONE = ("assign_wcs", "dq_init", "linearity", "ramp_fit", "refpix", "saturation")
 
 
+@allow_far_dates()
 def write_wfi_image(
     path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
 ) -> Path:
@@ -106,6 +108,7 @@ def write_wfi_image(
     return save_roman(model, path)
 
 
+@allow_far_dates()
 def write_wfi_ramp(
     path: str | Path, spec: ExposureSpec, scene: Scene, defects: Defects | None = None
 ) -> Path:
@@ -124,6 +127,7 @@ def write_wfi_ramp(
     return save_roman(model, path)
 
 
+@allow_far_dates()
 def make_wfi_image(
     data: np.ndarray,
     *,
@@ -207,6 +211,7 @@ def make_wfi_wcs(x0: float, y0: float, ra: float, dec: float) -> Any:
     return gwcs.WCS([(detector, to_sky), (sky, None)])
 
 
+@allow_far_dates()
 def save_roman(model: Any, path: Path, *, compression: str | None = "lz4") -> Path:
     """Write a model whole or not at all, validated by RAD.
 

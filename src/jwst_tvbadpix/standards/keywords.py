@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_mjd
 from ..errors import DateError, InputError
 from .files import Item
 
@@ -69,7 +69,7 @@ def find_mid_mjd(model: Any, item: Item) -> float:
         if middles:
             return middles[0]
         date, time = get(model, "meta.observation.date"), get(model, "meta.observation.time")
-        return float(Time(f"{date}T{time or '00:00:00'}").mjd) if date else np.nan
+        return to_mjd(f"{date}T{time or '00:00:00'}") if date else np.nan
     except (ValueError, TypeError) as error:
         raise DateError(
             f"expected the time of {item.name} as MJD, found {error}; correct it"

@@ -1,5 +1,6 @@
 """What all our steps share: log lines, several products, twins, and life without CRDS."""
 
+import errno
 import glob
 import logging
 import mmap
@@ -14,7 +15,6 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
-from astropy.time import Time
 from jwst.stpipe import Step
 from stdatamodels.jwst.datamodels import ReferenceFileModel
 from stpipe import config_parser, crds_client
@@ -22,7 +22,7 @@ from stpipe.exceptions import StpipeExitException
 from tqdm import tqdm
 
 from ..atomic import is_hidden, make_hidden_folder, open_hidden_folder
-from ..dates import allow_far_dates
+from ..dates import allow_far_dates, to_isot
 from ..errors import InputError, ProductError, TvBadPixError
 from ..files import read_association
 from ..headers import ExposureRecord
@@ -56,6 +56,9 @@ _SUFFIX = re.compile(
 # Products of Roman write themselves.
 _ROMAN = RomanFlat | RomanMask | RomanPhotom
 
+
+# How a system says that a folder cannot be written to: crds makes some in its cache.
+_NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 # Most masks that are held in memory [4 to 8 MB each].
 _HELD_MASKS = 64
@@ -428,7 +431,7 @@ def find_reference(
     InputError
         There is no CRDS set-up, or it has no such reference.
     """
-    date, time = Time(record.start_mjd, format="mjd").isot.split("T")
+    date, time = to_isot(record.start_mjd).split("T")
     parameters = {
         "meta.instrument.name": instrument,
         "meta.instrument.detector": record.detector,
@@ -463,17 +466,19 @@ def ask_crds(reftype: str, parameters: dict[str, Any], name: str) -> Path:
     Raises
     ------
     InputError
-        There is no CRDS set-up, or it has no such reference.
+        There is no CRDS set-up, it has no such reference, or crds cannot write to its cache.
     """
     problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
+    advice = "set CRDS up, or give a file"
     if has_crds():
         try:
             return Path(crds_client.get_reference_file(parameters, reftype, "jwst"))
         except (Exception, SystemExit) as error:  # crds exits where it finds no cache
             problem = error
+            if isinstance(error, OSError) and error.errno in _NOT_WRITABLE:
+                advice = "set CRDS_READONLY_CACHE=1, as for every cache that may not be written to"
     raise InputError(
-        f"expected a {reftype} reference of CRDS for {name}, found: {problem}; set CRDS "
-        "up, or give a file"
+        f"expected a {reftype} reference of CRDS for {name}, found: {problem}; {advice}"
     )
 
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.time import Time
 from jwst.lib import reffile_utils
 from stdatamodels.jwst.datamodels import JwstDataModel, MaskModel
 from stpipe import crds_client
 
+from ..dates import to_isot
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError, TvBadPixError
 from ..files import compute_sha256, open_asdf
 from ..refmodels import build_mask_at, read_history
 from ..refmodels.irs2 import interleave_irs2, strip_irs2
-from ._base import has_crds
+from ._base import ask_crds, has_crds
 
 __all__ = [
     "DatedMask",
@@ -154,7 +154,7 @@ def _read_start(exposure: JwstDataModel, name: str) -> str:
     try:
         if not date or not time:
             raise ValueError("absent")
-        return str(Time(f"{date}T{time}", scale="utc").isot)
+        return to_isot(f"{date}T{time}")
     except ValueError as error:
         raise DateError(
             f"expected DATE-OBS and TIME-OBS as YYYY-MM-DD and hh:mm:ss in {name}, found {date!r} "
@@ -215,22 +215,15 @@ def _build_from_history(exposure: JwstDataModel, start: str, path: Path) -> Date
 
 def _get_from_crds(exposure: JwstDataModel) -> DatedMask:
     """Get the mask that the CRDS context has for the exposure."""
-    problem: BaseException | str = "no CRDS set-up (CRDS_PATH, CRDS_SERVER_URL)"
-    if has_crds():
-        try:
-            found = crds_client.get_reference_file(exposure.get_crds_parameters(), "mask", "jwst")
-            if found != "N/A":
-                path = Path(found)
-                mask = read_mask(path)
-                useafter, source = str(mask.meta.useafter), f"CRDS, {_hash(path)}"
-                return DatedMask(mask, f"crds://{path.name}", useafter, source, path.parent)
-            problem = "N/A"
-        except (Exception, SystemExit) as error:  # crds exits where it finds no cache
-            problem = error
-    raise InputError(
-        f"expected a mask reference of CRDS, found: {problem}; set CRDS up, or give history or "
-        "masks"
-    )
+    name = name_exposure(exposure)
+    path = ask_crds("mask", exposure.get_crds_parameters(), name)
+    if str(path) == "N/A":
+        raise InputError(
+            f"expected a mask reference of CRDS for {name}, found: N/A; give history or masks"
+        )
+    mask = read_mask(path)
+    useafter, source = str(mask.meta.useafter), f"CRDS, {_hash(path)}"
+    return DatedMask(mask, f"crds://{path.name}", useafter, source, path.parent)
 
 
 def read_mask(path: Path) -> MaskModel:
@@ -316,7 +309,7 @@ def _choose_file(exposure: JwstDataModel, start: str, paths: Sequence[Path]) -> 
 def _second(useafter: str, path: Path) -> str:
     """Read a USEAFTER to the millisecond, so that it compares with the start."""
     try:
-        return str(Time(useafter, scale="utc").isot)
+        return to_isot(useafter)
     except ValueError as error:
         raise DateError(
             f"expected USEAFTER as YYYY-MM-DDThh:mm:ss in {path}, found {useafter!r}; correct it"

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from astropy.time import Time
 
+from ..dates import to_isot
 from ..errors import DetectorError
 from ..exposures import ExcludedExposure
 from ..flatfield import BuiltFlat, ExposureFacts, FlatSettings, MergedFlat
@@ -191,7 +191,7 @@ def _list_dates(
     dates = [first_useafter]
     for epoch in range(1, n_flats):
         middle = (end[facts.epoch < epoch].max() + start[facts.epoch == epoch].min()) / 2
-        dates.append(str(Time(middle, format="mjd").isot)[:19])
+        dates.append(to_isot(middle)[:19])
     return dates
 
 
