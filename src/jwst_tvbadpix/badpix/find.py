@@ -42,7 +42,7 @@ from .residuals import (
     subtract_medians,
 )
 from .scores import compute_scores, find_pending
-from .solver import Solver
+from .solver import Solved, Solver
 from .states import compute_transitions
 from .usability import Usability, assess_looks
 
@@ -232,18 +232,9 @@ def find_histories(
     n_pixels = _require_looks(found, usability)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     doubtless = _place(candidates, score > _BEYOND_DOUBT, stack, strips)
+    images = find_images(axes)
     calibration, expected_false = _calibrate(
-        candidates,
-        states,
-        score,
-        sample,
-        doubtless,
-        noise,
-        mid_mjd,
-        find_images(axes),
-        solver,
-        settings,
-        n_pixels,
+        found.solved, score, sample, doubtless, noise, mid_mjd, images, solver, settings, n_pixels
     )
     bad = (states.bad > 0.5) & (score >= calibration.threshold)
     log.info("%d pixels bad at some look, %d at the last", bad.any(axis=0).sum(), bad[-1].sum())
@@ -404,8 +395,7 @@ def _place(
 
 
 def _calibrate(
-    candidates: Candidates,
-    states: PixelStates,
+    solved: Solved,
     score: np.ndarray,
     sample: LocalResiduals,
     doubtless: np.ndarray,
@@ -417,6 +407,7 @@ def _calibrate(
     n_pixels: int,
 ) -> tuple[Calibration, np.ndarray]:
     """Count on decoys what passes for bad: the threshold, and false flags per look."""
+    candidates, states = solved.candidates, solved.states
     wanted = np.clip(2 * n_pixels, *_N_DECOYS)
     # Looks without an order in time are visits of their own.
     visits = np.cumsum(np.diff(mid_mjd, prepend=mid_mjd[0] - 1) > _VISIT_DAYS) - 1
@@ -431,8 +422,8 @@ def _calibrate(
         images,
         n_copies=max(1, round(float(wanted) / max(int(usable.sum()), 1))),
     )
-    solved = solver.keep([made])
-    decoys, decoy_states = solved.candidates, solved.states
+    others = solver.keep([made])
+    decoys, decoy_states = others.candidates, others.states
     decoy_score = compute_scores(decoys, decoy_states, settings.min_noise_ratio, neighbours=False)
     flags = _count_flags(candidates, states)
     decoy_flags = _count_flags(decoys, decoy_states)

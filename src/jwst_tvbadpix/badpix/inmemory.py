@@ -55,6 +55,27 @@ def _make_room(
     return places, np.empty((3, len(some), *shape), np.float32)
 
 
+def _weigh(
+    rate: np.ndarray,
+    look: int,
+    rows: slice,
+    before: LocalResiduals | None,
+    noise: NoiseModel,
+    around: Surroundings,
+    axes: dict[str, Any],
+    part: np.ndarray,
+) -> np.ndarray:
+    """Compute the evidence of rows of a look, (3, ny, nx), from its residuals if it has some."""
+    own = np.array([look])
+    its_noise = choose_looks(noise, own)
+    one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
+    near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
+    if before is None:
+        before = compare_looks(rate[None], its_noise, one, near.outcast)
+    (found,) = weigh_residuals(before, its_noise, find_images(one), near, part[own])
+    return np.asarray(found)
+
+
 def search_in_memory(
     stack: LookStack,
     noise: NoiseModel,
@@ -111,16 +132,10 @@ def search_in_memory(
         with lock:
             n_evidence[start - y0 : stop - y0] += evidence
         rows = slice(first - y0, last - y0)
-        own = np.array([look])
-        its_noise = choose_looks(noise, own)
-        one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
-        near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
+        before = None
         if kept is not None and look in known:
             before = LocalResiduals(*kept[:, [known[look]], rows])
-        else:
-            before = compare_looks(rate[None], its_noise, one, near.outcast)
-        found = weigh_residuals(before, its_noise, find_images(one), near, part[own])
-        tile[look] = found[0][:, core]
+        tile[look] = _weigh(rate, look, rows, before, noise, around, axes, part)[:, core]
 
     def cut() -> Iterator[tuple[int, np.ndarray]]:
         """Make tiles, and cut them into pieces: number of the first pixel, and evidence."""
