@@ -43,6 +43,8 @@ _STEP, _OFFSET, _RESPONSE, _OUTLIER = 16.0, 3.3, 4.0, 4.5
 _RAY_LOOKS, _RUN = 250, (3, 6)
 # The first of these where earlier looks found a pixel good: more than one look can say.
 _LATER_STEP = 20.0
+# Values of which steps in time are tried at once, so that they stay in the cache.
+_STEP_VALUES = 32_768
 # Pixels whose median z exceeds this do not count as anybody's neighbour.
 _EXCLUDE = 6.0
 # Looks from which medians in time are taken that need no more than a rough value.
@@ -556,10 +558,12 @@ def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     total = np.cumsum(np.clip(z, -4, 4), axis=0)
     seen = np.cumsum(evidence, axis=0, dtype=z.dtype)
     best = np.zeros(z.shape[1:], z.dtype)
-    for before, count in zip(total[:-1], seen[:-1], strict=True):
-        weight = seen[-1] * count * (seen[-1] - count)
-        gap = before * seen[-1] - total[-1] * count
-        np.maximum(best, gap * gap / np.maximum(weight, 1), out=best)
+    n_rows = max(1, _STEP_VALUES // max(best.size, 1))
+    for start in range(0, len(z) - 1, n_rows):
+        own = slice(start, min(start + n_rows, len(z) - 1))
+        weight = seen[-1] * seen[own] * (seen[-1] - seen[own])
+        gap = total[own] * seen[-1] - total[-1] * seen[own]
+        np.maximum(best, (gap * gap / np.maximum(weight, 1)).max(axis=0), out=best)
     return best
 
 
