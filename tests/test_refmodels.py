@@ -14,6 +14,7 @@ from astropy.table import Table
 from jwst.dq_init.dq_init_step import DQInitStep
 from stdatamodels.jwst.datamodels import MaskModel, RampModel, model_base
 
+from jwst_tvbadpix.atomic import make_hidden_folder
 from jwst_tvbadpix.errors import DateError, DetectorError, InputError, ProductError
 from jwst_tvbadpix.refmodels import (
     BadPixHistoryModel,
@@ -181,10 +182,12 @@ def fail_to_save(model, path, *args, **kwargs):
 @pytest.mark.parametrize("writer", [(MaskModel, "to_asdf"), (fits.HDUList, "writeto")])
 def test_a_failing_saver_leaves_nothing(tmp_path, monkeypatch, writer):
     monkeypatch.setattr(*writer, fail_to_save)
-    with pytest.raises(ProductError, match="no space left") as caught:
-        write_twins(make_mask(), tmp_path / "mask")
-    assert isinstance(caught.value.__cause__, OSError)
-    assert list(tmp_path.iterdir()) == []
+    for folder in (tmp_path, make_hidden_folder(tmp_path)):
+        before = set(tmp_path.rglob("*"))
+        with pytest.raises(ProductError, match="no space left") as caught:
+            write_twins(make_mask(), folder / "mask")
+        assert isinstance(caught.value.__cause__, OSError)
+        assert set(tmp_path.rglob("*")) == before
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):

@@ -222,13 +222,18 @@ def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
 def _published(*finals: Path) -> Iterator[list[Path]]:
     """Hand out names in a folder beside the final ones; rename all at the end, or remove all.
 
-    The folder also holds what asdf leaves of its own where the disk is full. Of a folder that is
-    hidden itself all is removed by whoever made it, and the final names are handed out.
+    The folder also holds what asdf leaves of its own where the disk is full. Within one that is
+    hidden itself, and removed by whoever made it, the final names are handed out.
     """
     home = finals[0].parent
     try:
         if is_hidden(home):
-            yield list(finals)
+            try:
+                yield list(finals)
+            except BaseException:
+                for path in finals:
+                    path.unlink(missing_ok=True)
+                raise
             return
         with open_hidden_folder(home) as folder:
             temporaries = [folder / path.name for path in finals]
