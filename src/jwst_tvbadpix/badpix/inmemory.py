@@ -34,8 +34,8 @@ from .solver import Solver
 __all__ = ["search_in_memory"]
 
 # Most rows of a tile, and values (pixel, look) of a piece of it that is tested at once: more are
-# not quicker. Fewest pixels of a piece.
-_TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 1024
+# not quicker. Fewest pixels of a piece; columns of a power of two share few places of the cache.
+_TILE_ROWS, _PIECE_VALUES, _PIECE_PIXELS = 128, 1_000_000, 1000
 # Rows beyond a window that the evidence of a pixel depends on: an image may show a star there.
 _STAR_ROWS = 1
 
