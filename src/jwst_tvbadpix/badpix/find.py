@@ -1,7 +1,7 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -62,6 +62,8 @@ _BEYOND_DOUBT = 12.0
 _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
 _NEARLY = 2.0
+# Looks whose evidence is put on the shelf at once.
+_LOOKS_KEPT = 8
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 64_000
 
@@ -319,12 +321,9 @@ def _freeze(
     candidates, states, mjd = histories.candidates, histories.states, histories.mid_mjd
     score = histories.score
     watch = (score > histories.calibration.threshold - _NEARLY) | (states.log_odds > 0)
-    evidence = np.isfinite(candidates.residual)
-    if evidence.size:
-        last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
-        watch |= states.log_ratio[last, np.arange(watch.size)] > 0
-    watched = np.zeros(histories.n_evidence.shape, bool)
-    watched[candidates.y[watch] - y0, candidates.x[watch] - x0] = True
+    planes = np.zeros((2, *histories.n_evidence.shape), bool)
+    for plane, chosen in zip(planes, (watch, ~watch), strict=True):
+        plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
     block = CalibrationBlock(
         shelf.key,
         shelf.identities,
@@ -337,18 +336,25 @@ def _freeze(
         histories.calibration,
         surroundings,
         levels,
-        watched,
+        planes[0],
+        planes[1],
         histories.control.y,
         histories.control.x,
     )
-    control = histories.control
-    for k in np.flatnonzero(histories.usability.used):
-        own = [getattr(candidates, name)[k, watch] for name in ("residual", "local", "variance")]
-        # Nobody asks for the level of the control sample.
-        drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
-        kept = np.concatenate([np.stack(own), np.stack(drawn)], axis=1)
-        shelf.add(int(k), KEPT, kept[:, None])
-    log.info("%d pixels are watched: bad at some look, or nearly", watch.sum())
+    control, used = histories.control, np.flatnonzero(histories.usability.used)
+
+    def list_kept() -> Iterator[np.ndarray]:
+        for start in range(0, used.size, _LOOKS_KEPT):
+            k = used[start : start + _LOOKS_KEPT]
+            own = [getattr(candidates, name)[k] for name in ("residual", "local", "variance")]
+            # Nobody asks for the level of the control sample.
+            drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
+            yield np.concatenate([np.stack(own, axis=1), np.stack(drawn, axis=1)], axis=2)
+
+    kept = np.concatenate(block.number_pixels())
+    origin = hash_parts([shelf.identities[k] for k in used], kept)
+    shelf.put_joint(KEPT, origin, list_kept(), used.size)
+    log.info("%d pixels are watched: bad at some look, or nearly; %d doubtful", *planes.sum((1, 2)))
     return block
 
 

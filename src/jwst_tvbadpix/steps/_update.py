@@ -20,7 +20,6 @@ from ..events import Events
 from ..exposures import ExposureRecord, ExposureStack, extend_exposures
 from ..parallel import map_in_threads
 from ..refmodels import BadPixHistoryModel, BaseMask, PlannedMask, read_history, unpack_block
-from ._base import show_progress
 from .time_variable_bad_pixel import TimeVariableBadPixel
 
 __all__ = ["UpdateBadPixels"]
@@ -159,7 +158,6 @@ class UpdateBadPixels(TimeVariableBadPixel):
             self._open_folder().open_shelf(block.key, stack.look_records),
             settings=settings,
             max_bytes=int(1e9 * self.max_memory),
-            progress=show_progress("Reading evidence", unit="exposure"),
             engine=self._engine,
         )
 
