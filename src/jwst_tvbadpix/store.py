@@ -26,11 +26,13 @@ from .atomic import is_hidden, make_hidden_folder, remove_left, replace_whole
 from .errors import StoreError
 from .headers import ExposureRecord
 
-__all__ = ["EvidenceShelf", "EvidenceStore"]
+__all__ = ["EvidenceShelf", "EvidenceStore", "leave_no_empty_store"]
 
 log = logging.getLogger(__name__)
 
 _LAYOUT = 2
+# The file that makes a folder a store.
+_MARKER = "zarr.json"
 # Rows of a chunk, and its size where they are short [byte].
 _CHUNK_ROWS, _CHUNK_BYTES = 16, 200_000
 # What a damaged file makes zarr raise: wrong checksums and lengths, missing or unreadable metadata.
@@ -84,7 +86,7 @@ class EvidenceStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # By a rename, so that of runs that are started together none clears another's files.
-            with replace_whole(folder / "zarr.json") as path:
+            with replace_whole(folder / _MARKER) as path:
                 zarr.create_group(path.parent, attributes=marker)
         except OSError as error:
             raise _refuse(folder, error) from error
@@ -128,6 +130,22 @@ class EvidenceStore:
             sum(path.name != key for path in folders),
         )
         return shelf
+
+
+@contextmanager
+def leave_no_empty_store(folder: Path) -> Iterator[None]:
+    """Remove a store that is made meanwhile, and its parents, where an error leaves it empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    was_there = (folder / _MARKER).exists()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what others have put there meanwhile stays
+            if not was_there and os.listdir(folder) == [_MARKER]:
+                (folder / _MARKER).unlink()
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _list(folder: Path) -> list[str]:
@@ -178,24 +196,27 @@ class EvidenceShelf:
         return self._read(f"{self.records[look].sha256}/{name}", (slice(None), rows))
 
     def read_joint(
-        self, name: str, origin: str, pixels: slice | np.ndarray = slice(None)
+        self, name: str, origin: str, pixels: np.ndarray | None = None
     ) -> np.ndarray | None:
-        """Read some pixels, along the last axis, of an array of many looks.
+        """Read an array of many looks, or some pixels of it, by their number along the last axis.
 
         None where it is absent, damaged or of another origin, see `put_joint`.
         """
         array, _ = self._open(name)
         if array is None or array.attrs.get("origin") != origin:
             return None
-        parts = []
-        for start in range(0, array.shape[0], array.chunks[0]):
-            part = self._read(name, slice(start, start + array.chunks[0]))
+        pixels = np.arange(array.shape[-1]) if pixels is None else pixels
+        found = np.empty((*array.shape[:-1], pixels.size), array.dtype)
+        size = array.chunks[-1]
+        for start in np.unique(pixels // size) * size:
+            own = np.flatnonzero((pixels >= start) & (pixels < start + size))
+            part = self._read(name, (..., slice(int(start), int(start) + size)))
             if part is None:
                 return None
-            parts.append(part[..., pixels])
-        return np.concatenate(parts)
+            found[..., own] = part[..., pixels[own] - start]
+        return found
 
-    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n_rows: int) -> None:
+    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
         """Write an array of many looks, in place of what was there.
 
         Parameters
@@ -204,8 +225,9 @@ class EvidenceShelf:
         origin : str
             Hash of what it depends on beside the key.
         blocks : iterable of ndarray
-            To be joined along axis 0; each is read back by itself.
-        n_rows : int
+            To be joined along the last axis; each but the last of the size of the first, and
+            read back by itself.
+        n : int
             Their length together.
 
         Raises
@@ -217,10 +239,10 @@ class EvidenceShelf:
             start, array = 0, None
             for block in blocks:
                 if array is None:
-                    shape = (n_rows, *block.shape[1:])
+                    shape = (*block.shape[:-1], n)
                     array = _create(group, name, shape, block.dtype, block.shape, origin=origin)
-                array[start : start + len(block)] = block
-                start += len(block)
+                array[..., start : start + block.shape[-1]] = block
+                start += block.shape[-1]
 
     def _open(self, where: str) -> tuple[Any, int]:
         """Open an array, or find it open, and its inode; None: absent or damaged."""

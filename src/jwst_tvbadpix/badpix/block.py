@@ -64,11 +64,16 @@ class CalibrationBlock:
     control_y: np.ndarray
     control_x: np.ndarray
 
-    def number_pixels(self) -> tuple[np.ndarray, np.ndarray]:
-        """List watched and doubtful pixels, then the control sample, by number along the rows."""
+    def list_kept(self) -> np.ndarray:
+        """List the pixels that may be asked for, numbered along the rows of the window.
+
+        First those always asked for, watched ones and the control sample; then doubtful ones.
+        """
         y0, _, x0, x1 = self.window
         control = (self.control_y.astype(np.intp) - y0) * (x1 - x0) + self.control_x - x0
-        return np.flatnonzero(self.watched | self.doubtful), control
+        return np.concatenate(
+            [np.flatnonzero(self.watched), control, np.flatnonzero(self.doubtful)]
+        )
 
 
 def measure_look(

@@ -26,6 +26,7 @@ from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .outofcore import (
     KEPT,
+    KEPT_BYTES,
     LookStack,
     Search,
     Shelf,
@@ -62,8 +63,6 @@ _BEYOND_DOUBT = 12.0
 _VISIT_DAYS = 0.5
 # A candidate whose score is less than this below the threshold is watched.
 _NEARLY = 2.0
-# Looks whose evidence is put on the shelf at once.
-_LOOKS_KEPT = 8
 # Values (pixel, look) solved at once.
 _VALUES_AT_ONCE = 64_000
 
@@ -341,21 +340,38 @@ def _freeze(
         histories.control.y,
         histories.control.x,
     )
-    control, used = histories.control, np.flatnonzero(histories.usability.used)
-
-    def list_kept() -> Iterator[np.ndarray]:
-        for start in range(0, used.size, _LOOKS_KEPT):
-            k = used[start : start + _LOOKS_KEPT]
-            own = [getattr(candidates, name)[k] for name in ("residual", "local", "variance")]
-            # Nobody asks for the level of the control sample.
-            drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
-            yield np.concatenate([np.stack(own, axis=1), np.stack(drawn, axis=1)], axis=2)
-
-    kept = np.concatenate(block.number_pixels())
-    origin = hash_parts([shelf.identities[k] for k in used], kept)
-    shelf.put_joint(KEPT, origin, list_kept(), used.size)
+    _keep(histories, block, shelf, watch)
     log.info("%d pixels are watched: bad at some look, or nearly; %d doubtful", *planes.sum((1, 2)))
     return block
+
+
+def _keep(
+    histories: PixelHistories, block: CalibrationBlock, shelf: Shelf, watch: np.ndarray
+) -> None:
+    """Put together what all looks say of the pixels that an update may ask for."""
+    candidates, control = histories.candidates, histories.control
+    used = np.flatnonzero(histories.usability.used)
+    own = candidates.residual, candidates.local, candidates.variance
+    # Nobody asks for the level of the control sample.
+    drawn = control.residual, np.zeros_like(control.residual), control.variance
+    n = watch.size
+    columns = np.concatenate(
+        [np.flatnonzero(watch), n + np.arange(control.y.size), np.flatnonzero(~watch)]
+    )
+    size = max(1, KEPT_BYTES // (12 * used.size))
+
+    def list_blocks() -> Iterator[np.ndarray]:
+        for start in range(0, columns.size, size):
+            chosen = columns[start : start + size]
+            inside = chosen < n
+            values = np.empty((used.size, 3, chosen.size), np.float32)
+            for k in range(3):
+                values[:, k, inside] = own[k][np.ix_(used, chosen[inside])]
+                values[:, k, ~inside] = drawn[k][np.ix_(used, chosen[~inside] - n)]
+            yield values
+
+    origin = hash_parts([shelf.identities[k] for k in used], block.list_kept())
+    shelf.put_joint(KEPT, origin, list_blocks(), columns.size)
 
 
 def _measure(

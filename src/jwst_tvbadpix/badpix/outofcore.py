@@ -47,6 +47,7 @@ from .regression import BackgroundFit
 
 __all__ = [
     "KEPT",
+    "KEPT_BYTES",
     "LookStack",
     "Search",
     "Shelf",
@@ -62,8 +63,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Name of the array of the pixels that an update may ask for: candidates, then the control sample.
-KEPT = "kept"
+# Name of the array of the pixels that an update may ask for, see `CalibrationBlock`, and the size
+# of its blocks of pixels, of which it asks for some.
+KEPT, KEPT_BYTES = "kept", 1_000_000
 # Name of the array that counts the looks with evidence.
 _COUNT = "count"
 # Size of one array of a block of rows from which the surroundings are measured.
@@ -111,12 +113,12 @@ class Shelf(Protocol):
         """Write a look, in place of what was there."""
 
     def read_joint(
-        self, name: str, origin: str, pixels: slice | np.ndarray = slice(None)
+        self, name: str, origin: str, pixels: np.ndarray | None = None
     ) -> np.ndarray | None:
         """Read pixels of an array of many looks; None: absent, damaged or of another origin."""
 
-    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n_rows: int) -> None:
-        """Write an array of many looks, in place of what was there."""
+    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
+        """Write an array of many looks, whose blocks are joined along the last axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,7 @@ class ShelvedLooks:
             bits = self.read(k, slice(None), "evidence")[0]
             n_evidence += np.unpackbits(bits, axis=-1, count=x1 - x0)
         if keep:
-            self.shelf.put_joint(_COUNT, origin, [n_evidence], len(n_evidence))
+            self.shelf.put_joint(_COUNT, origin, [n_evidence], x1 - x0)
         return n_evidence
 
     def gather(self, look: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from .block import CalibrationBlock, measure_look
 from .candidates import Candidates, Control, choose_looks, compute_priors, probe_later, weigh_looks
 from .find import PixelHistories, Settings, make_solver
 from .noise import NoiseModel
-from .outofcore import KEPT, LookStack, Shelf, ShelvedLooks, count_pixels, hash_parts
+from .outofcore import KEPT, KEPT_BYTES, LookStack, Shelf, ShelvedLooks, count_pixels, hash_parts
 from .scores import compute_scores
 from .usability import Usability
 
@@ -108,7 +108,7 @@ def update_histories(
         block.watched.sum(),
         promoted.sum(),
     )
-    candidates, control = _gather(looks, block, own, later, promoted, noise)
+    candidates, control = _gather(looks, block, own, later, promoted, noise, max_bytes)
     states = make_solver(mid_mjd, usability, settings, engine)(candidates)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     bad = (states.bad > 0.5) & (score >= block.calibration.threshold)
@@ -149,7 +149,7 @@ def _shelve(
     part = np.searchsorted(block.part_mjd, mid_mjd, side="right")
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
 
-    kept = np.concatenate(block.number_pixels())
+    kept = block.list_kept()
 
     def weigh(look: int, rate: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         own = {"dispersion_axes": [dispersion_axes[look]], **windows}
@@ -248,25 +248,27 @@ def _gather(
     later: Sequence[int],
     promoted: np.ndarray,
     noise: NoiseModel,
+    max_bytes: int,
 ) -> tuple[Candidates, Control]:
     """Read all looks of the pixels that are solved, and of the control sample."""
-    chosen, control = block.number_pixels()
+    kept = block.list_kept()
+    place = np.full(promoted.size, -1)
+    place[kept] = np.arange(kept.size)
     solved = np.flatnonzero(block.watched | promoted)
-    known = np.isin(solved, chosen)
+    n_watched = np.count_nonzero(block.watched)
+    control = kept[n_watched : n_watched + block.control_y.size]
     drawn = np.flatnonzero(~promoted.flat[control])
-    place = np.searchsorted(chosen, solved[known])
-    wanted = np.concatenate([place, chosen.size + drawn])
-    values = np.full((len(noise.n_used), 3, solved.size + drawn.size), np.nan, np.float32)
-    among = np.concatenate([np.flatnonzero(known), solved.size + np.arange(drawn.size)])
-    others = np.flatnonzero(~known)
+    wanted = place[np.concatenate([solved, control[drawn]])]
+    known, others = np.flatnonzero(wanted >= 0), np.flatnonzero(wanted < 0)
+    values = np.full((len(noise.n_used), 3, wanted.size), np.nan, np.float32)
     parts = (
-        _read_kept(looks, own, np.concatenate([chosen, control]), wanted),
+        _read_kept(looks, own, kept, wanted[known], max_bytes),
         _read_others(looks, own, solved[others]),
     )
-    for look, kept, other in zip(own, *parts, strict=True):
-        values[look][:, among], values[look][:, others] = kept, other
+    for look, *part in zip(own, *parts, strict=True):
+        values[look][:, known], values[look][:, others] = part
     for look in later:
-        values[look][:, among] = looks.read(look, slice(None), KEPT)[:, 0, wanted]
+        values[look][:, known] = looks.read(look, slice(None), KEPT)[:, 0, wanted[known]]
         values[look][:, others] = _gather_some(looks, look, solved[others])
     y0, _, x0, x1 = block.window
     y, x = np.divmod(solved, x1 - x0)
@@ -292,24 +294,39 @@ def _gather_some(looks: ShelvedLooks, look: int, pixels: np.ndarray) -> np.ndarr
     return looks.gather(look, *np.divmod(pixels, x1 - x0))
 
 
-def _gather_all(
-    looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray
-) -> Iterator[np.ndarray]:
-    """Read some pixels of looks, one by one: float32 (1, 3, n_pixels)."""
-    return map_in_threads(lambda look: _gather_some(looks, look, pixels)[None], own)
+def _gather_all(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
+    """Read some pixels of some looks: float32 (n_own, 3, n_pixels)."""
+    values = np.empty((len(own), 3, pixels.size), np.float32)
+    parts = map_in_threads(lambda look: _gather_some(looks, look, pixels), own)
+    for row, part in zip(values, parts, strict=True):
+        row[...] = part
+    return values
 
 
 def _read_kept(
-    looks: ShelvedLooks, own: Sequence[int], kept: np.ndarray, wanted: np.ndarray
+    looks: ShelvedLooks, own: Sequence[int], kept: np.ndarray, wanted: np.ndarray, max_bytes: int
 ) -> np.ndarray:
     """Read the block's looks of those of the pixels `kept` that are wanted: (n_own, 3, n)."""
+    if not own:
+        return np.empty((0, 3, wanted.size), np.float32)
     origin = hash_parts([looks.shelf.identities[k] for k in own], kept)
-    for _ in range(2):
-        values = looks.shelf.read_joint(KEPT, origin, wanted)
-        if values is not None:
-            return values
-        looks.shelf.put_joint(KEPT, origin, _gather_all(looks, own, kept), len(own))
-    raise looks.refuse(own[0])
+    found = looks.shelf.read_joint(KEPT, origin, wanted)
+    if found is not None:
+        return found
+    size = max(1, KEPT_BYTES // (12 * len(own)))
+    at_once = size * max(1, max_bytes // 2 // KEPT_BYTES)
+
+    def list_blocks() -> Iterator[np.ndarray]:
+        for start in range(0, kept.size, at_once):
+            values = _gather_all(looks, own, kept[start : start + at_once])
+            for first in range(0, values.shape[-1], size):
+                yield values[..., first : first + size]
+
+    looks.shelf.put_joint(KEPT, origin, list_blocks(), kept.size)
+    found = looks.shelf.read_joint(KEPT, origin, wanted)
+    if found is None:
+        raise looks.refuse(own[0])
+    return found
 
 
 def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
@@ -328,8 +345,8 @@ def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) ->
     if new.size:
         numbers = np.concatenate([numbers, new.astype(np.int32)])
         first = np.broadcast_to(numbers[-new.size :].view(np.float32), (1, 3, new.size))
-        more = np.concatenate([first, *_gather_all(looks, own, new)])
+        more = np.concatenate([first, _gather_all(looks, own, new)])
         known = np.concatenate([known, more], axis=2)
-        looks.shelf.put_joint(_OTHERS, origin, [known], len(known))
+        looks.shelf.put_joint(_OTHERS, origin, [known], numbers.size)
     order = np.argsort(numbers)
     return known[1:, :, order[np.searchsorted(numbers, pixels, sorter=order)]]
