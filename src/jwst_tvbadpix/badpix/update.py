@@ -252,13 +252,14 @@ def _gather(
 ) -> tuple[Candidates, Control]:
     """Read all looks of the pixels that are solved, and of the control sample."""
     kept = block.list_kept()
-    place = np.full(promoted.size, -1)
-    place[kept] = np.arange(kept.size)
     solved = np.flatnonzero(block.watched | promoted)
     n_watched = np.count_nonzero(block.watched)
     control = kept[n_watched : n_watched + block.control_y.size]
     drawn = np.flatnonzero(~promoted.flat[control])
-    wanted = place[np.concatenate([solved, control[drawn]])]
+    place = np.full(promoted.size, -1)
+    place[kept] = np.arange(kept.size)
+    place[control] = -1  # without levels: one that is solved is read like others
+    wanted = np.concatenate([place[solved], n_watched + drawn])
     known, others = np.flatnonzero(wanted >= 0), np.flatnonzero(wanted < 0)
     values = np.full((len(noise.n_used), 3, wanted.size), np.nan, np.float32)
     parts = (
