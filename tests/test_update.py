@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from jwst_tvbadpix.badpix import Settings, update_histories
 from jwst_tvbadpix.badpix.block import measure_look
+from jwst_tvbadpix.badpix.outofcore import cut_tiles, split_piece
+from jwst_tvbadpix.badpix.scores import find_pending
 from jwst_tvbadpix.cli import main
-from jwst_tvbadpix.errors import DetectorError, InputError, StoreError
+from jwst_tvbadpix.errors import ClusterError, DetectorError, InputError, StoreError
 from jwst_tvbadpix.exposures import extend_exposures, open_exposures
 from jwst_tvbadpix.refmodels import read_history, unpack_block
 from jwst_tvbadpix.simulate import simulate_programme
 from jwst_tvbadpix.steps import TimeVariableBadPixel
 from jwst_tvbadpix.steps._update import UpdateBadPixels
+from jwst_tvbadpix.store import EvidenceStore
 
 N, N_FIRST, SEED = 12, 9, 3
 HISTORY = "x_MIRIMAGE_badpixhistory.asdf"
-# A pixel that turns bad with the last two exposures, one that the last alone shows.
-NEW, ONCE = (620, 30), (640, 40)
+# A pixel that turns bad with the last two exposures, of the control sample before; one that the
+# last alone shows.
+NEW, ONCE = (631, 33), (640, 40)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -168,15 +173,30 @@ def test_a_corrected_version_replaces_an_exposure(first, rates, whole, tmp_path)
 
 
 def test_evidence_that_was_damaged_is_made_again_where_the_file_is_given(first, rates, tmp_path):
-    shutil.copytree(first.parent / "store", tmp_path / "store")
+    store = tmp_path / "store"
+    shutil.copytree(first.parent / "store", store)
     wanted = update(first, rates[N_FIRST:], tmp_path / "wanted")
-    for path in (tmp_path / "store").rglob("evidence/c/0/0/0"):
-        os.truncate(path, 10)
+    for path in (store.glob("*/count/c/0/0"), store.rglob("evidence/c/0/0/0")):
+        for one in path:
+            os.truncate(one, 10)
     with pytest.raises(StoreError, match=r"expected the evidence of jw.* give its file too"):
-        update(first, rates[N_FIRST:], tmp_path / "a", store=tmp_path / "store")
+        update(first, rates[N_FIRST:], tmp_path / "a", store=store)
     assert not list(tmp_path.glob("a/*"))
-    found = update(first, rates, tmp_path / "b", store=tmp_path / "store")
+    found = update(first, rates, tmp_path / "b", store=store)
     assert read_products(found) == read_products(wanted)
+
+
+def test_what_looks_say_together_is_made_again(first, rates, whole, tmp_path):
+    """Where it is absent, and where it is damaged."""
+    store = tmp_path / "store"
+    shutil.copytree(first.parent / "store", store)
+    (key,) = [path.parent for path in store.glob("*/kept")]
+    for k, break_it in enumerate((shutil.rmtree, lambda path: os.truncate(path / "c/0/0/0", 9))):
+        break_it(key / "kept")
+        shutil.rmtree(key / "count")
+        found = update(first, rates[N_FIRST:], tmp_path / str(k), store=store)
+        assert read_products(found) == read_products(whole)
+    assert (key / "others").is_dir()
 
 
 def test_masks_that_do_not_change_stay_as_they_are(whole, rates, tmp_path, monkeypatch):
@@ -259,7 +279,22 @@ def test_histories_that_cannot_be_updated_are_refused(first, rates, tmp_path, ch
 
 def test_an_empty_store_is_not_enough(first, rates, tmp_path):
     with pytest.raises(InputError, match=r"no file of 9 \(jw.*give --store"):
-        update(first, rates[-1:], tmp_path / "out", store=tmp_path / "empty")
+        update(first, rates[-1:], tmp_path / "out", store=tmp_path / "new" / "empty")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_refused_scheduler_leaves_nothing_behind(rates, tmp_path):
+    (tmp_path / "there").mkdir()
+    for store in (tmp_path / "there", tmp_path / "new" / "store"):
+        with pytest.raises(ClusterError, match="no answer"):
+            run(
+                TimeVariableBadPixel,
+                rates[:2],
+                tmp_path / "there",
+                store=str(store),
+                scheduler="tcp://127.0.0.1:1",
+            )
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "there"]
 
 
 def test_exposures_that_do_not_fit_are_refused(rates, tmp_path):
@@ -277,6 +312,50 @@ def test_exposures_that_do_not_fit_are_refused(rates, tmp_path):
             hdus[0].header[card] = value
     with pytest.raises((DetectorError, InputError)):
         extend_exposures([str(other)], stack.records, **own)
+
+
+def list_flagged(first, files, store):
+    """List pixels that would be in a mask, and the number of those solved."""
+    block, unit = unpack_block(read_history(first / HISTORY))
+    kept = EvidenceStore(store)
+    known = [kept.list_records(block.key)[one] for one in block.identities]
+    stack = extend_exposures(files, known, window=block.window, unit=unit)
+    found = update_histories(
+        stack,
+        np.array([record.mid_mjd for record in stack.look_records]),
+        [record.dispersion_axis for record in stack.look_records],
+        block,
+        kept.open_shelf(block.key, stack.look_records),
+        settings=Settings(),
+    )
+    bad = found.bad & np.isfinite(found.candidates.residual)
+    flagged = (bad & ~find_pending(bad, np.isfinite(found.candidates.residual))).any(axis=0)
+    y, x = found.candidates.y, found.candidates.x
+    return set(zip(y[flagged].tolist(), x[flagged].tolist(), strict=True)), y.size
+
+
+@pytest.mark.parametrize("added", [(N - 3,), (N - 1,), range(N_FIRST, N)], ids=str)
+def test_pixels_that_are_not_solved_are_good(first, rates, tmp_path, monkeypatch, added):
+    """By brute force: all are solved that quick tests of all looks, or of the block's, choose."""
+    shutil.copytree(first.parent / "store", tmp_path / "store")
+    arguments = first, [rates[k] for k in added], tmp_path / "store"
+    found, n_solved = list_flagged(*arguments)
+
+    def choose(looks, block, later, earlier, max_bytes, engine):
+        chosen = block.doubtful.copy()
+        y0, _, x0, _ = block.window
+        n_looks = len(looks.shelf.identities)
+        for piece in cut_tiles(looks, range(n_looks), 0, len(earlier), max_bytes):
+            own = split_piece(*piece, block.noise, block.surroundings, block.window)[0]
+            chosen[own.y - y0, own.x - x0] = True
+        return chosen & ~block.watched
+
+    monkeypatch.setattr("jwst_tvbadpix.badpix.update._promote", choose)
+    every, n_pixels = list_flagged(*arguments)
+    assert n_solved < 0.75 * n_pixels
+    assert len(every) > 50
+    assert len(found ^ every) <= 0.02 * len(every)
+    assert (NEW in found) == (NEW in every) == (len(added) > 1)
 
 
 def test_a_look_measured_alone_is_worth_what_it_is_among_others(first, rates):

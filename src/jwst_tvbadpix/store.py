@@ -2,9 +2,10 @@
 
 ``FOLDER/KEY/IDENTITY/values`` holds what one exposure says of every pixel under one calibration
 (`jwst_tvbadpix.badpix.outofcore`). KEY is the hash of all that its values depend on, IDENTITY the
-checksum of the exposure, so that nothing is ever mixed. An exposure is written under a temporary
-name and renamed; every chunk carries a CRC-32C, and what is incomplete or damaged counts as
-absent and is made again.
+checksum of the exposure, so that nothing is ever mixed. ``FOLDER/KEY/NAME`` is an array of many
+exposures together, which can be made of theirs and says of which. Each is written under a
+temporary name and renamed; every chunk carries a CRC-32C, and what is incomplete or damaged
+counts as absent and is made again.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,12 +26,15 @@ from .atomic import is_hidden, make_hidden_folder, remove_left, replace_whole
 from .errors import StoreError
 from .headers import ExposureRecord
 
-__all__ = ["EvidenceShelf", "EvidenceStore"]
+__all__ = ["EvidenceShelf", "EvidenceStore", "leave_no_empty_store"]
 
 log = logging.getLogger(__name__)
 
-_LAYOUT = 1
-_CHUNK_ROWS = 16
+_LAYOUT = 2
+# The file that makes a folder a store.
+_MARKER = "zarr.json"
+# Rows of a chunk, and its size where they are short [byte].
+_CHUNK_ROWS, _CHUNK_BYTES = 16, 200_000
 # What a damaged file makes zarr raise: wrong checksums and lengths, missing or unreadable metadata.
 _DAMAGE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
 
@@ -82,7 +86,7 @@ class EvidenceStore:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # By a rename, so that of runs that are started together none clears another's files.
-            with replace_whole(folder / "zarr.json") as path:
+            with replace_whole(folder / _MARKER) as path:
                 zarr.create_group(path.parent, attributes=marker)
         except OSError as error:
             raise _refuse(folder, error) from error
@@ -126,6 +130,22 @@ class EvidenceStore:
             sum(path.name != key for path in folders),
         )
         return shelf
+
+
+@contextmanager
+def leave_no_empty_store(folder: Path) -> Iterator[None]:
+    """Remove a store that is made meanwhile, and its parents, where an error leaves it empty."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    was_there = (folder / _MARKER).exists()
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what others have put there meanwhile stays
+            if not was_there and os.listdir(folder) == [_MARKER]:
+                (folder / _MARKER).unlink()
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _list(folder: Path) -> list[str]:
@@ -173,24 +193,91 @@ class EvidenceShelf:
 
     def read(self, look: int, rows: slice, name: str = "values") -> np.ndarray | None:
         """Read rows of a look: float32 (n_planes, n_rows, nx); None: absent or damaged."""
-        where = f"{self.records[look].sha256}/{name}"
+        return self._read(f"{self.records[look].sha256}/{name}", (slice(None), rows))
+
+    def read_joint(
+        self, name: str, origin: str, pixels: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Read an array of many looks, or some pixels of it, by their number along the last axis.
+
+        None where it is absent, damaged or of another origin, see `put_joint`.
+        """
+        array, _ = self._open(name)
+        if array is None or array.attrs.get("origin") != origin:
+            return None
+        pixels = np.arange(array.shape[-1]) if pixels is None else pixels
+        found = np.empty((*array.shape[:-1], pixels.size), array.dtype)
+        size = array.chunks[-1]
+        for start in np.unique(pixels // size) * size:
+            own = np.flatnonzero((pixels >= start) & (pixels < start + size))
+            part = self._read(name, (..., slice(int(start), int(start) + size)))
+            if part is None:
+                return None
+            found[..., own] = part[..., pixels[own] - start]
+        return found
+
+    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
+        """Write an array of many looks, in place of what was there.
+
+        Parameters
+        ----------
+        name : str
+        origin : str
+            Hash of what it depends on beside the key.
+        blocks : iterable of ndarray
+            To be joined along the last axis; each but the last of the size of the first, and
+            read back by itself.
+        n : int
+            Their length together.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written.
+        """
+        with self._make("", {}, name) as group:
+            start, array = 0, None
+            for block in blocks:
+                if array is None:
+                    shape = (*block.shape[:-1], n)
+                    array = _create(group, name, shape, block.dtype, block.shape, origin=origin)
+                array[..., start : start + block.shape[-1]] = block
+                start += block.shape[-1]
+
+    def _open(self, where: str) -> tuple[Any, int]:
+        """Open an array, or find it open, and its inode; None: absent or damaged."""
         try:
             place = os.stat(self.folder / where).st_ino
-            if where not in self._arrays or self._arrays[where][1] != place:
+            found = self._arrays.get(where)
+            if found is None or found[1] != place:
                 array = _import_zarr().open_array(self.folder / where, mode="r")
                 if array.nchunks_initialized != array.nchunks:
                     raise ValueError("chunks are missing")
-                self._arrays[where] = array, place
-            values = np.asarray(self._arrays[where][0][:, rows])
+                found = self._arrays[where] = array, place
+            return found
+        except _DAMAGE as error:
+            self._forget(where, error)
+            return None, 0
+
+    def _read(self, where: str, selection: Any) -> np.ndarray | None:
+        """Read part of an array; None: absent or damaged."""
+        array, place = self._open(where)
+        if array is None:
+            return None
+        try:
+            values = np.asarray(array[selection])
             # zarr reads zeros where another run has just taken the folder away.
             if os.stat(self.folder / where).st_ino != place:
                 raise ValueError("another run has replaced it")
             return values
         except _DAMAGE as error:
-            self._arrays.pop(where, None)
-            if (self.folder / where).is_dir():
-                log.warning("%s is damaged (%s) and counts as absent", self.folder / where, error)
+            self._forget(where, error)
             return None
+
+    def _forget(self, where: str, error: BaseException) -> None:
+        self._arrays.pop(where, None)
+        if (self.folder / where).is_dir():
+            log.warning("%s is damaged (%s) and counts as absent", self.folder / where, error)
 
     def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Write a look, in place of what was there.
@@ -209,46 +296,50 @@ class EvidenceShelf:
         """
         kept = {**facts, "record": asdict(self.records[look])}
         attributes = {"facts": kept, "sha256": _digest(kept)}
-        with self._make(look, attributes) as group:
+        with self._make(self.records[look].sha256, attributes) as group:
             for name, values in arrays.items():
                 _write(group, name, values)
 
-    def add(self, look: int, name: str, values: np.ndarray) -> None:
-        """Add an array to a look that is there, as `put` writes them."""
-        with self._make(look, {}, name) as group:
-            _write(group, name, values)
-
     @contextmanager
-    def _make(self, look: int, attributes: dict[str, Any], name: str = "") -> Iterator[Any]:
+    def _make(self, home: str, attributes: dict[str, Any], name: str = "") -> Iterator[Any]:
         """Make a group, or an array of it, under a temporary name, and rename it to its place."""
-        identity = self.records[look].sha256
         temporary = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = make_hidden_folder(self.folder)
             yield _import_zarr().create_group(temporary / "made", attributes=attributes)
-            _swap(temporary / "made" / name, self.folder / identity / name, temporary / "old")
+            _swap(temporary / "made" / name, self.folder / home / name, temporary / "old")
         except OSError as error:
             raise _refuse(self.folder, error) from error
         finally:
-            for known in [k for k in self._arrays if k.startswith(f"{identity}/")]:
+            for known in [k for k in self._arrays if k.split("/")[0] == (home or name)]:
                 self._arrays.pop(known, None)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write(group: Any, name: str, values: np.ndarray) -> None:
-    """Write an array, its chunks some rows each; no compression: noise does not compress."""
-    array = group.create_array(
+    """Write an array, its chunks some rows each."""
+    size = values.nbytes // max(1, values.shape[1])
+    rows = max(_CHUNK_ROWS, _CHUNK_BYTES // max(1, size))
+    chunks = (len(values), min(rows, values.shape[1]), values.shape[2])
+    _create(group, name, values.shape, values.dtype, chunks)[...] = values
+
+
+def _create(
+    group: Any, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], **facts: str
+) -> Any:
+    """Create an array; no compression: noise does not compress."""
+    return group.create_array(
         name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=(len(values), max(1, min(_CHUNK_ROWS, values.shape[1])), max(1, values.shape[2])),
+        shape=shape,
+        dtype=dtype,
+        chunks=tuple(max(1, n) for n in chunks),
         compressors=_import_zarr().codecs.Crc32cCodec(),
         fill_value=0,
+        attributes=facts,
         config={"write_empty_chunks": True},
     )
-    array[...] = values
 
 
 def _read_facts(folder: Path) -> dict[str, Any] | None:

@@ -42,6 +42,8 @@ class CalibrationBlock:
         Offset [DN/s] and response of every pixel.
     watched : ndarray of bool, shape (ny, nx)
         Pixels that are solved whatever new looks say: they were bad at some look, or nearly.
+    doubtful : ndarray of bool, shape (ny, nx)
+        Those that quick tests chose and that are not watched.
     control_y, control_x : ndarray of int16, shape (n_control,)
         Full-frame position of the control sample.
     """
@@ -58,8 +60,20 @@ class CalibrationBlock:
     surroundings: Surroundings
     levels: np.ndarray
     watched: np.ndarray
+    doubtful: np.ndarray
     control_y: np.ndarray
     control_x: np.ndarray
+
+    def list_kept(self) -> np.ndarray:
+        """List the pixels that may be asked for, numbered along the rows of the window.
+
+        First those always asked for, watched ones and the control sample; then doubtful ones.
+        """
+        y0, _, x0, x1 = self.window
+        control = (self.control_y.astype(np.intp) - y0) * (x1 - x0) + self.control_x - x0
+        return np.concatenate(
+            [np.flatnonzero(self.watched), control, np.flatnonzero(self.doubtful)]
+        )
 
 
 def measure_look(
@@ -101,7 +115,7 @@ def measure_look(
     variance = compute_variance(noise, sample.local)
     with np.errstate(invalid="ignore"):
         out = np.abs(sample.residual) > OUTLIER * np.sqrt(variance + noise.pattern(sample.local))
-    out &= ~(block.watched | block.surroundings.outcast)[rows]
+    out &= ~(block.watched | block.doubtful | block.surroundings.outcast)[rows]
     n = int(evidence.sum())
     nothing = np.array([np.nan])
     usability = judge_looks(

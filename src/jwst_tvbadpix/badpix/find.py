@@ -1,7 +1,7 @@
 """From row blocks of exposures to the history of every pixel."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -26,6 +26,7 @@ from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .outofcore import (
     KEPT,
+    KEPT_BYTES,
     LookStack,
     Search,
     Shelf,
@@ -319,12 +320,9 @@ def _freeze(
     candidates, states, mjd = histories.candidates, histories.states, histories.mid_mjd
     score = histories.score
     watch = (score > histories.calibration.threshold - _NEARLY) | (states.log_odds > 0)
-    evidence = np.isfinite(candidates.residual)
-    if evidence.size:
-        last = len(evidence) - 1 - evidence[::-1].argmax(axis=0)
-        watch |= states.log_ratio[last, np.arange(watch.size)] > 0
-    watched = np.zeros(histories.n_evidence.shape, bool)
-    watched[candidates.y[watch] - y0, candidates.x[watch] - x0] = True
+    planes = np.zeros((2, *histories.n_evidence.shape), bool)
+    for plane, chosen in zip(planes, (watch, ~watch), strict=True):
+        plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
     block = CalibrationBlock(
         shelf.key,
         shelf.identities,
@@ -337,19 +335,43 @@ def _freeze(
         histories.calibration,
         surroundings,
         levels,
-        watched,
+        planes[0],
+        planes[1],
         histories.control.y,
         histories.control.x,
     )
-    control = histories.control
-    for k in np.flatnonzero(histories.usability.used):
-        own = [getattr(candidates, name)[k, watch] for name in ("residual", "local", "variance")]
-        # Nobody asks for the level of the control sample.
-        drawn = [control.residual[k], np.zeros_like(control.residual[k]), control.variance[k]]
-        kept = np.concatenate([np.stack(own), np.stack(drawn)], axis=1)
-        shelf.add(int(k), KEPT, kept[:, None])
-    log.info("%d pixels are watched: bad at some look, or nearly", watch.sum())
+    _keep(histories, block, shelf, watch)
+    log.info("%d pixels are watched: bad at some look, or nearly; %d doubtful", *planes.sum((1, 2)))
     return block
+
+
+def _keep(
+    histories: PixelHistories, block: CalibrationBlock, shelf: Shelf, watch: np.ndarray
+) -> None:
+    """Put together what all looks say of the pixels that an update may ask for."""
+    candidates, control = histories.candidates, histories.control
+    used = np.flatnonzero(histories.usability.used)
+    own = candidates.residual, candidates.local, candidates.variance
+    # Nobody asks for the level of the control sample.
+    drawn = control.residual, np.zeros_like(control.residual), control.variance
+    n = watch.size
+    columns = np.concatenate(
+        [np.flatnonzero(watch), n + np.arange(control.y.size), np.flatnonzero(~watch)]
+    )
+    size = max(1, KEPT_BYTES // (12 * used.size))
+
+    def list_blocks() -> Iterator[np.ndarray]:
+        for start in range(0, columns.size, size):
+            chosen = columns[start : start + size]
+            inside = chosen < n
+            values = np.empty((used.size, 3, chosen.size), np.float32)
+            for k in range(3):
+                values[:, k, inside] = own[k][np.ix_(used, chosen[inside])]
+                values[:, k, ~inside] = drawn[k][np.ix_(used, chosen[~inside] - n)]
+            yield values
+
+    origin = hash_parts([shelf.identities[k] for k in used], block.list_kept())
+    shelf.put_joint(KEPT, origin, list_blocks(), columns.size)
 
 
 def _measure(

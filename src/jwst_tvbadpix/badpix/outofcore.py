@@ -18,7 +18,7 @@ strips (two rows of each, at most 12 strips), and the candidates, 20 bytes per p
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from itertools import pairwise
@@ -48,10 +48,12 @@ from .solver import Solved, Solver
 
 __all__ = [
     "KEPT",
+    "KEPT_BYTES",
     "LookStack",
     "Search",
     "Shelf",
     "ShelvedLooks",
+    "count_pixels",
     "cut_tiles",
     "hash_parts",
     "search_shelf",
@@ -62,8 +64,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-# Name of the array of pixels that an update asks for: those watched, then the control sample.
-KEPT = "kept"
+# Name of the array of the pixels that an update may ask for, see `CalibrationBlock`, and the size
+# of its blocks of pixels, of which it asks for some.
+KEPT, KEPT_BYTES = "kept", 1_000_000
+# Name of the array that counts the looks with evidence.
+_COUNT = "count"
 # Size of one array of a block of rows from which the surroundings are measured.
 _BLOCK_BYTES = 12_000_000
 # Bytes per pixel and look: of a tile as it is read, and of all that the quick tests make of it.
@@ -108,8 +113,13 @@ class Shelf(Protocol):
     def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Write a look, in place of what was there."""
 
-    def add(self, look: int, name: str, values: np.ndarray) -> None:
-        """Add an array to a look that is there."""
+    def read_joint(
+        self, name: str, origin: str, pixels: np.ndarray | None = None
+    ) -> np.ndarray | None:
+        """Read pixels of an array of many looks; None: absent, damaged or of another origin."""
+
+    def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
+        """Write an array of many looks, whose blocks are joined along the last axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,20 +238,20 @@ class ShelvedLooks:
     shelf : Shelf
     weigh : callable
         Given the number of a look and its rates, float32 (ny, nx), gives its evidence as
-        `weigh_looks` does, (3, ny, nx), and facts to be kept beside it.
+        `weigh_looks` does, ``values`` (3, ny, nx), other arrays, and facts to be kept beside them.
     """
 
     stack: LookStack
     shelf: Shelf
-    weigh: Callable[[int, np.ndarray], tuple[np.ndarray, dict[str, Any]]]
+    weigh: Callable[[int, np.ndarray], tuple[dict[str, np.ndarray], dict[str, Any]]]
 
     def make(self, look: int) -> dict[str, Any]:
         """Compute and put one look; its facts."""
         rate, n_hidden = self.stack.read_look(look)
-        values, facts = self.weigh(look, rate)
-        evidence = np.packbits(np.isfinite(rate), axis=-1)[None]
-        arrays = {"values": values, "evidence": evidence}
-        facts = {"n_hidden": n_hidden, **facts}
+        arrays, facts = self.weigh(look, rate)
+        evidence = np.isfinite(rate)
+        arrays = {**arrays, "evidence": np.packbits(evidence, axis=-1)[None]}
+        facts = {"n_hidden": n_hidden, "n_pixels": int(evidence.sum()), **facts}
         self.shelf.put(look, arrays, facts)
         return facts
 
@@ -262,23 +272,26 @@ class ShelvedLooks:
                 log.info("%d of %d new exposures are in the store", done, n_absent)
         return [own for own in facts if own is not None]
 
-    def _refuse(self, look: int) -> StoreError:
+    def refuse(self, look: int) -> StoreError:
+        """Make the error for what cannot be read back."""
         return StoreError(
             f"expected to read what was just written of look {look + 1}, found it damaged; check "
             "the disk of the store"
         )
 
-    def count(self, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Count the looks with evidence: int32 (ny, nx); the pixels: int64 (n_looks,)."""
+    def count(self, looks: Sequence[int], *, keep: bool = False) -> np.ndarray:
+        """Count the looks with evidence: int32 (ny, nx); `keep`: so that it is known next time."""
+        origin = hash_parts([self.shelf.identities[k] for k in looks])
+        if keep and (known := self.shelf.read_joint(_COUNT, origin)) is not None:
+            return known
         y0, y1, x0, x1 = self.stack.window
         n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
-        n_pixels = np.zeros(len(used), np.int64)
-        for k in np.flatnonzero(used):
-            bits = self.read(int(k), slice(None), "evidence")[0]
-            evidence = np.unpackbits(bits, axis=-1, count=x1 - x0)
-            n_evidence += evidence
-            n_pixels[k] = evidence.sum()
-        return n_evidence, n_pixels
+        for k in looks:
+            bits = self.read(k, slice(None), "evidence")[0]
+            n_evidence += np.unpackbits(bits, axis=-1, count=x1 - x0)
+        if keep:
+            self.shelf.put_joint(_COUNT, origin, [n_evidence], x1 - x0)
+        return n_evidence
 
     def gather(self, look: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Read some pixels of a look, in row-major order in the window: float32 (3, n_pixels)."""
@@ -296,8 +309,18 @@ class ShelvedLooks:
             self.make(look)
             found = self.shelf.read(look, rows, name)
         if found is None:
-            raise self._refuse(look)
+            raise self.refuse(look)
         return found
+
+
+def count_pixels(
+    facts: Sequence[Mapping[str, Any]], used: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels with evidence, of looks that are used, and pixels that a mask hid, each look."""
+    n_pixels, n_hidden = (
+        np.array([own[n] for own in facts], np.int64) for n in ("n_pixels", "n_hidden")
+    )
+    return np.where(used, n_pixels, 0), n_hidden
 
 
 def shelve_looks(
@@ -310,12 +333,11 @@ def shelve_looks(
     """Make looks known to the shelf, of which noise and surroundings were measured."""
     part = divide_time(len(noise.n_used))
 
-    def weigh(look: int, rate: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    def weigh(look: int, rate: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         own = np.array([look])
         one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
-        return weigh_looks(rate[None], choose_looks(noise, own), one, surroundings, part[own])[
-            0
-        ], {}
+        (values,) = weigh_looks(rate[None], choose_looks(noise, own), one, surroundings, part[own])
+        return {"values": values}, {}
 
     return ShelvedLooks(stack, shelf, weigh)
 
@@ -355,8 +377,8 @@ def search_shelf(
     """
     y0, y1, x0, x1 = looks.stack.window
     facts = looks.complete(len(used), engine)
-    n_evidence, n_pixels = looks.count(used)
-    n_hidden = np.array([own["n_hidden"] for own in facts], np.int64)
+    n_evidence = looks.count(np.flatnonzero(used).tolist(), keep=True)
+    n_pixels, n_hidden = count_pixels(facts, used)
 
     def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control, np.ndarray]:
         candidates, control, fit = split_piece(*piece, noise, surroundings, looks.stack.window)

@@ -1,14 +1,19 @@
 """Looks added to a search whose calibration block is frozen.
 
 With the block frozen, what one look says depends on that look alone, so that only new looks are
-computed. Of the pixels, those watched are solved again, with all their looks. Every other pixel
-was good in the block's own looks: it is solved when the looks since then say otherwise, at least
-two of them (one alone is PENDING at most, and in no mask). So the result is a function of the
-block and of the set of looks, whatever the order in which they came.
+computed. Of the pixels, those watched are solved again, with all their looks. Those that are
+doubtful, which quick tests chose and the solution acquitted, are solved when a later look speaks
+against them; all others, good in the block's own looks, when at least two of them do (one alone
+is PENDING at most, and in no mask). So the result is a function of the block and of the set of
+looks, whatever the order in which they came.
+
+What is asked of all looks of the block lies together on the shelf: how many of them have evidence
+of each pixel, and the evidence of the pixels that may be solved. Of a later look there is also,
+in a byte per pixel, how much it speaks against it.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,13 +26,23 @@ from .block import CalibrationBlock, measure_look
 from .candidates import Candidates, Control, choose_looks, compute_priors, probe_later, weigh_looks
 from .find import PixelHistories, Settings, make_solver
 from .noise import NoiseModel
-from .outofcore import KEPT, LookStack, Shelf, ShelvedLooks, cut_tiles
+from .outofcore import KEPT, KEPT_BYTES, LookStack, Shelf, ShelvedLooks, count_pixels, hash_parts
 from .scores import compute_scores
 from .usability import Usability
 
 __all__ = ["update_histories"]
 
 log = logging.getLogger(__name__)
+
+# Name of the array of what a later look says against each pixel: sigmas, in steps of this size,
+# up to this many; and where it says nothing.
+_AGAINST, _STEP, _MOST, _NOTHING = "against", 0.04, 5.0, -128
+# Sigmas of a later look from which a doubtful pixel is solved.
+_LOUD = 3.5
+# Name of the array of pixels that were good in the block and are solved now.
+_OTHERS = "others"
+# Bytes of a value (pixel, look) of the tests of later looks.
+_TEST_BYTES = 40
 
 
 def update_histories(
@@ -39,7 +54,6 @@ def update_histories(
     *,
     settings: Settings,
     max_bytes: int = 2_000_000_000,
-    progress: Callable[[int, int], None] | None = None,
     engine: Engine = THREADS,
 ) -> PixelHistories:
     """Find which pixel was bad at which look, given a calibration block.
@@ -59,8 +73,6 @@ def update_histories(
         Those of the search that the block comes from.
     max_bytes : int
         Memory for the rows of new looks.
-    progress : callable, optional
-        Called with (looks done, looks in all).
     engine : Engine
         Where it is computed.
 
@@ -77,14 +89,17 @@ def update_histories(
     facts = looks.complete(len(mid_mjd), engine)
     noise, usability = _collect(block, known, facts)
     used = usability.used
-    n_evidence, n_pixels = looks.count(used)
+    n_pixels, n_hidden = count_pixels(facts, used)
     if (n_pixels > 0).sum() < 2:
         raise EvidenceError(
             f"expected at least two independent looks with usable pixels, found "
             f"{(n_pixels > 0).sum()}; give more exposures"
         )
-    later = [k for k, use in enumerate(used) if use and known[k] < 0]
-    earlier = n_evidence - looks.count(used & (np.array(known) < 0))[0]
+    is_later = np.array(known) < 0
+    later = np.flatnonzero(used & is_later).tolist()
+    own = np.flatnonzero(used & ~is_later).tolist()
+    earlier = looks.count(own, keep=True)
+    n_evidence = earlier + looks.count(later)
     promoted = _promote(looks, block, later, earlier, max_bytes, engine)
     log.info(
         "%d looks added to %d; %d pixels watched, %d more speak up",
@@ -93,7 +108,7 @@ def update_histories(
         block.watched.sum(),
         promoted.sum(),
     )
-    candidates, control = _gather(looks, block, used, promoted, noise, progress)
+    candidates, control = _gather(looks, block, own, later, promoted, noise, max_bytes)
     states = make_solver(mid_mjd, usability, settings).solve(candidates, engine)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     bad = (states.bad > 0.5) & (score >= block.calibration.threshold)
@@ -111,7 +126,7 @@ def update_histories(
         noise=noise,
         n_evidence=n_evidence,
         n_pixels=n_pixels,
-        n_hidden=np.array([own["n_hidden"] for own in facts], np.int64),
+        n_hidden=n_hidden,
         usability=usability,
         window=block.window,
         mid_mjd=mid_mjd,
@@ -134,7 +149,9 @@ def _shelve(
     part = np.searchsorted(block.part_mjd, mid_mjd, side="right")
     windows = {"window_along": settings.window_along, "window_across": settings.window_across}
 
-    def weigh(look: int, rate: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    kept = block.list_kept()
+
+    def weigh(look: int, rate: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         own = {"dispersion_axes": [dispersion_axes[look]], **windows}
         facts: dict[str, Any] = {}
         if known[look] >= 0:
@@ -147,7 +164,11 @@ def _shelve(
             for name, value in facts["usability"].items():
                 facts["usability"][name] = value if name == "reason" else float(value)
         (values,) = weigh_looks(rate[None], noise, own, block.surroundings, part[look : look + 1])
-        return values, facts
+        arrays = {"values": values}
+        if known[look] < 0:
+            arrays[KEPT] = values.reshape(3, 1, -1)[:, :, kept]
+            arrays[_AGAINST] = _measure_against(values, block.levels)[None]
+        return arrays, facts
 
     return ShelvedLooks(stack, shelf, weigh), known
 
@@ -173,6 +194,26 @@ def _collect(
     return noise, Usability(**{n: np.array(v, float) for n, v in worth.items()}, reason=reason)
 
 
+def _measure_against(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Compare a look with the levels of the pixels: int8, in steps of `_STEP` sigma."""
+    residual, local, variance = values
+    sigmas = (residual - levels[0] - levels[1] * local) / np.sqrt(variance)
+    steps = np.rint(np.clip(sigmas, -_MOST, _MOST) / _STEP)
+    return np.where(np.isfinite(residual), steps, _NOTHING).astype(np.int8)
+
+
+def _cut_later(
+    looks: ShelvedLooks, later: Sequence[int], first_row: int, end_row: int, max_bytes: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Read what later looks say against pixels, tile by tile: number of the first, and int8."""
+    x0, x1 = looks.stack.window[2:]
+    rows = max(1, max_bytes // 3 // (_TEST_BYTES * len(later) * (x1 - x0)))
+    for start in range(first_row, end_row, rows):
+        tile = slice(start, min(end_row, start + rows))
+        against = np.stack([looks.read(k, tile, _AGAINST).ravel() for k in later])
+        yield start * (x1 - x0), against
+
+
 def _promote(
     looks: ShelvedLooks,
     block: CalibrationBlock,
@@ -183,18 +224,19 @@ def _promote(
 ) -> np.ndarray:
     """Mark pixels that are not watched and that later looks speak against: bool (ny, nx)."""
     promoted = np.zeros(earlier.size, bool)
-    if len(later) < 2:
+    if not later:
         return promoted.reshape(earlier.shape)
-    offset, response = block.levels.reshape(2, -1)
 
     def test(piece: tuple[int, np.ndarray]) -> tuple[slice, np.ndarray]:
-        start, values = piece
-        own = slice(start, start + values.shape[-1])
-        error = values[:, 0] - offset[own] - response[own] * values[:, 1]
-        return own, probe_later(error / np.sqrt(values[:, 2]), earlier.flat[own])
+        start, against = piece
+        own = slice(start, start + against.shape[1])
+        z = np.where(against == _NOTHING, np.float32(np.nan), against * np.float32(_STEP))
+        found = block.doubtful.flat[own] & (np.abs(z) > _LOUD).any(axis=0)
+        return own, found | probe_later(z, earlier.flat[own]) if len(z) > 1 else found
 
-    cut, n_rows = partial(cut_tiles, looks, later), len(earlier)
-    for own, found in engine.map_rows(test, cut, n_rows, max_bytes):
+    for own, found in engine.map_rows(
+        test, partial(_cut_later, looks, later), len(earlier), max_bytes
+    ):
         promoted[own] = found
     return promoted.reshape(earlier.shape) & ~block.watched
 
@@ -202,45 +244,110 @@ def _promote(
 def _gather(
     looks: ShelvedLooks,
     block: CalibrationBlock,
-    used: np.ndarray,
+    own: Sequence[int],
+    later: Sequence[int],
     promoted: np.ndarray,
     noise: NoiseModel,
-    progress: Callable[[int, int], None] | None,
+    max_bytes: int,
 ) -> tuple[Candidates, Control]:
     """Read all looks of the pixels that are solved, and of the control sample."""
-    y0, _, x0, _ = block.window
-    (wy, wx), (py, px) = np.nonzero(block.watched), np.nonzero(promoted)
-    cy, cx = block.control_y - y0, block.control_x - x0
-    ky, kx = np.concatenate([wy, cy]), np.concatenate([wx, cx])
-    values = np.full((len(used), 3, ky.size + py.size), np.nan, np.float32)
-
-    def read(look: int) -> None:
-        kept = looks.shelf.read(look, slice(None), KEPT)
-        if kept is None or kept.shape != (3, 1, ky.size):
-            kept = looks.gather(look, ky, kx)[:, None]
-            looks.shelf.add(look, KEPT, kept)
-        values[look] = np.concatenate([kept[:, 0], looks.gather(look, py, px)], axis=1)
-
-    for done, _ in enumerate(map_in_threads(read, np.flatnonzero(used).tolist()), start=1):
-        if progress:
-            progress(done, int(used.sum()))
-    y, x = np.concatenate([wy, py]), np.concatenate([wx, px])
-    order = np.lexsort((x, y))
-    solved = np.r_[: wy.size, ky.size : ky.size + py.size][order]
+    kept = block.list_kept()
+    solved = np.flatnonzero(block.watched | promoted)
+    n_watched = np.count_nonzero(block.watched)
+    control = kept[n_watched : n_watched + block.control_y.size]
+    drawn = np.flatnonzero(~promoted.flat[control])
+    place = np.full(promoted.size, -1)
+    place[kept] = np.arange(kept.size)
+    place[control] = -1  # without levels: one that is solved is read like others
+    wanted = np.concatenate([place[solved], n_watched + drawn])
+    known, others = np.flatnonzero(wanted >= 0), np.flatnonzero(wanted < 0)
+    values = np.full((len(noise.n_used), 3, wanted.size), np.nan, np.float32)
+    parts = (
+        _read_kept(looks, own, kept, wanted[known], max_bytes),
+        _read_others(looks, own, solved[others]),
+    )
+    for look, *part in zip(own, *parts, strict=True):
+        values[look][:, known], values[look][:, others] = part
+    for look in later:
+        values[look][:, known] = looks.read(look, slice(None), KEPT)[:, 0, wanted[known]]
+        values[look][:, others] = _gather_some(looks, look, solved[others])
+    y0, _, x0, x1 = block.window
+    y, x = np.divmod(solved, x1 - x0)
     around = block.surroundings
-    y, x = y[order], x[order]
-    residual, local, variance = (np.ascontiguousarray(values[:, k, solved]) for k in range(3))
+    residual, local, variance = (
+        np.ascontiguousarray(values[:, k, : solved.size]) for k in range(3)
+    )
     candidates = Candidates(
         (y + y0).astype(np.int16),
         (x + x0).astype(np.int16),
         residual,
         local,
         variance,
-        *compute_priors(noise, around.structure[y, x], around.relative[y, x]),
+        *compute_priors(noise, around.structure.flat[solved], around.relative.flat[solved]),
     )
-    others = np.flatnonzero(~promoted[cy, cx])
-    drawn = values[:, :, wy.size + others]
-    control = Control(
-        block.control_y[others], block.control_x[others], drawn[:, 0].copy(), drawn[:, 2].copy()
-    )
-    return candidates, control
+    residual, _, variance = (values[:, k, solved.size :].copy() for k in range(3))
+    return candidates, Control(block.control_y[drawn], block.control_x[drawn], residual, variance)
+
+
+def _gather_some(looks: ShelvedLooks, look: int, pixels: np.ndarray) -> np.ndarray:
+    """Read some pixels of a look: float32 (3, n_pixels)."""
+    x0, x1 = looks.stack.window[2:]
+    return looks.gather(look, *np.divmod(pixels, x1 - x0))
+
+
+def _gather_all(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
+    """Read some pixels of some looks: float32 (n_own, 3, n_pixels)."""
+    values = np.empty((len(own), 3, pixels.size), np.float32)
+    parts = map_in_threads(lambda look: _gather_some(looks, look, pixels), own)
+    for row, part in zip(values, parts, strict=True):
+        row[...] = part
+    return values
+
+
+def _read_kept(
+    looks: ShelvedLooks, own: Sequence[int], kept: np.ndarray, wanted: np.ndarray, max_bytes: int
+) -> np.ndarray:
+    """Read the block's looks of those of the pixels `kept` that are wanted: (n_own, 3, n)."""
+    if not own:
+        return np.empty((0, 3, wanted.size), np.float32)
+    origin = hash_parts([looks.shelf.identities[k] for k in own], kept)
+    found = looks.shelf.read_joint(KEPT, origin, wanted)
+    if found is not None:
+        return found
+    size = max(1, KEPT_BYTES // (12 * len(own)))
+    at_once = size * max(1, max_bytes // 2 // KEPT_BYTES)
+
+    def list_blocks() -> Iterator[np.ndarray]:
+        for start in range(0, kept.size, at_once):
+            values = _gather_all(looks, own, kept[start : start + at_once])
+            for first in range(0, values.shape[-1], size):
+                yield values[..., first : first + size]
+
+    looks.shelf.put_joint(KEPT, origin, list_blocks(), kept.size)
+    found = looks.shelf.read_joint(KEPT, origin, wanted)
+    if found is None:
+        raise looks.refuse(own[0])
+    return found
+
+
+def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
+    """Read the block's looks of pixels that were good in them: (n_own, 3, n).
+
+    They are kept together as far as they were asked for before; the first row has their numbers.
+    """
+    if not pixels.size:
+        return np.empty((len(own), 3, 0), np.float32)
+    origin = hash_parts([looks.shelf.identities[k] for k in own])
+    known = looks.shelf.read_joint(_OTHERS, origin)
+    if known is None:
+        known = np.empty((len(own) + 1, 3, 0), np.float32)
+    numbers = known[0, 0].view(np.int32)
+    new = np.setdiff1d(pixels, numbers)
+    if new.size:
+        numbers = np.concatenate([numbers, new.astype(np.int32)])
+        first = np.broadcast_to(numbers[-new.size :].view(np.float32), (1, 3, new.size))
+        more = np.concatenate([first, _gather_all(looks, own, new)])
+        known = np.concatenate([known, more], axis=2)
+        looks.shelf.put_joint(_OTHERS, origin, [known], numbers.size)
+    order = np.argsort(numbers)
+    return known[1:, :, order[np.searchsorted(numbers, pixels, sorter=order)]]

@@ -62,19 +62,20 @@ def add_command(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from ..errors import InputError
-    from ..refmodels import read_history
 
-    history = read_history(options.history)
     for file in options.files:
         if not Path(file).is_file():
             raise InputError(f"expected an exposure, found no file {file}; check the path")
     if options.dry_run:
+        from ..refmodels import read_history
+
+        read_history(options.history)
         report_planned([f"{options.output_dir}/"])
         print(f"update: nothing written, {len(options.files)} files would be added")
         return 0
     from ..steps._update import UpdateBadPixels
 
-    history, *masks = UpdateBadPixels.call(
+    products = UpdateBadPixels.call(
         list(options.files),
         history=str(options.history),
         store=str(options.store or ""),
@@ -84,12 +85,14 @@ def _run(options: argparse.Namespace) -> int:
         configure_log=False,
         save_results=True,
     )
-    for model in (history, *masks):
-        print(options.output_dir / model.meta.filename)
+    names = products.list_names()
+    for name in names:
+        print(options.output_dir / name)
+    history = products[0]
     intervals = history.intervals.instance
     last = ((intervals["end_mjd"] == float("inf")) & intervals["dnu"]).sum()
     print(
-        f"update: {len(history.exposures.instance['filename'])} exposures, {len(masks)} masks, "
+        f"update: {len(history.exposures.instance['filename'])} exposures, {len(names) - 1} masks, "
         f"{last} pixels bad at the last"
     )
     return 0

@@ -16,7 +16,7 @@ from .history import BadPixHistoryModel
 __all__ = ["pack_block", "unpack_block"]
 
 # Bits of the plane `flags`; those of the parts of the time follow.
-_OUTCAST, _WATCHED, _PARTS = 1, 2, 4
+_OUTCAST, _WATCHED, _DOUBTFUL, _PARTS = 1, 2, 128, 4
 _PLANES = ("structure", "relative")
 _LEVELS = ("offset", "response")
 
@@ -32,6 +32,7 @@ def pack_block(block: CalibrationBlock, unit: str) -> dict[str, Any]:
     """
     around = block.surroundings
     flags = np.where(around.outcast, _OUTCAST, 0) + np.where(block.watched, _WATCHED, 0)
+    flags += np.where(block.doubtful, _DOUBTFUL, 0)
     for k, then in enumerate(around.outcast_then):
         flags += np.where(then, _PARTS << k, 0)
     return {
@@ -99,6 +100,7 @@ def unpack_block(history: BadPixHistoryModel) -> tuple[CalibrationBlock, str]:
             surroundings=surroundings,
             levels=np.stack([kept[name] for name in _LEVELS]),
             watched=(flags & _WATCHED) != 0,
+            doubtful=(flags & _DOUBTFUL) != 0,
         )
         if {flags.shape, block.levels.shape[1:], block.surroundings.structure.shape} != {
             (y1 - y0, x1 - x0)

@@ -89,6 +89,13 @@ class Products(list[Any]):
             self[index] = item
         return item
 
+    def list_names(self) -> list[str]:
+        """List the names of the products without building them."""
+        return [
+            item.filename if isinstance(item, PlannedMask) else item.meta.filename
+            for item in super().__iter__()
+        ]
+
 
 class TvBadPixStep(Step):
     """Base of the steps of this package.

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +20,6 @@ from ..events import Events
 from ..exposures import ExposureRecord, ExposureStack, extend_exposures
 from ..parallel import map_in_threads
 from ..refmodels import BadPixHistoryModel, BaseMask, PlannedMask, read_history, unpack_block
-from ._base import show_progress
 from .time_variable_bad_pixel import TimeVariableBadPixel
 
 __all__ = ["UpdateBadPixels"]
@@ -31,13 +30,18 @@ log = logging.getLogger(__name__)
 _KEPT = ("dating", "mask_filter", "max_masks", "depth", "event_boost", "first_useafter")
 
 
-def _is_on_disk(folder: Path, mask: PlannedMask) -> bool:
-    """Whether both files of a mask are there, with its date and its flags."""
-    path = folder / mask.filename
+def _is_on_disk(folder: Path, before: Mapping[str, PlannedMask], mask: PlannedMask) -> bool:
+    """Whether a mask is as before, and both its files are there with its date and its flags."""
+    path, old = folder / mask.filename, before.get(mask.filename)
+    if old is None or not path.is_file():
+        return False
+    flags = mask.paint()
+    if not np.array_equal(flags, old.paint()):
+        return False
     try:
         with fits.open(path.with_suffix(".fits"), memmap=False) as hdus:
             dated = hdus[0].header["USEAFTER"] == mask.useafter
-            return path.is_file() and dated and np.array_equal(hdus["DQ"].data, mask.paint())
+            return bool(dated and np.array_equal(hdus["DQ"].data, flags))
     except (OSError, KeyError, TypeError, ValueError):
         return False
 
@@ -93,9 +97,10 @@ class UpdateBadPixels(TimeVariableBadPixel):
         if not self.save_results:
             return planned
         folder = self._output_folder()
+        before = {mask.filename: mask for mask in super()._plan_masks(self._history, name)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyUserWarning)  # truncated: it is made again
-            same = list(map_in_threads(partial(_is_on_disk, folder), planned))
+            same = list(map_in_threads(partial(_is_on_disk, folder, before), planned))
         kept = [mask.filename for mask, there in zip(planned, same, strict=True) if there]
         files = [folder / file for file in kept]
         self._unchanged = (*files, *(file.with_suffix(".fits") for file in files))
@@ -159,7 +164,6 @@ class UpdateBadPixels(TimeVariableBadPixel):
             self._open_folder().open_shelf(block.key, stack.look_records),
             settings=settings,
             max_bytes=int(1e9 * self.max_memory),
-            progress=show_progress("Reading evidence", unit="exposure"),
             engine=self._engine,
         )
 

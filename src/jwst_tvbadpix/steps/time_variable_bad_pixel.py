@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from ..refmodels import (
     plan_mask_series,
     read_mask_dq,
 )
-from ..store import EvidenceStore
+from ..store import EvidenceStore, leave_no_empty_store
 from ._account import list_warnings, tabulate_exposures
 from ._base import TvBadPixStep, find_reference, show_progress
 
@@ -115,7 +116,10 @@ class TimeVariableBadPixel(TvBadPixStep):
             `open_exposures` and `read_mask_dq`.
         """
         check_useafter(self.first_useafter)
-        with open_engine(self.scheduler, self._find_folder()) as self._engine:
+        with ExitStack() as stack:
+            if self.store not in (None, "", "None"):
+                stack.enter_context(leave_no_empty_store(self._find_store()))
+            self._engine = stack.enter_context(open_engine(self.scheduler, self._find_folder()))
             return self._build(inputs)
 
     def _find_folder(self) -> Path | None:
@@ -216,8 +220,11 @@ class TimeVariableBadPixel(TvBadPixStep):
             return None
         return self._open_folder()
 
+    def _find_store(self) -> Path:
+        return Path(os.path.expandvars(self.store)).expanduser().absolute()
+
     def _open_folder(self) -> EvidenceStore:
-        return EvidenceStore(Path(os.path.expandvars(self.store)).expanduser())
+        return EvidenceStore(self._find_store())
 
     def _read_base(self, stack: ExposureStack) -> BaseMask | None:
         """Read the base mask, of the detector of the exposures."""
