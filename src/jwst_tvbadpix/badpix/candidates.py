@@ -401,14 +401,19 @@ def find_outcasts(
 
 
 def compare_looks(
-    rate: np.ndarray, noise: NoiseModel, axes: dict[str, Any], outcast: np.ndarray
+    rate: np.ndarray,
+    noise: NoiseModel,
+    axes: dict[str, Any],
+    outcast: np.ndarray,
+    rows: slice = slice(None),
 ) -> LocalResiduals:
-    """Compute the residuals of looks, given who is nobody's neighbour."""
-    planes = np.empty((3, *rate.shape), np.float32)
+    """Compute the residuals of looks, those of some rows, given who is nobody's neighbour."""
+    planes = np.empty((3, *rate[:, rows].shape), np.float32)
     # One by one: what is made of a look stays in the processor's cache.
     for k, axis in enumerate(axes["dispersion_axes"]):
         own = np.array([k])
-        medians = subtract_medians(rate[own], outcast, **{**axes, "dispersion_axes": [axis]})
+        one = {**axes, "dispersion_axes": [axis]}
+        medians = subtract_medians(rate[own], outcast, **one, rows=rows)
         sigma = compute_sigma(choose_looks(noise, own), combine_axes(medians))
         found = combine_axes(medians, sigma)
         planes[:, k] = found.residual[0], found.local[0], found.spread[0]

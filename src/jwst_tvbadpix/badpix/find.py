@@ -20,7 +20,7 @@ from .candidates import (
     find_images,
     make_decoys,
 )
-from .histories import PixelStates
+from .histories import PixelStates, join_pixels
 from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
@@ -258,7 +258,8 @@ def find_histories(
     )
     if shelf is None or around is None or found.levels is None:
         return histories
-    return replace(histories, block=_freeze(histories, shelf, strips, around, found.levels))
+    block = _freeze(histories, found.solved.acquitted, shelf, strips, around, found.levels)
+    return replace(histories, block=block)
 
 
 def _require_looks(found: Search, usability: Usability) -> int:
@@ -310,6 +311,7 @@ def _find_halo(settings: Settings) -> int:
 
 def _freeze(
     histories: PixelHistories,
+    acquitted: Candidates,
     shelf: Shelf,
     strips: Sequence[tuple[int, int]],
     surroundings: Surroundings,
@@ -317,9 +319,11 @@ def _freeze(
 ) -> CalibrationBlock:
     """Freeze what the looks say together, and put what they say of watched pixels by itself."""
     y0, _, x0, _ = histories.window
-    candidates, states, mjd = histories.candidates, histories.states, histories.mid_mjd
-    score = histories.score
-    watch = (score > histories.calibration.threshold - _NEARLY) | (states.log_odds > 0)
+    mjd, score = histories.mid_mjd, histories.score
+    watch = score > histories.calibration.threshold - _NEARLY
+    watch |= histories.states.log_odds > 0
+    watch = np.concatenate([watch, np.zeros(acquitted.y.size, bool)])
+    candidates = join_pixels([histories.candidates, acquitted])
     planes = np.zeros((2, *histories.n_evidence.shape), bool)
     for plane, chosen in zip(planes, (watch, ~watch), strict=True):
         plane[candidates.y[chosen] - y0, candidates.x[chosen] - x0] = True
@@ -340,23 +344,27 @@ def _freeze(
         histories.control.y,
         histories.control.x,
     )
-    _keep(histories, block, shelf, watch)
+    _keep(candidates, histories.control, histories.usability.used, block, shelf, watch)
     log.info("%d pixels are watched: bad at some look, or nearly; %d doubtful", *planes.sum((1, 2)))
     return block
 
 
 def _keep(
-    histories: PixelHistories, block: CalibrationBlock, shelf: Shelf, watch: np.ndarray
+    candidates: Candidates,
+    control: Control,
+    used: np.ndarray,
+    block: CalibrationBlock,
+    shelf: Shelf,
+    watch: np.ndarray,
 ) -> None:
     """Put together what all looks say of the pixels that an update may ask for."""
-    candidates, control = histories.candidates, histories.control
-    used = np.flatnonzero(histories.usability.used)
+    used = np.flatnonzero(used)
     own = candidates.residual, candidates.local, candidates.variance
     # Nobody asks for the level of the control sample.
     drawn = control.residual, np.zeros_like(control.residual), control.variance
-    n = watch.size
+    n, order = watch.size, np.lexsort((candidates.x, candidates.y))
     columns = np.concatenate(
-        [np.flatnonzero(watch), n + np.arange(control.y.size), np.flatnonzero(~watch)]
+        [order[watch[order]], n + np.arange(control.y.size), order[~watch[order]]]
     )
     size = max(1, KEPT_BYTES // (12 * used.size))
 
@@ -527,8 +535,9 @@ def _sample(
         for looks in np.array_split(np.arange(n_looks), -(-n_looks // _LOOKS_AT_ONCE)):
             rate = stack.read_rows(first, min(y1, stop + halo), looks.tolist())
             own = {**axes, "dispersion_axes": [axes["dispersion_axes"][k] for k in looks]}
-            medians = subtract_medians(rate, np.zeros(rate.shape[1:], bool), **own)
-            parts.append([getattr(medians, f.name)[:, core, columns] for f in fields(medians)])
+            nobody = np.zeros(rate.shape[1:], bool)
+            medians = subtract_medians(rate, nobody, **own, rows=core, columns=columns)
+            parts.append([getattr(medians, f.name) for f in fields(medians)])
         return [np.concatenate(planes) for planes in zip(*parts, strict=True)]
 
     parts = zip(*engine.map(compute, strips), strict=True)

@@ -16,7 +16,6 @@ import numpy as np
 from ..parallel import map_in_threads
 from .candidates import (
     Candidates,
-    Control,
     Surroundings,
     choose_looks,
     choose_some,
@@ -42,7 +41,7 @@ _STAR_ROWS = 1
 
 def _make_room(
     n_looks: int, shape: tuple[int, int], max_bytes: int
-) -> tuple[dict[int, int], np.ndarray | None]:
+) -> tuple[dict[int, int], np.ndarray]:
     """Make room for the residuals of the looks that stand for all: place of each, and the array.
 
     They are compared with their surroundings once where that fits into memory: of the largest
@@ -50,28 +49,32 @@ def _make_room(
     """
     some = choose_some(n_looks)
     if 12 * len(some) * shape[0] * shape[1] > max_bytes:
-        return {}, None
+        return {}, np.empty((3, 0, *shape), np.float32)
     places = {int(look): k for k, look in enumerate(some)}
     return places, np.empty((3, len(some), *shape), np.float32)
+
+
+def _cut_rows(around: Surroundings, rows: slice) -> Surroundings:
+    return Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
 
 
 def _weigh(
     rate: np.ndarray,
     look: int,
-    rows: slice,
+    core: slice,
     before: LocalResiduals | None,
     noise: NoiseModel,
     around: Surroundings,
     axes: dict[str, Any],
     part: np.ndarray,
 ) -> np.ndarray:
-    """Compute the evidence of rows of a look, (3, ny, nx), from its residuals if it has some."""
+    """Compute the evidence of the core rows of a look, from its residuals if it has some."""
     own = np.array([look])
     its_noise = choose_looks(noise, own)
     one = {**axes, "dispersion_axes": [axes["dispersion_axes"][look]]}
-    near = Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
     if before is None:
-        before = compare_looks(rate[None], its_noise, one, near.outcast)
+        before = compare_looks(rate[None], its_noise, one, around.outcast, core)
+    near = _cut_rows(around, core)
     (found,) = weigh_residuals(before, its_noise, find_images(one), near, part[own])
     return np.asarray(found)
 
@@ -113,10 +116,10 @@ def search_in_memory(
     """
     y0, y1, x0, x1 = stack.window
     known, kept = _make_room(len(used), (y1 - y0, x1 - x0), max_bytes)
-    around = survey_surroundings(stack, noise, used, halo, axes, keep=kept)
+    around = survey_surroundings(stack, noise, used, halo, axes, keep=kept if known else None)
     n_evidence = np.zeros((y1 - y0, x1 - x0), np.int32)
     n_pixels, n_hidden = np.zeros((2, len(used)), np.int64)
-    part, lock = divide_time(len(used)), Lock()
+    part, lock, controls = divide_time(len(used)), Lock(), []
     reach = max(axes["window_along"], axes["window_across"]) // 2 + _STAR_ROWS
 
     def fill(tile: np.ndarray, start: int, stop: int, look: int) -> None:
@@ -131,11 +134,14 @@ def search_in_memory(
         n_pixels[look] += np.count_nonzero(evidence)
         with lock:
             n_evidence[start - y0 : stop - y0] += evidence
-        rows = slice(first - y0, last - y0)
-        before = None
-        if kept is not None and look in known:
-            before = LocalResiduals(*kept[:, [known[look]], rows])
-        tile[look] = _weigh(rate, look, rows, before, noise, around, axes, part)[:, core]
+        # Evidence of the core, and of the rows beyond that it depends on.
+        low, high = max(y0, start - _STAR_ROWS), min(y1, stop + _STAR_ROWS)
+        its_own = kept[:, [known[look]], low - y0 : high - y0] if look in known else None
+        before = None if its_own is None else LocalResiduals(*its_own)
+        near = _cut_rows(around, slice(first - y0, last - y0))
+        own = slice(low - first, high - first)
+        found = _weigh(rate, look, own, before, noise, near, axes, part)
+        tile[look] = found[:, start - low : stop - low]
 
     def cut() -> Iterator[tuple[int, np.ndarray]]:
         """Make tiles, and cut them into pieces: number of the first pixel, and evidence."""
@@ -155,14 +161,11 @@ def search_in_memory(
             if progress:
                 progress(stop - y0, y1 - y0)
 
-    def test(piece: tuple[int, np.ndarray]) -> tuple[Candidates, Control]:
-        return split_piece(*piece, noise, around, stack.window)[:2]
-
-    controls = []
-
     def find() -> Iterator[Candidates]:
-        for candidates, control in map_in_threads(test, cut()):
+        test = partial(split_piece, noise=noise, surroundings=around, window=stack.window)
+        for candidates, control, _ in map_in_threads(lambda piece: test(*piece), cut()):
             controls.append(control)
             yield candidates
 
-    return Search(solver.keep(find()), join_pixels(controls), n_evidence, n_pixels, n_hidden)
+    counts = n_evidence, n_pixels, n_hidden
+    return Search(solver.keep(find()), join_pixels(controls), *counts)

@@ -398,7 +398,7 @@ def search_shelf(
             yield candidates
 
     return Search(
-        solver.keep(find(), engine),
+        solver.keep(find(), engine, acquitted=True),
         join_pixels(controls),
         n_evidence,
         n_pixels,

@@ -115,9 +115,15 @@ def subtract_medians(
     dispersion_axes: Sequence[int | None],
     window_along: int = 11,
     window_across: int = 9,
+    rows: slice = slice(None),
+    columns: slice = slice(None),
 ) -> AxisResiduals:
-    """Subtract the running medians along each axis; parameters as in `compute_residuals`."""
+    """Subtract the running medians along each axis; parameters as in `compute_residuals`.
+
+    Only those of some rows and columns are given, all being their neighbours.
+    """
     neighbours = np.where(bad, np.float32(np.nan), rate)
+    rate = rate[:, rows, columns]
     along_y = np.empty_like(rate)
     along_x = np.empty_like(rate)
     for axis in set(dispersion_axes):
@@ -128,8 +134,9 @@ def subtract_medians(
             None: (window_along, window_along),
         }[axis]
         chosen = slice(None) if len(looks) == len(rate) else looks
-        along_y[chosen] = compute_running_median(neighbours[chosen], width_y, axis=1)
-        along_x[chosen] = compute_running_median(neighbours[chosen], width_x, axis=2)
+        own = neighbours[chosen]
+        along_y[chosen] = compute_running_median(own[..., columns], width_y, axis=1)[:, rows]
+        along_x[chosen] = compute_running_median(own[:, rows], width_x, axis=2)[..., columns]
     np.subtract(rate, along_y, out=along_y)
     np.subtract(rate, along_x, out=along_x)
     np.copyto(along_y, along_x, where=np.isnan(along_y))

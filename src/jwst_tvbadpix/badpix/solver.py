@@ -1,7 +1,8 @@
 """Candidates solved as they are found, some at a time; those that may be bad are kept."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 
 import numpy as np
 
@@ -19,10 +20,21 @@ _VALUES_AT_ONCE, _LEAST_PIXELS = 64_000, 512
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """Candidates and their best histories, pixel by pixel."""
+    """Candidates and their best histories.
+
+    Attributes
+    ----------
+    candidates : Candidates
+        Those that are bad at some look, or may be.
+    states : PixelStates
+        Theirs.
+    acquitted : Candidates
+        The others, where they were asked for.
+    """
 
     candidates: Candidates
     states: PixelStates
+    acquitted: Candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +57,16 @@ class Solver:
         """Solve candidates, in float64."""
         return join_pixels(list(engine.map(self._solve, self._cut([candidates]))))
 
-    def keep(self, found: Iterable[Candidates], engine: Engine = THREADS) -> Solved:
+    def keep(
+        self, found: Iterable[Candidates], engine: Engine = THREADS, *, acquitted: bool = False
+    ) -> Solved:
         """Solve candidates as they come; those stay that are bad at some look, or may be.
 
         No score exceeds the log-odds of the history, and none below the lowest makes a pixel bad.
         """
-        parts = list(engine.map(self._keep, self._cut(found)))
+        parts = list(engine.map(partial(self._keep, acquitted=acquitted), self._cut(found)))
         return Solved(
-            join_pixels([part.candidates for part in parts]),
-            join_pixels([part.states for part in parts]),
+            *(join_pixels([getattr(part, f.name) for part in parts]) for f in fields(Solved))
         )
 
     def _cut(self, found: Iterable[Candidates]) -> Iterator[Candidates]:
@@ -70,10 +83,11 @@ class Solver:
                 waiting = [take_pixels(joined, slice(whole, None))]
         yield join_pixels(waiting)
 
-    def _keep(self, some: Candidates) -> Solved:
+    def _keep(self, some: Candidates, *, acquitted: bool) -> Solved:
         states = self._solve(some)
         stays = (states.log_odds >= LOWEST_SCORE) | (states.bad > 0.5).any(axis=0)
-        return Solved(take_pixels(some, stays), take_pixels(states, stays))
+        others = take_pixels(some, ~stays & acquitted)
+        return Solved(take_pixels(some, stays), take_pixels(states, stays), others)
 
     def _solve(self, some: Candidates) -> PixelStates:
         # Sums over the looks of a single pixel are added in another order than those of several.

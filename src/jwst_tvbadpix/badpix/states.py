@@ -135,29 +135,27 @@ def infer_states(log_ratio: np.ndarray, transitions: Transitions) -> StateOdds:
     Rabiner 1989, Proc. IEEE 77, 257, section III (scaled recursions), here on the likelihood
     ratio, so that the good state has weight one.
     """
-    ratio = np.exp(log_ratio)
-    n_looks = len(ratio)
-    filtered = np.empty_like(ratio)
-    log_evidence = np.zeros(ratio.shape[1])
-    predicted = np.full(ratio.shape[1], transitions.start_bad)
-    for k in range(n_looks):
+    gain = np.exp(log_ratio)
+    gain -= 1
+    predicted, total, filtered = (np.empty(gain.shape) for _ in range(3))
+    predicted[:1] = transitions.start_bad
+    stay = 1 - transitions.onset - transitions.recovery
+    rows = zip(predicted, gain, total, filtered, strict=True)
+    for k, (before, more, sum_, after) in enumerate(rows):
         if k:
-            before = filtered[k - 1]
-            predicted = (
-                before
-                + (1 - before) * transitions.onset[k - 1]
-                - before * transitions.recovery[k - 1]
-            )
-        weight = predicted * ratio[k]
-        total = 1 - predicted + weight
-        filtered[k] = weight / total
-        log_evidence += np.log(total)
-    bad = filtered.copy()
-    for k in range(n_looks - 2, -1, -1):
-        onset, recovery = transitions.onset[k], transitions.recovery[k]
-        now = filtered[k]
-        next_bad = now * (1 - recovery) + (1 - now) * onset
-        from_bad = now * (1 - recovery) / np.maximum(next_bad, np.finfo(float).tiny)
-        from_good = now * recovery / np.maximum(1 - next_bad, np.finfo(float).tiny)
-        bad[k] = bad[k + 1] * from_bad + (1 - bad[k + 1]) * from_good
+            np.multiply(filtered[k - 1], stay[k - 1], out=before)
+            before += transitions.onset[k - 1]
+        np.multiply(before, more, out=sum_)
+        np.add(before, sum_, out=after)
+        sum_ += 1
+        after /= sum_
+    log_evidence = np.log(total, out=total).sum(axis=0)
+    tiny, recovery = np.finfo(float).tiny, transitions.recovery[:, None]
+    from_good = filtered[:-1] * recovery / np.maximum(1 - predicted[1:], tiny)
+    from_bad = filtered[:-1] * (1 - recovery) / np.maximum(predicted[1:], tiny)
+    from_bad -= from_good
+    bad = filtered
+    for k in range(len(bad) - 2, -1, -1):
+        np.multiply(bad[k + 1], from_bad[k], out=bad[k])
+        bad[k] += from_good[k]
     return StateOdds(bad, log_evidence)
