@@ -270,21 +270,20 @@ def test_timeline_counts_every_change_once(plain):
     rows = plain[0].intervals.instance
     counted = rows["dnu"] & (rows["class"] != "TELEGRAPH")
     axes = draw("timeline", plain[0])
-    heights = np.array([bar.get_height() for bar in axes.patches])
+    # Each bar by its corners, the first of which is where it stands.
+    corners = [path.vertices for group in axes.collections for path in group.get_paths()]
+    tops = [own[np.abs(own[:, 1] - own[0, 1]).argmax(), 1] for own in corners]
+    feet = [own[0, 1] for own in corners]
+    heights = np.subtract(tops, feet)
+    middle = np.array([own[:, 0].min() + own[:, 0].max() for own in corners]) / 2
     starts, ends = (np.isfinite(rows[key])[counted] for key in ("start_mjd", "end_mjd"))
     assert heights[heights > 0].sum() == starts.sum() > 0
     assert -heights[heights < 0].sum() == ends.sum()
     years = Time(plain[0].exposures.instance["expmid_mjd"], format="mjd").decimalyear
-    places = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches if bar.get_height()]
     middles = (years[1:] + years[:-1]) / 2
-    assert np.abs(np.array(places)[:, None] - middles).min(axis=1).max() < 1e-6
+    assert np.abs(middle[heights != 0][:, None] - middles).min(axis=1).max() < 1e-6
     # By gap: those of the first are the changes dated before the second exposure.
     mjd = plain[0].exposures.instance["expmid_mjd"]
     first = rows["start_mjd"][counted & np.isfinite(rows["start_mjd"])] < mjd[1]
-    shown = sum(
-        bar.get_height()
-        for bar in axes.patches
-        if bar.get_height() > 0 and bar.get_x() + bar.get_width() / 2 < years[1]
-    )
-    assert shown == first.sum()
+    assert heights[(heights > 0) & (middle < years[1])].sum() == first.sum()
     assert f"{starts.sum()} onsets" in axes.get_title()

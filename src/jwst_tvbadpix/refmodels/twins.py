@@ -44,8 +44,8 @@ _TWIN_LEVEL = 3
 # Flags that stdatamodels has decoded rightly out of our files, by model and form of the file.
 _DECODED: defaultdict[tuple[type, str], set[int]] = defaultdict(set)
 
-# Arrays that a schema allows, by model: name, type and number of axes, all that it prescribes.
-_VALID: set[tuple[type, frozenset[tuple[str, np.dtype, int]]]] = set()
+# Flags that a schema allows, by model: type and number of axes, all that it prescribes.
+_VALID: set[tuple[type, np.dtype, int]] = set()
 
 
 def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[Path, Path]:
@@ -148,9 +148,12 @@ def _prepare(
     _require_metadata(prepared, final)
     whole = prepared._instance
     arrays = {key: node for key, node in whole.items() if _is_array(node)}
-    kinds = type(model), frozenset((key, a.dtype, a.ndim) for key, a in arrays.items())
+    # Of a model with flags alone: they take longer than all else.
+    kind = None
+    if arrays.keys() == {"dq"}:
+        kind = type(model), arrays["dq"].dtype, arrays["dq"].ndim
     # What asdf itself prescribes it validates when it writes.
-    done = {*_ASDF_OWN, *(arrays if kinds in _VALID else ())}
+    done = {*_ASDF_OWN, *(arrays if kind in _VALID else ())}
     prepared._instance = {key: node for key, node in whole.items() if key not in done}
     try:
         prepared.validate()
@@ -160,7 +163,8 @@ def _prepare(
             f"{final.name}, found: {error}; correct the array or the metadata"
         ) from error
     prepared._instance = whole
-    _VALID.add(kinds)
+    if kind:
+        _VALID.add(kind)
     return prepared, deepcopy(whole)
 
 
