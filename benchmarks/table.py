@@ -32,7 +32,7 @@ _SCRIPTS = (
     ("bench_starflat.py", "", ()),
     ("bench_absflux.py", "", ()),
     ("bench_wfi.py", "", ()),
-    ("bench_scale.py", "", ("--n", "100", "300", "--update")),
+    ("bench_scale.py", "", ("--n", "1000", "100", "300", "--update")),
 )
 # Told to a script in place of the above by ``--small``, which tries all in a few minutes.
 _SMALL = {

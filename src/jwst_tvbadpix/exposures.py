@@ -189,7 +189,7 @@ class ExposureStack:
                 settled = data[list(integrations)] if integrations else np.full_like(data, np.nan)
                 data = bn.nanmedian(settled, axis=0)
             placed = rate[k, first - start : last - start, cx - x0 : cx - x0 + nx]
-            placed[~own] = data[~own]
+            np.copyto(placed, data, where=~own)
         return rate, hidden
 
     def _read_rate(self, index: int, rows: slice) -> tuple[np.ndarray, np.ndarray]:

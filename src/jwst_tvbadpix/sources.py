@@ -74,7 +74,15 @@ class _FitsSource:
         return self._read_plane(rows, *place[0])
 
     def _read_plane(self, rows: slice, offset: int, stored: str, zero: int) -> np.ndarray:
-        plane = np.memmap(self.path, stored, "r", offset, self.shape)[..., rows, :]
+        *several, ny, nx = self.shape
+        if several:
+            plane = np.memmap(self.path, stored, "r", offset, self.shape)[..., rows, :]
+        else:
+            # One range of bytes, which is read sooner than it is mapped.
+            first, last, _ = rows.indices(ny)
+            start = offset + first * nx * np.dtype(stored).itemsize
+            plane = np.fromfile(self.path, stored, (last - first) * nx, offset=start)
+            plane = plane.reshape(-1, nx)
         native = plane.astype(plane.dtype.newbyteorder("="))
         # An unsigned number is stored as a signed one, its highest bit flipped.
         return native.view(native.dtype.str.replace("i", "u")) ^ zero if zero else native

@@ -292,7 +292,7 @@ def _search(
     halo = _find_halo(settings)
     if open_shelf is None:
         found = search_in_memory(
-            stack, noise, used, solver, halo, axes, max_bytes=max_bytes // 5, progress=progress
+            stack, noise, used, solver, halo, axes, max_bytes=max_bytes // 4, progress=progress
         )
         return found, None, None
     around = survey_surroundings(stack, noise, used, halo, axes, engine)
