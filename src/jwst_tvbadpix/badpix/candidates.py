@@ -589,7 +589,7 @@ def _has_outliers(z: np.ndarray) -> np.ndarray:
     left = (count >= n_together) & ~chosen
     if not left.any():
         return chosen
-    total = np.cumsum(out[:, left], axis=0)
+    total = _add_up(out[:, left].astype(int))
     before = np.concatenate([np.zeros((reach, *total.shape[1:]), int), total[:-reach]])
     chosen[left] = (total - before >= n_together).any(axis=0)
     return chosen

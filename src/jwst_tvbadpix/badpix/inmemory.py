@@ -54,6 +54,25 @@ def _make_room(
     return places, np.empty((3, len(some), *shape), np.float32)
 
 
+def _list_tiles(
+    window: tuple[int, int, int, int], n_looks: int, max_bytes: int
+) -> Iterator[tuple[int, int]]:
+    """List the first row of each tile of a window, and its last + 1."""
+    y0, y1, x0, x1 = window
+    n_rows = int(np.clip(max_bytes // (12 * n_looks * (x1 - x0)), 8, _TILE_ROWS))
+    for start in range(y0, y1, n_rows):
+        yield start, min(y1, start + n_rows)
+
+
+def _cut_tile(tile: np.ndarray, start: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Cut a tile, whose first pixel has the number `start`, into pieces."""
+    flat = tile.reshape(*tile.shape[:2], -1)
+    step = max(_PIECE_PIXELS, _PIECE_VALUES // len(tile))
+    for first in range(0, flat.shape[-1], step):
+        # A copy: a piece that is still worked on shall not hold the tile.
+        yield start + first, flat[..., first : first + step].copy()
+
+
 def _cut_rows(around: Surroundings, rows: slice) -> Surroundings:
     return Surroundings(*(getattr(around, f.name)[..., rows, :] for f in fields(around)))
 
@@ -145,19 +164,12 @@ def search_in_memory(
 
     def cut() -> Iterator[tuple[int, np.ndarray]]:
         """Make tiles, and cut them into pieces: number of the first pixel, and evidence."""
-        n_rows = max_bytes // (12 * len(used) * (x1 - x0))
-        n_rows = int(np.clip(n_rows, 8, _TILE_ROWS))
-        step = max(_PIECE_PIXELS, _PIECE_VALUES // len(used))
-        for start in range(y0, y1, n_rows):
-            stop = min(y1, start + n_rows)
+        for start, stop in _list_tiles(stack.window, len(used), max_bytes):
             tile = np.full((len(used), 3, stop - start, x1 - x0), np.nan, np.float32)
             for _ in map_in_threads(partial(fill, tile, start, stop), range(len(used))):
                 pass
-            flat = tile.reshape(len(used), 3, -1)
-            for first in range(0, flat.shape[-1], step):
-                # A copy: a piece that is still worked on shall not hold the tile.
-                yield (start - y0) * (x1 - x0) + first, flat[..., first : first + step].copy()
-            del tile, flat
+            yield from _cut_tile(tile, (start - y0) * (x1 - x0))
+            del tile
             if progress:
                 progress(stop - y0, y1 - y0)
 
