@@ -25,7 +25,17 @@ from ..atomic import find_creation_time, is_hidden, open_hidden_folder
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["as_array", "rename_all", "write_asdf", "write_twins"]
+__all__ = [
+    "TWIN_LEVEL",
+    "as_array",
+    "format_date",
+    "publish",
+    "rename_all",
+    "unvalidated",
+    "was_decoded",
+    "write_asdf",
+    "write_twins",
+]
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +49,7 @@ _P_FILTER_SCHEMA = "http://stsci.edu/schemas/jwst_datamodel/keyword_pfilter.sche
 _ASDF_OWN = ("history", "asdf_library")
 
 # zlib takes half the time of its default level for a mask, which becomes 40 kB instead of 20.
-_TWIN_LEVEL = 3
+TWIN_LEVEL = 3
 
 # Flags that stdatamodels has decoded rightly out of our files, by model and form of the file.
 _DECODED: defaultdict[tuple[type, str], set[int]] = defaultdict(set)
@@ -82,8 +92,8 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
     asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
     prepared, wanted = _prepare(model, asdf_path, find_creation_time())
     _require_fits_text(wanted, fits_path)
-    with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
-        _save_asdf(prepared, asdf_temporary, level=_TWIN_LEVEL)
+    with publish(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
+        _save_asdf(prepared, asdf_temporary, level=TWIN_LEVEL)
         _compare_asdf(wanted, asdf_temporary, type(model))
         for tree in (prepared._instance, wanted):
             tree["meta"]["filename"] = fits_path.name
@@ -118,7 +128,7 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
     prepared, wanted = _prepare(model, path, find_creation_time())
-    with _published(path) as (temporary,):
+    with publish(path) as (temporary,):
         _save_asdf(prepared, temporary)
         _compare_asdf(wanted, temporary, type(model))
     log.debug("Wrote %s", path)
@@ -141,7 +151,7 @@ def _prepare(
     # The table would be decoded as bytes from ASDF, where every flag is then lost.
     prepared._instance.pop("dq_def", None)
     prepared.on_save(str(final))
-    prepared.meta.date = made.strftime("%Y-%m-%dT%H:%M:%S.") + f"{made.microsecond // 1000:03d}"
+    prepared.meta.date = format_date(made)
     if "SOURCE_DATE_EPOCH" in os.environ:
         for entry in _history(prepared._instance):
             entry["time"] = made
@@ -166,6 +176,11 @@ def _prepare(
     if kind:
         _VALID.add(kind)
     return prepared, deepcopy(whole)
+
+
+def format_date(made: datetime) -> str:
+    """Write a date as DATE has it."""
+    return made.strftime("%Y-%m-%dT%H:%M:%S.") + f"{made.microsecond // 1000:03d}"
 
 
 def _history(tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -223,7 +238,7 @@ def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _published(*finals: Path) -> Iterator[list[Path]]:
+def publish(*finals: Path) -> Iterator[list[Path]]:
     """Hand out names in a folder beside the final ones; rename all at the end, or remove all.
 
     The folder also holds what asdf leaves of its own where the disk is full. Within one that is
@@ -395,7 +410,7 @@ def _compare_trees(where: str, expected: dict[str, Any], found: dict[str, Any]) 
 def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel]) -> None:
     """Compare an ASDF file, read with asdf alone and as steps do, with the tree it came from."""
     name = wanted["meta"]["filename"]
-    with _unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
+    with unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
         _compare_trees(name, wanted, dict(file.tree))
         found = [entry["description"] for entry in _history(dict(file.tree))]
         entries = [entry["description"] for entry in _history(wanted)]
@@ -404,7 +419,7 @@ def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel])
 
 
 @contextmanager
-def _unvalidated() -> Iterator[None]:
+def unvalidated() -> Iterator[None]:
     """Read without asdf's validation, for what is compared with a validated model anyway."""
     with asdf.config_context() as config:
         config.validate_on_read = False
@@ -439,6 +454,12 @@ def _compare_fits(
 def _list_flags(dq: np.ndarray) -> np.ndarray:
     """List the values other than 0 that occur."""
     return np.unique(dq[dq != 0])
+
+
+def was_decoded(kind: type[JwstDataModel], dq: np.ndarray) -> bool:
+    """Tell whether each flag was decoded rightly before, out of files of both forms."""
+    known = (_DECODED[kind, file.__name__] for file in (asdf.AsdfFile, fits.HDUList))
+    return set.intersection(*known).issuperset(_list_flags(dq).tolist())
 
 
 def _compare_opened(
