@@ -282,7 +282,7 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):
             if final.exists():
-                shutil.copy2(final, backup)
+                _back_up(final, backup)
             os.replace(temporary, final)
             renamed.append((final, backup))
     except BaseException:
@@ -295,6 +295,15 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
     finally:
         for backup in backups:
             backup.unlink(missing_ok=True)
+
+
+def _back_up(path: Path, backup: Path) -> None:
+    """Give a file a second name, which it keeps when another takes its place; or copy it."""
+    backup.unlink(missing_ok=True)
+    try:
+        os.link(path, backup)
+    except OSError:  # no hard links here
+        shutil.copy2(path, backup)
 
 
 def _save_asdf(model: JwstDataModel, path: Path, **options: int) -> None:
