@@ -15,7 +15,7 @@ from .states import Transitions
 __all__ = ["Solved", "Solver"]
 
 # Values (pixel, look) solved at once, and fewest pixels: the chain goes look by look.
-_VALUES_AT_ONCE, _LEAST_PIXELS = 64_000, 512
+_VALUES_AT_ONCE, _LEAST_PIXELS = 20_000, 512
 
 
 @dataclass(frozen=True, slots=True)
