@@ -1,8 +1,8 @@
 """Which candidate pixel was bad at which look: levels and states solved together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
 import bottleneck as bn
 import numpy as np
@@ -63,22 +63,31 @@ class PixelStates:
 
 
 def join_pixels(parts: Sequence[_Parts]) -> _Parts:
-    """Join results of one kind, whose last axis is the pixel, along it.
+    """Join results of one kind, whose last axis is the pixel, along it; also results of results.
 
     The order in memory is always the same: that of a sum over the looks depends on it.
     """
+
+    def join(values: Sequence[Any]) -> Any:
+        if is_dataclass(values[0]):
+            return join_pixels(values)
+        return np.ascontiguousarray(np.concatenate(values, axis=-1))
+
     names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
-    planes = (np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names)
-    return type(parts[0])(*map(np.ascontiguousarray, planes))
+    return type(parts[0])(*(join([getattr(part, n) for part in parts]) for n in names))
 
 
 def take_pixels(whole: _Parts, chosen: np.ndarray | slice) -> _Parts:
     """Take some pixels of what `join_pixels` joins, in its order in memory unless by a slice."""
-    planes = (getattr(whole, f.name) for f in fields(whole))  # type: ignore[arg-type]
-    if isinstance(chosen, slice):
-        return type(whole)(*(plane[..., chosen] for plane in planes))
-    index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
-    return type(whole)(*(np.take(plane, index, axis=-1) for plane in planes))
+
+    def take(value: Any) -> Any:
+        if is_dataclass(value):
+            return take_pixels(value, chosen)
+        return value[..., chosen] if isinstance(chosen, slice) else np.take(value, index, axis=-1)
+
+    if not isinstance(chosen, slice):
+        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+    return type(whole)(*(take(getattr(whole, f.name)) for f in fields(whole)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +96,8 @@ class _Trials:
 
     pixel: np.ndarray
     multiplicative: np.ndarray
-    looks: Looks
-    levels: Levels
     bad: np.ndarray
-
-
-def _take_trials(trials: _Trials, chosen: np.ndarray) -> _Trials:
-    return _Trials(
-        trials.pixel[chosen],
-        trials.multiplicative[chosen],
-        take_pixels(trials.looks, chosen),
-        take_pixels(trials.levels, chosen),
-        np.take(trials.bad, chosen, axis=1),
-    )
-
-
-def _join_trials(parts: Sequence[_Trials]) -> _Trials:
-    return _Trials(
-        np.concatenate([part.pixel for part in parts]),
-        np.concatenate([part.multiplicative for part in parts]),
-        join_pixels([part.looks for part in parts]),
-        join_pixels([part.levels for part in parts]),
-        np.concatenate([part.bad for part in parts], axis=1),
-    )
+    levels: Levels
 
 
 def solve_states(
@@ -168,36 +156,36 @@ def solve_states(
         minimum_shift=min_effect * _median_sigma(residual, variance),
     )
     trials, reference = _start_trials(looks, llr_cap)
-    levels, bad = trials.levels, trials.bad
+    own = take_pixels(looks, trials.pixel)
+    own = replace(own, shape=np.where(trials.multiplicative, own.local, own.inverse))
     for k in range(_N_ITERATIONS):
         if k:
-            levels = fit_levels(trials.looks, bad, levels)
-        log_ratio = compare_states(trials.looks, levels, llr_cap, min_noise_ratio)
+            trials = replace(trials, levels=fit_levels(own, trials.bad, trials.levels))
+        log_ratio = compare_states(own, trials.levels, llr_cap, min_noise_ratio)
         odds = infer_states(log_ratio, transitions)
-        bad = odds.bad
-    trials = replace(trials, levels=levels, bad=bad)
-    as_good = compute_log_good(trials.looks, levels, llr_cap)
+        trials = replace(trials, bad=odds.bad)
+    log_good = compute_log_good(own, trials.levels, llr_cap)
     # The good level that a trial found without the bad looks is a good level all the same.
-    np.maximum.at(reference, trials.pixel, as_good)
-    log_odds = as_good + odds.log_evidence - _PRICE
-    best = _choose_best(trials, log_odds)
+    np.maximum.at(reference, trials.pixel, log_good)
+    log_odds = log_good + odds.log_evidence - _PRICE
+    best = _choose_best(trials, log_odds, evidence=own.inverse > 0)
     return PixelStates(
-        bad=np.take(bad, best, axis=1).astype(np.float32),
+        bad=np.take(trials.bad, best, axis=1).astype(np.float32),
         log_ratio=np.take(log_ratio, best, axis=1).astype(np.float32),
         log_odds=log_odds[best] - reference,
         multiplicative=trials.multiplicative[best],
-        **{f.name: getattr(levels, f.name)[best] for f in fields(Levels)},
+        **{f.name: getattr(trials.levels, f.name)[best] for f in fields(Levels)},
     )
 
 
-def _choose_best(trials: _Trials, log_odds: np.ndarray) -> np.ndarray:
+def _choose_best(trials: _Trials, log_odds: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     """Choose the trial of highest odds of each pixel, by number, scatter paid in full.
 
     Looks far out count no more than the cap whatever explains them, so that a level that fits
     would tie with a scatter that swallows everything. What tells them apart is the normalisation
     of the wider Gaussian, which the cap hides: half the logarithm of the variance at each bad look.
     """
-    n_bad = (trials.bad * (trials.looks.inverse > 0)).sum(axis=0)
+    n_bad = (trials.bad * evidence).sum(axis=0)
     rank = log_odds - 0.5 * n_bad * np.log(trials.levels.variance_ratio)
     impossible = trials.multiplicative & ~(trials.levels.amplitude < -_MINIMUM_LOSS)
     order = np.lexsort((-np.where(impossible, -np.inf, rank), trials.pixel))
@@ -219,21 +207,21 @@ def _start_trials(looks: Looks, llr_cap: np.ndarray) -> tuple[_Trials, np.ndarra
     good = fit_levels(looks, np.zeros(looks.residual.shape))
     reference = compute_log_good(looks, good, llr_cap)
     parts = []
-    for pixel, bad in _list_starts(looks):
-        own = take_pixels(looks, pixel)
-        parts.append(_Trials(pixel, np.zeros(pixel.size, bool), own, fit_levels(own, bad), bad))
+    for pixel, start in _list_starts(looks):
+        own, bad = take_pixels(looks, pixel), start.astype(float)
+        dark = np.zeros(pixel.size, bool)
+        parts.append(_Trials(pixel, dark, start, fit_levels(own, bad)))
         own = replace(own, shape=own.local)
-        levels = fit_levels(own, bad)
-        possible = levels.amplitude < 0
-        log_good = compute_log_good(own, levels, llr_cap)
+        lost = _Trials(pixel, ~dark, start, fit_levels(own, bad))
+        possible = lost.levels.amplitude < 0
+        log_good = compute_log_good(own, lost.levels, llr_cap)
         np.maximum.at(reference, pixel, np.where(possible, -np.inf, log_good))
-        trials = _Trials(pixel, np.ones(pixel.size, bool), own, levels, bad)
-        parts.append(_take_trials(trials, np.flatnonzero(possible)))
-    return _join_trials(parts), reference
+        parts.append(take_pixels(lost, possible))
+    return join_pixels(parts), reference
 
 
 def _list_starts(looks: Looks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Start points of the maximisation: pixels, and their probabilities to be bad.
+    """Start points of the maximisation: pixels, and whether they are bad at each look.
 
     A pixel is left out where a start is one that it had. A lone one is there twice: the sums of
     a single column are added up in another order than those of several.
@@ -246,7 +234,7 @@ def _list_starts(looks: Looks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         pixel = np.flatnonzero(new)
         if pixel.size == 1:
             pixel = np.repeat(pixel, 2)
-        yield pixel, np.take(start, pixel, axis=1).astype(float)
+        yield pixel, np.take(start, pixel, axis=1)
 
 
 def _find_outliers(looks: Looks) -> np.ndarray:
