@@ -1,6 +1,7 @@
 """Histories of pixels: the right looks are bad, and nothing else."""
 
 from dataclasses import dataclass, fields, replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,9 +10,16 @@ from arrays import CORNER, find, flag_cube
 from jwst_tvbadpix.badpix import Candidates, Settings, extract_intervals
 from jwst_tvbadpix.badpix.candidates import _largest_step
 from jwst_tvbadpix.badpix.find import _choose_strips
-from jwst_tvbadpix.badpix.histories import solve_states
+from jwst_tvbadpix.badpix.histories import _find_outliers, _split, _start_trials, solve_states
+from jwst_tvbadpix.badpix.levels import (
+    compare_states,
+    compute_log_good,
+    fit_levels,
+    whiten_looks,
+)
 from jwst_tvbadpix.badpix.scores import compute_scores
-from jwst_tvbadpix.badpix.states import compute_transitions
+from jwst_tvbadpix.badpix.solver import Solver
+from jwst_tvbadpix.badpix.states import compute_transitions, infer_states
 from jwst_tvbadpix.errors import EvidenceError
 
 N_LOOKS, N_PIXELS = 30, 200
@@ -201,6 +209,97 @@ def test_inputs_of_the_solver_are_not_edited():
     for plane in planes:
         plane.flags.writeable = False
     solve(*planes)
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    """Pixels of all kinds, good ones too, with gaps: planes (N_LOOKS, 14 * 6)."""
+    kinds = [(HISTORIES[name], amplitude) for name in HISTORIES for amplitude in (2.0, 60.0)]
+    kinds += [(LOOK < 0, 0.0), (LOOK == 9, 40.0), (HISTORIES["turn-on"], -5.0)]
+    draws = [draw(truth, amplitude, seed=k) for k, (truth, amplitude) in enumerate(kinds)]
+    draws.append(draw(HISTORIES["last four"], -0.6, multiplicative=True, seed=20))
+    planes = [np.concatenate([d[k][:, :6] for d in draws], axis=1) for k in range(3)]
+    rng = np.random.default_rng(8)
+    planes[0][rng.uniform(size=planes[0].shape) < 0.1] = np.nan
+    order = rng.permutation(planes[0].shape[1])
+    return [np.ascontiguousarray(plane[:, order]) for plane in planes]
+
+
+def solve_all_trials(residual, local, variance):
+    """The same without a shortcut: all six trials of all pixels, one after the other."""
+    n = residual.shape[1]
+    prior = {"sigma_offset": np.full(n, SIGMA_OFFSET), "sigma_response": np.full(n, SIGMA_RESPONSE)}
+    sigma = np.sqrt(np.nanmedian(np.where(np.isfinite(residual), variance, np.nan), axis=0))
+    looks = whiten_looks(residual, local, variance, **prior, minimum_shift=sigma)
+    chain = compute_transitions(
+        MJD,
+        start_bad=SETTINGS.start_bad,
+        onset_per_year=SETTINGS.onset_per_year,
+        recovery_per_year=SETTINGS.recovery_per_year,
+    )
+    cap = np.full((N_LOOKS, 1), SETTINGS.llr_cap)
+    starts = np.ones(residual.shape, bool), _split(looks), _find_outliers(looks)
+    trials = []
+    for start, multiplicative in product(starts, (False, True)):
+        own = replace(looks, shape=looks.local) if multiplicative else looks
+        bad, levels = start.astype(float), None
+        for _ in range(4):
+            levels = fit_levels(own, bad, levels)
+            log_ratio = compare_states(own, levels, cap, SETTINGS.min_noise_ratio)
+            odds = infer_states(log_ratio, chain)
+            bad = odds.bad
+        rank = compute_log_good(own, levels, cap) + odds.log_evidence
+        rank -= 0.5 * (bad * (looks.inverse > 0)).sum(axis=0) * np.log(levels.variance_ratio)
+        if multiplicative:
+            rank[levels.amplitude >= -0.2] = -np.inf
+        trials.append((rank, bad, log_ratio, levels.amplitude))
+    rank, bad, log_ratio, amplitude = map(np.array, zip(*trials, strict=True))
+    best, pixel = rank.argmax(axis=0), np.arange(n)
+    return bad[best, :, pixel].T, log_ratio[best, :, pixel].T, amplitude[best, pixel]
+
+
+def test_trials_left_out_change_nothing(mixture):
+    """Starts that are there twice, responses that rose: bit for bit what all trials give."""
+    states, _ = solve(*mixture)
+    bad, log_ratio, amplitude = solve_all_trials(*mixture)
+    np.testing.assert_array_equal(states.bad, bad.astype(np.float32))
+    np.testing.assert_array_equal(states.log_ratio, log_ratio.astype(np.float32))
+    np.testing.assert_array_equal(states.amplitude, amplitude)
+
+
+def test_no_trial_is_there_twice_nor_an_impossible_one(mixture):
+    n = mixture[0].shape[1]
+    prior = {"sigma_offset": np.full(n, SIGMA_OFFSET), "sigma_response": np.full(n, SIGMA_RESPONSE)}
+    looks = whiten_looks(*mixture, **prior, minimum_shift=np.ones(n))
+    trials, _ = _start_trials(looks, np.full((N_LOOKS, 1), SETTINGS.llr_cap))
+    known = looks.inverse[:, trials.pixel] > 0
+    table = np.column_stack([trials.pixel, trials.multiplicative, (trials.bad & known).T])
+    assert len(np.unique(table, axis=0)) == len(table)
+    assert (trials.levels.amplitude[trials.multiplicative] < 0).all()
+    assert set(trials.pixel[~trials.multiplicative]) == set(range(n))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 31])
+def test_bits_of_a_pixel_do_not_depend_on_its_piece(mixture, width, monkeypatch):
+    """What an update solves with other neighbours than the full search stays the same."""
+    n = mixture[0].shape[1]
+    place = np.arange(n, dtype=np.int16)
+    prior = np.full(n, SIGMA_OFFSET), np.full(n, SIGMA_RESPONSE)
+    candidates = Candidates(place, place, *mixture, *prior)
+    chain = compute_transitions(MJD, start_bad=3e-3, onset_per_year=5e-4, recovery_per_year=0.09)
+    solver = Solver(chain, np.full(N_LOOKS, 10.0), 1.0, 4.0)
+    whole = solver.solve(candidates)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.solver._VALUES_AT_ONCE", 1)
+    monkeypatch.setattr("jwst_tvbadpix.badpix.solver._LEAST_PIXELS", width)
+    parts = solver.solve(candidates)
+    for f in fields(whole):
+        np.testing.assert_array_equal(getattr(parts, f.name), getattr(whole, f.name))
+
+
+def test_no_pixel_has_no_history():
+    states, bad = solve(*(np.empty((N_LOOKS, 0)) for _ in range(3)))
+    assert states.log_odds.shape == (0,)
+    assert bad.shape == (N_LOOKS, 0)
 
 
 # -------------------------------------------------------------------------- find_histories

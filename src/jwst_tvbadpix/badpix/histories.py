@@ -1,29 +1,31 @@
 """Which candidate pixel was bad at which look: levels and states solved together."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import TypeVar
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
+import bottleneck as bn
 import numpy as np
 
+from .levels import (
+    OUTLIER,
+    Levels,
+    Looks,
+    compare_states,
+    compute_log_good,
+    fit_levels,
+    whiten_looks,
+)
 from .states import Transitions, infer_states
 
 __all__ = ["PixelStates", "join_pixels", "solve_states", "take_pixels"]
 
 _Parts = TypeVar("_Parts")
 
-# Residuals beyond this many sigma lose their weight (twice-applied Cauchy weight).
-_CLIP = 3.0
-# Scatter of a bad level relative to itself: hot pixels drift by several per cent.
-_JITTER = 0.07
-# A single look whose residual exceeds this many sigma counts as bad whatever its level.
-_OUTLIER = 4.5
 # A response that fell by less than this is a matter for the flat field, not for the mask.
 _MINIMUM_LOSS = 0.2
 # Log of the price of the parameters that only the bad state has.
 _PRICE = 3.0
-# Largest variance ratio considered for an unstable pixel.
-_MAXIMUM_RATIO = 1e6
 _N_ITERATIONS = 4
 
 
@@ -61,45 +63,41 @@ class PixelStates:
 
 
 def join_pixels(parts: Sequence[_Parts]) -> _Parts:
-    """Join results of one kind, whose last axis is the pixel, along it.
+    """Join results of one kind, whose last axis is the pixel, along it; also results of results.
 
     The order in memory is always the same: that of a sum over the looks depends on it.
     """
+
+    def join(values: Sequence[Any]) -> Any:
+        if is_dataclass(values[0]):
+            return join_pixels(values)
+        return np.ascontiguousarray(np.concatenate(values, axis=-1))
+
     names = [f.name for f in fields(parts[0])]  # type: ignore[arg-type]
-    planes = (np.concatenate([getattr(p, n) for p in parts], axis=-1) for n in names)
-    return type(parts[0])(*map(np.ascontiguousarray, planes))
+    return type(parts[0])(*(join([getattr(part, n) for part in parts]) for n in names))
 
 
 def take_pixels(whole: _Parts, chosen: np.ndarray | slice) -> _Parts:
-    """Take some pixels of what `join_pixels` joins."""
-    names = [f.name for f in fields(whole)]  # type: ignore[arg-type]
-    return type(whole)(*(getattr(whole, name)[..., chosen] for name in names))
+    """Take some pixels of what `join_pixels` joins, in its order in memory unless by a slice."""
+
+    def take(value: Any) -> Any:
+        if is_dataclass(value):
+            return take_pixels(value, chosen)
+        return value[..., chosen] if isinstance(chosen, slice) else np.take(value, index, axis=-1)
+
+    if not isinstance(chosen, slice):
+        index = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+    return type(whole)(*(take(getattr(whole, f.name)) for f in fields(whole)))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
-    """What the solver is given, NaN replaced by weight zero."""
+class _Trials:
+    """Trials, on the last axis: histories of a pixel that come from one start, of one kind."""
 
-    residual: np.ndarray
-    local: np.ndarray
-    variance: np.ndarray
-    evidence: np.ndarray
-    sigma_offset: np.ndarray
-    sigma_response: np.ndarray
-    minimum_shift: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _Levels:
-    """Levels of the two states for given state probabilities."""
-
-    offset: np.ndarray
-    response: np.ndarray
-    amplitude: np.ndarray
-    amplitude_err: np.ndarray
-    ratio: np.ndarray
-    error: np.ndarray
-    shift: np.ndarray
+    pixel: np.ndarray
+    multiplicative: np.ndarray
+    bad: np.ndarray
+    levels: Levels
 
 
 def solve_states(
@@ -148,71 +146,112 @@ def solve_states(
     background, as far as that goes: the prior of q is what keeps a flat-field error from
     passing for dark current.
     """
-    evidence = np.isfinite(residual)
     llr_cap = np.broadcast_to(llr_caps, len(residual))[:, None]
-    data = _Data(
-        np.where(evidence, residual, 0.0),
-        np.where(evidence, local, 0.0),
-        np.where(evidence, variance, 1.0),
-        evidence,
-        sigma_offset,
-        sigma_response,
-        min_effect * _median_sigma(variance, evidence),
+    looks = whiten_looks(
+        residual,
+        local,
+        variance,
+        sigma_offset=sigma_offset,
+        sigma_response=sigma_response,
+        minimum_shift=min_effect * _median_sigma(residual, variance),
     )
-    good = _fit_levels(data, np.zeros_like(data.residual), np.zeros(residual.shape[1], bool), None)
-    reference = _log_good(data, good, llr_cap)
-    best: dict[str, np.ndarray] | None = None
-    for start, multiplicative in _starts(data):
-        trial, as_good = _maximise(
-            data, start, multiplicative, transitions, llr_cap, min_noise_ratio
-        )
-        # The good level that a trial found without the bad looks is a good level all the same.
-        reference = np.maximum(reference, as_good)
-        if best is None:
-            best = trial
-            continue
-        better = _rank(trial, evidence) > _rank(best, evidence)
-        best = {key: np.where(better, trial[key], best[key]) for key in best}
-    assert best is not None
-    best["log_odds"] = best["log_odds"] - reference
-    for name in ("bad", "log_ratio"):
-        best[name] = best[name].astype(np.float32)
-    return PixelStates(**best)
+    trials, reference = _start_trials(looks, llr_cap)
+    own = take_pixels(looks, trials.pixel)
+    own = replace(own, shape=np.where(trials.multiplicative, own.local, own.inverse))
+    for k in range(_N_ITERATIONS):
+        if k:
+            trials = replace(trials, levels=fit_levels(own, trials.bad, trials.levels))
+        log_ratio = compare_states(own, trials.levels, llr_cap, min_noise_ratio)
+        odds = infer_states(log_ratio, transitions)
+        trials = replace(trials, bad=odds.bad)
+    log_good = compute_log_good(own, trials.levels, llr_cap)
+    # The good level that a trial found without the bad looks is a good level all the same.
+    np.maximum.at(reference, trials.pixel, log_good)
+    log_odds = log_good + odds.log_evidence - _PRICE
+    best = _choose_best(trials, log_odds, evidence=own.inverse > 0)
+    return PixelStates(
+        bad=np.take(trials.bad, best, axis=1).astype(np.float32),
+        log_ratio=np.take(log_ratio, best, axis=1).astype(np.float32),
+        log_odds=log_odds[best] - reference,
+        multiplicative=trials.multiplicative[best],
+        **{f.name: getattr(trials.levels, f.name)[best] for f in fields(Levels)},
+    )
 
 
-def _rank(trial: dict[str, np.ndarray], evidence: np.ndarray) -> np.ndarray:
-    """Rank histories by their odds, scatter paid in full.
+def _choose_best(trials: _Trials, log_odds: np.ndarray, evidence: np.ndarray) -> np.ndarray:
+    """Choose the trial of highest odds of each pixel, by number, scatter paid in full.
 
     Looks far out count no more than the cap whatever explains them, so that a level that fits
     would tie with a scatter that swallows everything. What tells them apart is the normalisation
     of the wider Gaussian, which the cap hides: half the logarithm of the variance at each bad look.
     """
-    n_bad = (trial["bad"] * evidence).sum(axis=0)
-    return trial["log_odds"] - 0.5 * n_bad * np.log(trial["variance_ratio"])
+    n_bad = (trials.bad * evidence).sum(axis=0)
+    rank = log_odds - 0.5 * n_bad * np.log(trials.levels.variance_ratio)
+    impossible = trials.multiplicative & ~(trials.levels.amplitude < -_MINIMUM_LOSS)
+    order = np.lexsort((-np.where(impossible, -np.inf, rank), trials.pixel))
+    return order[np.unique(trials.pixel[order], return_index=True)[1]]
 
 
-def _median_sigma(variance: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.nan_to_num(np.nanmedian(np.where(evidence, variance, np.nan), axis=0)))
+def _median_sigma(residual: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    known = np.where(np.isfinite(residual), variance, np.nan)
+    return np.sqrt(np.nan_to_num(bn.nanmedian(known, axis=0)))
 
 
-def _starts(data: _Data) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Start points of the maximisation: probabilities to be bad, and the kind of shift."""
-    variance = data.variance + data.sigma_offset**2 + (data.sigma_response * data.local) ** 2
-    outlier = data.residual**2 / variance > _OUTLIER**2
-    n = data.residual.shape[1]
-    for start in (np.ones_like(data.residual), _split(data), outlier.astype(float)):
-        for multiplicative in (False, True):
-            yield start, np.full(n, multiplicative)
+def _start_trials(looks: Looks, llr_cap: np.ndarray) -> tuple[_Trials, np.ndarray]:
+    """Fit the first levels of all trials; also how well the best good level fits all looks.
+
+    What would be the same trial again, or an impossible one, is left out: from the same start
+    the same history comes, and a response that rose, as that of a hot pixel seems to do, is no
+    loss and does not become one.
+    """
+    good = fit_levels(looks, np.zeros(looks.residual.shape))
+    reference = compute_log_good(looks, good, llr_cap)
+    parts = []
+    for pixel, start in _list_starts(looks):
+        own, bad = take_pixels(looks, pixel), start.astype(float)
+        dark = np.zeros(pixel.size, bool)
+        parts.append(_Trials(pixel, dark, start, fit_levels(own, bad)))
+        own = replace(own, shape=own.local)
+        lost = _Trials(pixel, ~dark, start, fit_levels(own, bad))
+        possible = lost.levels.amplitude < 0
+        log_good = compute_log_good(own, lost.levels, llr_cap)
+        np.maximum.at(reference, pixel, np.where(possible, -np.inf, log_good))
+        parts.append(take_pixels(lost, possible))
+    return join_pixels(parts), reference
 
 
-def _split(data: _Data) -> np.ndarray:
+def _list_starts(looks: Looks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Start points of the maximisation: pixels, and whether they are bad at each look.
+
+    A pixel is left out where a start is one that it had. A lone one is there twice: the sums of
+    a single column are added up in another order than those of several.
+    """
+    starts = np.ones(looks.residual.shape, bool), _split(looks), _find_outliers(looks)
+    for k, start in enumerate(starts):
+        new = np.ones(start.shape[1], bool)
+        for earlier in starts[:k]:
+            new &= ((start != earlier) & (looks.inverse > 0)).any(axis=0)
+        pixel = np.flatnonzero(new)
+        if pixel.size == 1:
+            pixel = np.repeat(pixel, 2)
+        yield pixel, np.take(start, pixel, axis=1)
+
+
+def _find_outliers(looks: Looks) -> np.ndarray:
+    """Mark looks further from zero than the noise and the priors of a good pixel allow."""
+    offset, response = looks.sigma_offset * looks.inverse, looks.sigma_response * looks.local
+    return looks.residual**2 > OUTLIER**2 * (1 + offset**2 + response**2)
+
+
+def _split(looks: Looks) -> np.ndarray:
     """Split the values of each pixel in two groups of least scatter; the outer one is bad."""
-    z = np.clip(data.residual / np.sqrt(data.variance), -50, 50)
+    z = np.clip(looks.residual, -50, 50)
     if len(z) < 2:
-        return np.ones_like(z)
-    ordered = np.sort(np.where(data.evidence, z, np.inf), axis=0)
+        return np.ones(z.shape, bool)
+    evidence = looks.inverse > 0
+    ordered = np.sort(np.where(evidence, z, np.inf), axis=0)
     total = np.cumsum(np.where(np.isfinite(ordered), ordered, 0), axis=0)
-    n = data.evidence.sum(axis=0)
+    n = evidence.sum(axis=0)
     count = np.arange(1, len(z))[:, None]
     weight = np.maximum(count * (n - count), 1e-9)
     between = np.where(count < n, (total[:-1] * n - total[-1] * count) ** 2 / weight, -1)
@@ -222,128 +261,4 @@ def _split(data: _Data) -> np.ndarray:
     lower = below / (cut + 1)
     upper = (total[-1] - below) / np.maximum(n - 1 - cut, 1)
     above = z > threshold
-    return np.where(np.abs(upper) > np.abs(lower), above, ~above).astype(float)
-
-
-def _maximise(
-    data: _Data,
-    bad: np.ndarray,
-    multiplicative: np.ndarray,
-    transitions: Transitions,
-    llr_cap: np.ndarray,
-    min_noise_ratio: float,
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Alternate levels and states from one start point; also how well its good level fits all."""
-    levels = None
-    for _ in range(_N_ITERATIONS):
-        levels = _fit_levels(data, bad, multiplicative, levels)
-        log_ratio = _compare_states(data, levels, llr_cap, min_noise_ratio)
-        odds = infer_states(log_ratio, transitions)
-        bad = odds.bad
-    assert levels is not None
-    as_good = _log_good(data, levels, llr_cap)
-    log_odds = as_good + odds.log_evidence - _PRICE
-    impossible = multiplicative & ~(levels.amplitude < -_MINIMUM_LOSS)
-    trial = {
-        "bad": bad,
-        "log_ratio": log_ratio,
-        "log_odds": np.where(impossible, -np.inf, log_odds),
-        "offset": levels.offset,
-        "response": levels.response,
-        "amplitude": levels.amplitude,
-        "amplitude_err": levels.amplitude_err,
-        "multiplicative": multiplicative,
-        "variance_ratio": levels.ratio,
-    }
-    return trial, as_good
-
-
-def _bad_variance(data: _Data, shift: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-    return ratio * data.variance + (_JITTER * shift) ** 2
-
-
-def _down_weight(error: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    return 1 / (1 + error * error / variance / _CLIP**2) ** 2
-
-
-def _fit_levels(
-    data: _Data, bad: np.ndarray, multiplicative: np.ndarray, before: _Levels | None
-) -> _Levels:
-    """Solve (delta, q, A) by weighted least squares, twice for the robust weights."""
-    shape = np.where(multiplicative, data.local, 1.0)
-    full = np.where(data.evidence, 1 / data.variance, 0.0)
-    if before is None:
-        ratio, shift, error = np.full(bad.shape[1], 4.0), np.zeros_like(bad), None
-    else:
-        ratio, shift, error = before.ratio, before.shift, before.error
-    level, squared = data.local, data.local**2
-    full_good, full_bad = full * (1 - bad), full * bad
-    for _ in range(2):
-        variance = _bad_variance(data, shift, ratio)
-        weight, weight_bad = full_good, full_bad
-        if error is not None:
-            weight = full_good * _down_weight(error, data.variance)
-            weight_bad = full_bad * _down_weight(error - shift, variance)
-        weight_bad = weight_bad * data.variance / variance
-        weight = weight + weight_bad
-        levelled, shaped = weight * level, weight_bad * shape
-        matrix = np.empty((bad.shape[1], 3, 3))
-        matrix[:, 0, 0] = weight.sum(axis=0) + 1 / data.sigma_offset**2
-        matrix[:, 0, 1] = matrix[:, 1, 0] = levelled.sum(axis=0)
-        matrix[:, 1, 1] = (weight * squared).sum(axis=0) + 1 / data.sigma_response**2
-        matrix[:, 0, 2] = matrix[:, 2, 0] = shaped.sum(axis=0)
-        matrix[:, 1, 2] = matrix[:, 2, 1] = (shaped * level).sum(axis=0)
-        matrix[:, 2, 2] = (weight_bad * shape**2).sum(axis=0) + 1e-10
-        vector = np.stack(
-            [
-                (weight * data.residual).sum(axis=0),
-                (levelled * data.residual).sum(axis=0),
-                (shaped * data.residual).sum(axis=0),
-            ],
-            axis=-1,
-        )
-        inverse = np.linalg.inv(matrix)
-        offset, response, amplitude = (inverse @ vector[..., None])[..., 0].T
-        error = data.residual - offset - response * level
-        shift = amplitude * shape
-    assert error is not None
-    share = bad * data.evidence
-    chi2 = np.minimum(
-        (error - shift) ** 2 / (data.variance + (_JITTER * shift) ** 2 / ratio), 4 * _MAXIMUM_RATIO
-    )
-    ratio = (share * chi2).sum(axis=0) / np.maximum(share.sum(axis=0), 1e-9)
-    return _Levels(
-        offset,
-        response,
-        amplitude,
-        np.sqrt(inverse[:, 2, 2]),
-        np.clip(ratio, 1, _MAXIMUM_RATIO),
-        error,
-        shift,
-    )
-
-
-def _compare_states(
-    data: _Data, levels: _Levels, llr_cap: np.ndarray, min_noise_ratio: float
-) -> np.ndarray:
-    """Log-likelihood ratio bad/good of each look, capped; 0 = no evidence."""
-    good = levels.error**2 / data.variance
-    variance = _bad_variance(data, levels.shift, levels.ratio)
-    shifted = 0.5 * (
-        good - (levels.error - levels.shift) ** 2 / variance - np.log(variance / data.variance)
-    )
-    counts = np.abs(levels.shift) >= data.minimum_shift
-    counts |= levels.ratio >= min_noise_ratio**2
-    outlier = 0.5 * (good - _OUTLIER**2)
-    counts_alone = np.abs(levels.error) >= data.minimum_shift
-    ratio = np.maximum(
-        np.where(counts, shifted, -llr_cap), np.where(counts_alone, outlier, -llr_cap)
-    )
-    return np.where(data.evidence, np.clip(ratio, -llr_cap, llr_cap), 0.0)
-
-
-def _log_good(data: _Data, levels: _Levels, llr_cap: np.ndarray) -> np.ndarray:
-    """Log-likelihood of the good level, each look capped, with the priors of delta and q."""
-    chi2 = np.minimum(levels.error**2 / data.variance, 2 * llr_cap) * data.evidence
-    prior = (levels.offset / data.sigma_offset) ** 2 + (levels.response / data.sigma_response) ** 2
-    return -0.5 * (chi2.sum(axis=0) + prior)
+    return np.where(np.abs(upper) > np.abs(lower), above, ~above)

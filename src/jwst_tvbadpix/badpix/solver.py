@@ -1,7 +1,7 @@
 """Candidates solved as they are found, some at a time; those that may be bad are kept."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -15,7 +15,7 @@ from .states import Transitions
 __all__ = ["Solved", "Solver"]
 
 # Values (pixel, look) solved at once, and fewest pixels: the chain goes look by look.
-_VALUES_AT_ONCE, _LEAST_PIXELS = 64_000, 512
+_VALUES_AT_ONCE, _LEAST_PIXELS = 20_000, 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,8 @@ class Solver:
 
         No score exceeds the log-odds of the history, and none below the lowest makes a pixel bad.
         """
-        parts = list(engine.map(partial(self._keep, acquitted=acquitted), self._cut(found)))
-        return Solved(
-            *(join_pixels([getattr(part, f.name) for part in parts]) for f in fields(Solved))
+        return join_pixels(
+            list(engine.map(partial(self._keep, acquitted=acquitted), self._cut(found)))
         )
 
     def _cut(self, found: Iterable[Candidates]) -> Iterator[Candidates]:

@@ -150,9 +150,14 @@ def infer_states(log_ratio: np.ndarray, transitions: Transitions) -> StateOdds:
         sum_ += 1
         after /= sum_
     log_evidence = np.log(total, out=total).sum(axis=0)
-    tiny, recovery = np.finfo(float).tiny, transitions.recovery[:, None]
-    from_good = filtered[:-1] * recovery / np.maximum(1 - predicted[1:], tiny)
-    from_bad = filtered[:-1] * (1 - recovery) / np.maximum(predicted[1:], tiny)
+    # Back: the arrays that are not needed any more take what the next look does to each.
+    recovery = transitions.recovery[:, None]
+    from_good, from_bad = gain[:-1], total[:-1]
+    for weight, probability in ((from_good, 1 - predicted[1:]), (from_bad, predicted[1:])):
+        np.maximum(probability, np.finfo(float).tiny, out=weight)
+        np.divide(filtered[:-1], weight, out=weight)
+    from_good *= recovery
+    from_bad *= 1 - recovery
     from_bad -= from_good
     bad = filtered
     for k in range(len(bad) - 2, -1, -1):
