@@ -102,12 +102,14 @@ def _read_name(name: Any) -> str:
 
 
 @contextmanager
-def open_asdf(path: str | Path) -> Iterator[Any]:
+def open_asdf(path: str | Path, *, lazy_load: bool = False) -> Iterator[Any]:
     """Open an ASDF file that may come from anywhere, its arrays read and their checksums compared.
 
     Parameters
     ----------
     path : str or Path
+    lazy_load : bool
+        Whether that is done of an array when it is asked for.
 
     Yields
     ------
@@ -125,7 +127,7 @@ def open_asdf(path: str | Path) -> Iterator[Any]:
 
     require_plain_tree(path)
     with allow_far_dates():
-        opened = asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True)
+        opened = asdf.open(path, memmap=False, lazy_load=lazy_load, validate_checksums=True)
     with opened as file:
         yield file
 

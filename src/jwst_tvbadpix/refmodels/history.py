@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asdf
 import numpy as np
 from asdf.schema import load_schema
 from asdf.tags.core import AsdfObject
@@ -69,6 +70,23 @@ class BadPixHistoryModel(ProductModel):
     """
 
     schema_url = _SCHEMA_URL
+
+    def validate(self) -> None:
+        """Check against the schema: of a column of text one, for it asks the same of each."""
+        whole, self._instance = self._instance, _shorten(self._instance)
+        try:
+            super().validate()
+        finally:
+            self._instance = whole
+
+
+def _shorten(node: Any) -> Any:
+    """Copy a tree, with the first only of texts in a list."""
+    if isinstance(node, dict):
+        return type(node)({key: _shorten(value) for key, value in node.items()})
+    if isinstance(node, list) and all(type(text) is str for text in node):
+        return node[:1]
+    return node
 
 
 def history_columns() -> dict[str, dict[str, tuple[str, str, str]]]:
@@ -197,6 +215,7 @@ def build_history(
     return model
 
 
+_NO_RESIDUALS: Mapping[str, Any] = dict.fromkeys(("y", "x", "residual", "noise", "scale"), ())
 _EMPTY_BASE: Mapping[str, Any] = {"file": "", "sha256": "", "y": (), "x": (), "dq": ()}
 
 
@@ -346,18 +365,21 @@ def unpack_residuals(
     return residual, noise
 
 
-def read_history(path: str | Path) -> BadPixHistoryModel:
+def read_history(path: str | Path, *, evidence: bool = True) -> BadPixHistoryModel:
     """Read a history into memory and close its file.
 
     Parameters
     ----------
     path : str or Path
         The ASDF file.
+    evidence : bool
+        Whether residuals are wanted. Without them the history has no control sample, and
+        candidates only where they tell which masks there are (depth=auto); it is not to be saved.
 
     Returns
     -------
     BadPixHistoryModel
-        With all arrays loaded. `model.intervals.instance` is a plain dict of columns.
+        With its arrays loaded. `model.intervals.instance` is a plain dict of columns.
 
     Raises
     ------
@@ -369,8 +391,14 @@ def read_history(path: str | Path) -> BadPixHistoryModel:
     if not path.is_file():
         raise InputError(f"expected a bad-pixel history, found no file at {path}; {advice}")
     try:
-        with open_asdf(path) as file:
-            tree = _in_memory(dict(file.tree))
+        with asdf.config_context() as config:
+            config.validate_on_read = False  # it is validated below
+            with open_asdf(path, lazy_load=not evidence) as file:
+                tree = dict(file.tree)
+                if not evidence and tree.get("settings", {}).get("depth") != "auto":
+                    tree |= {"residuals": _cast_group("residuals", _NO_RESIDUALS)}
+                    tree.pop("control", None)
+                tree = _in_memory(tree)
     except Exception as error:
         raise InputError(
             f"expected a readable ASDF file, found {path}: "

@@ -65,7 +65,7 @@ class UpdateBadPixels(TimeVariableBadPixel):
 
     def process(self, *inputs: Any) -> list[Any]:
         """Add exposures and build the products; see `TimeVariableBadPixel.process`."""
-        self._old = read_history(self.history)
+        self._old = read_history(self.history, evidence=False)
         settings = self._old.settings.instance
         for name in (*_KEPT, *(f.name for f in fields(Settings))):
             if name in settings:
