@@ -263,6 +263,8 @@ def _cast_array(where: str, values: Any, column: Mapping[str, Any]) -> np.ndarra
                 f"{', '.join(strange)}; use these names"
             )
         return given.astype(dtype)
+    if given.dtype == dtype:
+        return given.copy()
     if given.dtype.kind not in "biuf":
         raise ProductError(f"expected numbers in {where}, found {given.dtype}; convert them")
     with np.errstate(invalid="ignore", over="ignore"):
