@@ -13,7 +13,7 @@ from typing import Any
 from .dates import allow_far_dates
 from .errors import InputError
 
-__all__ = ["Product", "compute_sha256", "open_asdf", "read_association", "require_plain_tree"]
+__all__ = ["Product", "compute_sha256", "open_asdf", "read_association", "read_yaml", "require_plain_tree"]
 
 # A tree may become this many nodes, or ten times those that are written, by its aliases.
 _MOST_NODES = 100_000
@@ -140,7 +140,7 @@ def require_plain_tree(path: str | Path) -> None:
     nodes: list[list[Any]] = []
     sizes: dict[str | None, float] = {}
     written = 0
-    for event in yaml.parse(_read_yaml(Path(path)), Loader=yaml.CSafeLoader):
+    for event in yaml.parse(read_yaml(Path(path)), Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             nodes.append([event.anchor, 0, event.tag or "", None])
             if len(nodes) > _DEEPEST:
@@ -181,7 +181,7 @@ def _refuse(path: str | Path, found: str) -> InputError:
     )
 
 
-def _read_yaml(path: Path) -> bytes:
+def read_yaml(path: Path) -> bytes:
     """Read the tree of an ASDF file as it stands, without its arrays."""
     with path.open("rb") as stream:
         if not stream.readline().startswith(b"#ASDF"):

@@ -10,8 +10,8 @@ import asdf
 import numpy as np
 from astropy.table import Table
 
-from ..badpix import pool_histories, select_masked
-from ..dates import to_isot, to_mjd
+from ..badpix import pool_histories, select_active, select_counted
+from ..dates import to_isots, to_mjd, to_mjds
 from ..errors import InputError, TvBadPixError
 from ..processes import run_beside
 from ..refmodels import PlannedMask, plan_mask_series, read_history, read_mask_dq
@@ -204,7 +204,7 @@ def _is_as_made(head: Product | None, planned: PlannedMask) -> bool:
 
 def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     """Whether each exposure gets the mask of its own state by the dates of the files."""
-    starts = np.array(sorted({_read_date(read_product(path).useafter) for path in masks}))
+    starts = np.array(sorted(set(_read_dates([read_product(path).useafter for path in masks]))))
     settings, exposures = history.settings.instance, history.exposures.instance
     rows = history.intervals.instance
     used = np.asarray(exposures["used"], bool)
@@ -213,10 +213,15 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     if not np.isfinite(times).all() or not used.any():
         return Verdict(check, "the exposures have no dates", "", None)
     right = 0
+    counted = np.flatnonzero(select_counted(rows))
+    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
+    select = partial(
+        select_active, rows["start_mjd"][counted], rows["end_mjd"][counted], telegraph
+    )
     for begin, middle in times.T:
         k = int(np.searchsorted(starts, begin + _HALF_SECOND, side="right")) - 1
-        own = select_masked(rows, middle)
-        right += k >= 0 and np.array_equal(own, select_masked(rows, starts[k] + _HALF_SECOND))
+        own = select(middle)
+        right += k >= 0 and np.array_equal(own, select(starts[k] + _HALF_SECOND))
     total = int(used.sum())
     # With fewer masks than changes, or masks that spare what is too faint, it is not asked.
     exact = not settings.get("max_masks", 0) and settings.get("depth") != "auto"
@@ -224,12 +229,14 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     return Verdict(check, f"{right} of {total}", "all" if exact else "", passed)
 
 
-def _read_date(useafter: str) -> float:
-    """Date of a mask [MJD]; infinite, so that no exposure gets it, where it is none."""
+def _read_dates(useafter: Sequence[str]) -> list[float]:
+    """Dates of masks [MJD]; infinite, so that no exposure gets it, where one is none."""
     try:
-        return to_mjd(useafter)
+        return to_mjds(useafter)
     except ValueError:
-        return np.inf
+        if len(useafter) == 1:
+            return [np.inf]
+        return [date for one in useafter for date in _read_dates([one])]
 
 
 def _judge_self_test(history: Any, _: Sequence[Path]) -> list[Verdict]:
@@ -419,10 +426,9 @@ def _tabulate_exposures(history: Any) -> Table:
     exposures = history.exposures.instance
     if not len(exposures["filename"]):
         raise InputError("expected exposures in the history, found none; make it again from some")
-    start = [
-        to_isot(t)[:19] if np.isfinite(t) else "unknown"
-        for t in np.asarray(exposures["expstart_mjd"], float)
-    ]
+    mjd = np.asarray(exposures["expstart_mjd"], float)
+    start = np.full(mjd.size, "unknown", "U19")
+    start[np.isfinite(mjd)] = [text[:19] for text in to_isots(mjd[np.isfinite(mjd)])]
     table = Table(
         {
             "exposure": exposures["filename"],

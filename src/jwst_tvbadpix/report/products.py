@@ -1,15 +1,17 @@
 """Which products lie on disk, what they are, and which belong together."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from asdf.util import load_yaml
 
 from ..errors import InputError
-from ..files import require_plain_tree
+from ..files import read_yaml, require_plain_tree
 
 __all__ = ["KINDS", "Product", "find_groups", "pick_products", "read_product"]
 
@@ -22,6 +24,9 @@ KINDS: Mapping[str, str] = {
     "ABSFLUX": "ABSFLUX",
     "PHOTOM": "ABSFLUX",
 }
+
+# Lines of a tree from its key `meta` or `roman` to its next one.
+_BRANCH = re.compile(rb"^(?:meta|roman):.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ def _read_head(path: Path, advice: str, *_: int) -> Product:
     """Read what a file is, once for all parts of a page while it stays as it is."""
     try:
         require_plain_tree(path)
-        tree = load_yaml(path, tagged=False)
+        tree = _load_meta(path) or load_yaml(path, tagged=False)
         meta: Any = tree.get("roman", tree)["meta"]
         reftype = str(meta.get("reftype")).upper()
         detector = str(meta.get("instrument", {}).get("detector") or "")
@@ -92,6 +97,21 @@ def _read_head(path: Path, advice: str, *_: int) -> Product:
     return Product(
         path, reftype, "" if detector == "N/A" else detector, _read_useafter(meta.get("useafter"))
     )
+
+
+def _load_meta(path: Path) -> dict[str, Any] | None:
+    """Load the branch of a tree that has its `meta`, as asdf writes it; None where it cannot be.
+
+    Hundreds of masks have long histories: to load these takes most of the time.
+    """
+    branch = _BRANCH.search(read_yaml(path))
+    if branch is None:
+        return None
+    try:
+        tree = yaml.load(branch[0], yaml.CBaseLoader)  # texts alone, as load_yaml has them
+    except yaml.YAMLError:
+        return None
+    return tree if isinstance(tree.get("roman", tree).get("meta"), dict) else None
 
 
 def _read_useafter(value: Any) -> str:
