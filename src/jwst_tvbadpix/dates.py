@@ -25,8 +25,8 @@ def to_mjd(date: str) -> float:
 
 
 def to_mjds(dates: Sequence[str]) -> list[float]:
-    """Read ISO dates as `to_mjd` does, all at once: one by one they take a hundred times as long."""
-    return _read(list(dates)).mjd.tolist() if dates else []
+    """Read ISO dates [MJD, UTC], all at once: one by one they take a hundred times as long."""
+    return [float(mjd) for mjd in _read(list(dates)).mjd] if dates else []
 
 
 def to_isot(date: float | str) -> str:
@@ -42,7 +42,7 @@ def to_isot(date: float | str) -> str:
 
 def to_isots(mjd: Sequence[float]) -> list[str]:
     """Write dates [MJD, UTC] as `to_isot` does, all at once."""
-    return _read(list(mjd)).isot.tolist() if len(mjd) else []
+    return [str(date) for date in _read(list(mjd)).isot] if len(mjd) else []
 
 
 def to_years(mjd: Any) -> Any:

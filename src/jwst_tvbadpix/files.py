@@ -13,7 +13,14 @@ from typing import Any
 from .dates import allow_far_dates
 from .errors import InputError
 
-__all__ = ["Product", "compute_sha256", "open_asdf", "read_association", "read_yaml", "require_plain_tree"]
+__all__ = [
+    "Product",
+    "compute_sha256",
+    "open_asdf",
+    "read_association",
+    "read_yaml",
+    "require_plain_tree",
+]
 
 # A tree may become this many nodes, or ten times those that are written, by its aliases.
 _MOST_NODES = 100_000

@@ -263,10 +263,13 @@ def _gather(
     y0, _, x0, x1 = block.window
     y, x = np.divmod(solved, x1 - x0)
     around = block.surroundings
+    residual, local, variance = read(solved, place[solved], (0, 1, 2))
     candidates = Candidates(
         (y + y0).astype(np.int16),
         (x + x0).astype(np.int16),
-        *read(solved, place[solved], (0, 1, 2)),
+        residual,
+        local,
+        variance,
         *compute_priors(noise, around.structure.flat[solved], around.relative.flat[solved]),
     )
     residual, variance = read(control[drawn], n_watched + drawn, (0, 2))

@@ -73,7 +73,8 @@ class BadPixHistoryModel(ProductModel):
 
     def validate(self) -> None:
         """Check against the schema: of a column of text one, for it asks the same of each."""
-        whole, self._instance = self._instance, _shorten(self._instance)
+        whole: Any = self._instance
+        self._instance = _shorten(whole)
         try:
             super().validate()
         finally:
@@ -461,11 +462,11 @@ def _require_rows(model: BadPixHistoryModel, path: Path, advice: str) -> None:
 
 
 def _in_memory(node: Any) -> Any:
-    """Copy a tree with plain dicts, lists and numpy arrays."""
+    """Copy a tree with plain dicts and lists, its arrays as numpy's."""
     if isinstance(node, dict):
         return {key: _in_memory(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_in_memory(value) for value in node]
     if hasattr(node, "dtype") and hasattr(node, "shape"):
-        return np.array(node)
+        return np.asarray(node)
     return node

@@ -159,7 +159,7 @@ class _Canvas:
         flags = np.array([dq_value(str(name)) for name in names], np.uint32)[number]
         y, x, base = np.asarray(rows["y"]), np.asarray(rows["x"]), _compose_base(history)
         order = np.lexsort((x, y))
-        checksum = hashlib.sha256(base).digest()
+        checksum = hashlib.sha256(base.tobytes()).digest()
         return cls(order, y[order], x[order], flags[order], base, checksum)
 
     def paint(self, flagged: np.ndarray, advised: np.ndarray) -> np.ndarray:
@@ -170,7 +170,6 @@ class _Canvas:
             flags = self.flags[chosen] | np.uint32(dq_value(*more))
             np.bitwise_or.at(dq, (self.y[chosen], self.x[chosen]), flags)
         return dq
-
 
     def list_changes(self, span: MaskSpan) -> np.ndarray:
         """List what a span changes of the base mask: places and flags there, (2, n_pixels)."""

@@ -25,7 +25,7 @@ from .figures import (
     plot_timeline,
 )
 from .light_curves import plot_pixels
-from .page import Item, Page, Section, Verdict, try_item
+from .page import Item, Page, Section, Verdict, encode_plot, save_beside, try_item
 from .products import Product, pick_products, read_product
 
 __all__ = ["make_badpix_page"]
@@ -215,9 +215,7 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     right = 0
     counted = np.flatnonzero(select_counted(rows))
     telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
-    select = partial(
-        select_active, rows["start_mjd"][counted], rows["end_mjd"][counted], telegraph
-    )
+    select = partial(select_active, rows["start_mjd"][counted], rows["end_mjd"][counted], telegraph)
     for begin, middle in times.T:
         k = int(np.searchsorted(starts, begin + _HALF_SECOND, side="right")) - 1
         own = select(middle)
@@ -319,19 +317,37 @@ def _list_sections(history: Any, missing: list[str]) -> list[Section]:
             "step again for one"
         )
 
-    pixels = try_item(
-        missing, "Map and light curves", lambda: Item("", _PIXELS, plot_pixels(history))
-    )
+    undrawn: list[str] = []
+    figures = _draw_figures(history, undrawn, last, dated=bool(dated))
+    with save_beside([item for section in figures for item in section.items]):
+        pixels = try_item(missing, "Map and light curves", lambda: _plot_pixels(history))
+        exposures = try_item(
+            missing, "Exposures", lambda: Item("", _EXPOSURES, _tabulate_exposures(history))
+        )
+    missing += undrawn
+    left_out = [text for text in history.warnings if text.startswith(_LEFT_OUT)]
+    return [
+        Section("Pixels", "", _show(pixels)),
+        *figures,
+        Section("Exposures", "\n".join(left_out), _show(exposures)),
+    ]
+
+
+def _plot_pixels(history: Any) -> Item:
+    """Plot the pixels, and encode the plot where there is time for it."""
+    item = Item("", _PIXELS, plot_pixels(history))
+    encode_plot(item.content)
+    return item
+
+
+def _draw_figures(history: Any, missing: list[str], last: float, *, dated: bool) -> list[Section]:
+    """Draw the figures that stand between the plot of the pixels and the exposures."""
     at_last = partial(plot_bad_pixel_map, history, last)
-    exposures = try_item(
-        missing, "Exposures", lambda: Item("", _EXPOSURES, _tabulate_exposures(history))
-    )
     odds = partial(plot_odds, history)
     change = partial(plot_base_change, history, last)
     draw = partial(_try_drawing, missing)
     base = "Against the base mask"
     sections = [
-        Section("Pixels", "", _show(pixels)),
         Section(
             "Last mask",
             "",
@@ -349,8 +365,6 @@ def _list_sections(history: Any, missing: list[str]) -> list[Section]:
         test = partial(plot_self_test, history)
         item = draw("Self-test", _SELF_TEST, "self_test", test, (8, 5))
         sections.append(Section("Self-test", "", _show(item)))
-    left_out = [text for text in history.warnings if text.startswith(_LEFT_OUT)]
-    sections.append(Section("Exposures", "\n".join(left_out), _show(exposures)))
     return sections
 
 

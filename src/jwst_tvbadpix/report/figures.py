@@ -119,7 +119,7 @@ def _count_masked(rows: Any, mjd: np.ndarray) -> list[int]:
     number = []
     for t in mjd:
         active = pixel[select_active(start, end, telegraph, t)]
-        number.append(np.count_nonzero(np.bincount(active)))
+        number.append(int(np.count_nonzero(np.bincount(active))))
     return number
 
 
