@@ -70,11 +70,11 @@ class BadPixHistoryModel(ProductModel):
     """
 
     schema_url = _SCHEMA_URL
+    _instance: Any
 
     def validate(self) -> None:
         """Check against the schema: of a column of text one, for it asks the same of each."""
-        whole: Any = self._instance
-        self._instance = _shorten(whole)
+        whole, self._instance = self._instance, _shorten(self._instance)
         try:
             super().validate()
         finally:
