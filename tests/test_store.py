@@ -76,10 +76,21 @@ def test_an_array_of_many_looks_is_of_one_origin(shelf):
         shelf.put_joint("kept", origin, iter(blocks), 1100)
         for one in (shelf, reopen(shelf)):
             np.testing.assert_array_equal(one.read_joint("kept", origin), VALUES)
-            np.testing.assert_array_equal(
-                one.read_joint("kept", origin, np.array([7, 2, 900])), VALUES[..., [7, 2, 900]]
-            )
             assert one.read_joint("kept", "c") is None
+            # Turned round, in a run across the two blocks, and one that is not wanted.
+            pixels = np.array([7, 2, 598, 599, 600, 601, -1, 900, 901])
+            found = np.zeros((*VALUES.shape[:2], pixels.size), np.float32)
+            calls = []
+
+            def put(own, part, found=found, calls=calls):
+                found[..., own] = part
+                calls.append(own)
+
+            assert one.visit_joint("kept", origin, pixels, put)
+            wanted = np.where(pixels >= 0, VALUES[..., pixels], 0)
+            np.testing.assert_array_equal(found, wanted)
+            assert len(calls) == 5
+            assert not one.visit_joint("kept", "c", pixels, put)
     assert shelf.read_joint("other", "a") is None
     assert list(EvidenceStore(shelf.folder.parent).list_records("key")) == [RECORDS[0].sha256]
 
@@ -89,6 +100,9 @@ def test_damage_to_many_looks_counts_as_absent(shelf, name):
     shelf.put_joint("kept", "a", [VALUES[..., :600], VALUES[..., 600:]], 1100)
     DAMAGE[name](shelf.folder / "kept" / "c" / "0" / "0" / "1")
     assert reopen(shelf).read_joint("kept", "a") is None
+    sizes = []
+    assert not reopen(shelf).visit_joint("kept", "a", np.arange(1100), lambda _, v: sizes.append(v))
+    assert sum(part.shape[-1] for part in sizes) <= 600
     shelf.put_joint("kept", "a", [VALUES], 1100)
     np.testing.assert_array_equal(shelf.read_joint("kept", "a"), VALUES)
 

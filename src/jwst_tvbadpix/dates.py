@@ -6,11 +6,11 @@ of 86,400 s, which is UTC in all years of JWST.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["allow_far_dates", "to_isot", "to_mjd", "to_years"]
+__all__ = ["allow_far_dates", "to_isot", "to_isots", "to_mjd", "to_mjds", "to_years"]
 
 
 def to_mjd(date: str) -> float:
@@ -24,6 +24,11 @@ def to_mjd(date: str) -> float:
     return float(_read(date).mjd)
 
 
+def to_mjds(dates: Sequence[str]) -> list[float]:
+    """Read ISO dates [MJD, UTC], all at once: one by one they take a hundred times as long."""
+    return [float(mjd) for mjd in _read(list(dates)).mjd] if dates else []
+
+
 def to_isot(date: float | str) -> str:
     """Write a date [MJD, UTC], or one in another ISO form, as ``YYYY-MM-DDThh:mm:ss.sss``.
 
@@ -35,6 +40,11 @@ def to_isot(date: float | str) -> str:
     return str(_read(date).isot)
 
 
+def to_isots(mjd: Sequence[float]) -> list[str]:
+    """Write dates [MJD, UTC] as `to_isot` does, all at once."""
+    return [str(date) for date in _read(list(mjd)).isot] if len(mjd) else []
+
+
 def to_years(mjd: Any) -> Any:
     """Turn a date or an array of dates [MJD, UTC] into years and their fractions."""
     return _read(mjd).decimalyear
@@ -44,7 +54,8 @@ def _read(date: Any) -> Any:
     """Read text or MJD on a scale without leap seconds."""
     from astropy.time import Time
 
-    return Time(date, format=None if isinstance(date, str) else "mjd", scale="tai")
+    text = isinstance(date[0] if isinstance(date, list) else date, str)
+    return Time(date, format=None if text else "mjd", scale="tai")
 
 
 @contextmanager

@@ -13,7 +13,14 @@ from typing import Any
 from .dates import allow_far_dates
 from .errors import InputError
 
-__all__ = ["Product", "compute_sha256", "open_asdf", "read_association", "require_plain_tree"]
+__all__ = [
+    "Product",
+    "compute_sha256",
+    "open_asdf",
+    "read_association",
+    "read_yaml",
+    "require_plain_tree",
+]
 
 # A tree may become this many nodes, or ten times those that are written, by its aliases.
 _MOST_NODES = 100_000
@@ -102,12 +109,14 @@ def _read_name(name: Any) -> str:
 
 
 @contextmanager
-def open_asdf(path: str | Path) -> Iterator[Any]:
+def open_asdf(path: str | Path, *, lazy_load: bool = False) -> Iterator[Any]:
     """Open an ASDF file that may come from anywhere, its arrays read and their checksums compared.
 
     Parameters
     ----------
     path : str or Path
+    lazy_load : bool
+        Whether that is done of an array when it is asked for.
 
     Yields
     ------
@@ -125,7 +134,7 @@ def open_asdf(path: str | Path) -> Iterator[Any]:
 
     require_plain_tree(path)
     with allow_far_dates():
-        opened = asdf.open(path, memmap=False, lazy_load=False, validate_checksums=True)
+        opened = asdf.open(path, memmap=False, lazy_load=lazy_load, validate_checksums=True)
     with opened as file:
         yield file
 
@@ -138,7 +147,7 @@ def require_plain_tree(path: str | Path) -> None:
     nodes: list[list[Any]] = []
     sizes: dict[str | None, float] = {}
     written = 0
-    for event in yaml.parse(_read_yaml(Path(path)), Loader=yaml.CSafeLoader):
+    for event in yaml.parse(read_yaml(Path(path)), Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             nodes.append([event.anchor, 0, event.tag or "", None])
             if len(nodes) > _DEEPEST:
@@ -179,7 +188,7 @@ def _refuse(path: str | Path, found: str) -> InputError:
     )
 
 
-def _read_yaml(path: Path) -> bytes:
+def read_yaml(path: Path) -> bytes:
     """Read the tree of an ASDF file as it stands, without its arrays."""
     with path.open("rb") as stream:
         if not stream.readline().startswith(b"#ASDF"):

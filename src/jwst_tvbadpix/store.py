@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -195,26 +195,53 @@ class EvidenceShelf:
         """Read rows of a look: float32 (n_planes, n_rows, nx); None: absent or damaged."""
         return self._read(f"{self.records[look].sha256}/{name}", (slice(None), rows))
 
-    def read_joint(
-        self, name: str, origin: str, pixels: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        """Read an array of many looks, or some pixels of it, by their number along the last axis.
+    def read_joint(self, name: str, origin: str) -> np.ndarray | None:
+        """Read an array of many looks.
 
         None where it is absent, damaged or of another origin, see `put_joint`.
         """
         array, _ = self._open(name)
         if array is None or array.attrs.get("origin") != origin:
             return None
-        pixels = np.arange(array.shape[-1]) if pixels is None else pixels
-        found = np.empty((*array.shape[:-1], pixels.size), array.dtype)
+        return self._read(name, ...)
+
+    def visit_joint(
+        self,
+        name: str,
+        origin: str,
+        pixels: np.ndarray,
+        put: Callable[[slice, np.ndarray], None],
+    ) -> bool:
+        """Put pixels of an array of many looks where they are wanted, block by block.
+
+        Parameters
+        ----------
+        name, origin : str
+            As `put_joint`.
+        pixels : ndarray of int, shape (n_pixels,)
+            Numbers of pixels along the last axis; negative for none.
+        put : callable
+            Takes the places of some pixels among `pixels`, and their values.
+
+        Returns
+        -------
+        bool
+            Whether all were put: the array is there, complete, and of this origin.
+        """
+        array, _ = self._open(name)
+        if array is None or array.attrs.get("origin") != origin:
+            return False
         size = array.chunks[-1]
-        for start in np.unique(pixels // size) * size:
-            own = np.flatnonzero((pixels >= start) & (pixels < start + size))
-            part = self._read(name, (..., slice(int(start), int(start) + size)))
+        for start in (np.unique(pixels[pixels >= 0] // size) * size).tolist():
+            part = self._read(name, (..., slice(start, start + size)))
             if part is None:
-                return None
-            found[..., own] = part[..., pixels[own] - start]
-        return found
+                return False
+            own = np.flatnonzero((pixels >= start) & (pixels < start + size))
+            breaks = np.flatnonzero((np.diff(own) != 1) | (np.diff(pixels[own]) != 1))
+            for run in np.split(own, breaks + 1):
+                first = int(pixels[run[0]]) - start
+                put(slice(run[0], run[-1] + 1), part[..., first : first + run.size])
+        return True
 
     def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
         """Write an array of many looks, in place of what was there.

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+import bottleneck as bn
 import numpy as np
 
 from .find import PixelHistories
-from .scores import find_pending
+from .scores import find_pending, measure_scale
 from .states import compute_probability
 
 __all__ = ["CLASSES", "Intervals", "extract_intervals"]
@@ -92,44 +93,78 @@ def extract_intervals(histories: PixelHistories) -> Intervals:
     """
     evidence = np.isfinite(histories.candidates.residual)
     pending = _find_pending(histories, evidence)
-    pixel, look = np.nonzero(evidence.T)
-    bad = (histories.bad | pending).T[pixel, look]
-    new_pixel = np.diff(pixel, prepend=-1) != 0
-    begins = bad & (new_pixel | ~np.roll(bad, 1))
-    ends = bad & (np.roll(new_pixel, -1) | ~np.roll(bad, -1))
-    first, last = np.flatnonzero(begins), np.flatnonzero(ends)
-    owner = pixel[first]
-    before = np.where(new_pixel[first], -1, look[first - 1])
-    last_of_pixel = np.roll(new_pixel, -1)[last]
-    after = np.where(last_of_pixel, -1, look[(last + 1) % max(look.size, 1)])
+    runs = _list_runs(histories.bad | pending, evidence)
+    owner, first, last = runs.pixel, runs.first, runs.last
     names = _classify(histories, evidence, pending)
     states = histories.states
-    local = np.where(evidence, histories.candidates.local, np.nan)
-    level = np.nanmedian(local, axis=0) if local.size else np.empty(0)
-    scale = np.where(states.multiplicative, level, 1.0)[owner]
+    scale = measure_scale(histories.candidates, states)[owner]
     return Intervals(
         pixel=owner,
         y=histories.candidates.y[owner],
         x=histories.candidates.x[owner],
         name=names[owner],
-        first=look[first],
-        last=look[last],
-        before=before,
-        after=after,
+        first=first,
+        last=last,
+        before=runs.before,
+        after=runs.after,
         amplitude=(states.amplitude[owner] * scale).astype(np.float32),
         amplitude_err=(states.amplitude_err[owner] * np.abs(scale)).astype(np.float32),
         response=np.where(states.multiplicative, 1 + states.amplitude, 1.0)[owner].astype(
             np.float32
         ),
         log_odds=histories.calibration.compute_log_odds(
-            np.minimum(
-                histories.score[owner],
-                _sum_odds(histories, owner, look[first], look[last], before, after),
-            )
+            np.minimum(histories.score[owner], _sum_odds(histories, runs))
         ).astype(np.float32),
-        n_looks=(last - first + 1).astype(np.int16),
-        pending=pending[look[first], owner],
+        n_looks=runs.n_looks.astype(np.int16),
+        pending=pending[first, owner],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Looks in succession that are bad; all arrays of intp, shape (n_rows,), see `Intervals`."""
+
+    pixel: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    n_looks: np.ndarray
+
+
+def _list_runs(bad: np.ndarray, evidence: np.ndarray) -> _Runs:
+    """List the bad runs among the looks with evidence, pixel by pixel, in order of time.
+
+    Look by look, all pixels at once: the list of all that has evidence is hundreds of times as
+    long as that of the runs.
+    """
+    n_pixels = bad.shape[1]
+    was_bad = np.zeros(n_pixels, bool)
+    # Of each pixel: its last look with evidence, the number of these so far, and both, with the
+    # look before, at the beginning of the run that is open.
+    last, count = np.full(n_pixels, -1), np.zeros(n_pixels, int)
+    begun = np.zeros((3, n_pixels), int)
+    rows = []
+
+    def close(ended: np.ndarray, after: int) -> None:
+        first, before, number = begun[:, ended]
+        n_looks = count[ended] - number
+        rows.append((ended, first, last[ended], before, np.full(ended.size, after), n_looks))
+
+    for look, (is_bad, seen) in enumerate(zip(bad, evidence, strict=True)):
+        changed = np.flatnonzero(seen & (is_bad != was_bad))
+        if changed.size:
+            ends = was_bad[changed]
+            close(changed[ends], look)
+            begins = changed[~ends]
+            begun[:, begins] = np.full(begins.size, look), last[begins], count[begins]
+            was_bad[changed] = ~ends
+        np.copyto(last, look, where=seen)
+        count += seen
+    close(np.flatnonzero(was_bad), -1)
+    columns = [np.concatenate(column) for column in zip(*rows, strict=True)]
+    order = np.lexsort((columns[1], columns[0]))
+    return _Runs(*(column[order] for column in columns))
 
 
 def _find_pending(histories: PixelHistories, evidence: np.ndarray) -> np.ndarray:
@@ -160,7 +195,7 @@ def _classify(histories: PixelHistories, evidence: np.ndarray, pending: np.ndarr
     variance = candidates.variance + candidates.sigma_offset**2
     variance = variance + (candidates.sigma_response * candidates.local) ** 2
     variance = np.where(evidence, variance, np.nan)
-    sigma = np.sqrt(np.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
+    sigma = np.sqrt(bn.nanmedian(variance, axis=0)) if variance.size else np.empty(0)
     response = 1 + states.amplitude  # where multiplicative
     shifted = np.abs(states.amplitude) > _SHIFTED * states.amplitude_err
     transitions = _count_transitions(histories.bad & ~pending, evidence)
@@ -184,34 +219,25 @@ def _count_transitions(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     A pixel that is bad at its first look turned bad before, which counts too: bad, good and bad
     again is three changes.
     """
-    pixel, look = np.nonzero(evidence.T)
-    state = bad.T[pixel, look]
-    first = np.diff(pixel, prepend=-1) != 0
-    before = np.where(first, False, np.roll(state, 1))
-    return np.bincount(pixel[state != before], minlength=bad.shape[1])
+    runs = _list_runs(bad, evidence)
+    changes = np.concatenate([runs.pixel, runs.pixel[runs.after >= 0]])
+    return np.bincount(changes, minlength=bad.shape[1])
 
 
-def _sum_odds(
-    histories: PixelHistories,
-    pixel: np.ndarray,
-    first: np.ndarray,
-    last: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-) -> np.ndarray:
+def _sum_odds(histories: PixelHistories, runs: _Runs) -> np.ndarray:
     """Sum the evidence of an interval and the prices of its transitions."""
-    settings = histories.settings
-    total = np.cumsum(
-        np.vstack([np.zeros(histories.states.log_ratio.shape[1]), histories.states.log_ratio]),
-        axis=0,
-    )
-    odds = total[last + 1, pixel] - total[first, pixel]
+    settings, ratio = histories.settings, histories.states.log_ratio
+    total = np.zeros((len(ratio) + 1, ratio.shape[1]))
+    np.cumsum(ratio, axis=0, dtype=float, out=total[1:])
+    odds = total[runs.last + 1, runs.pixel] - total[runs.first, runs.pixel]
 
     def price(start: np.ndarray, stop: np.ndarray, rate: float) -> np.ndarray:
         days = histories.mid_mjd[stop] - histories.mid_mjd[start]
         return np.log(np.maximum(compute_probability(rate, days), _TINY))
 
     start_bad = np.log(settings.start_bad / (1 - settings.start_bad))
-    odds = odds + np.where(before < 0, start_bad, price(before, first, settings.onset_per_year))
-    odds = odds + np.where(after < 0, 0.0, price(last, after, settings.recovery_per_year))
+    onset = price(runs.before, runs.first, settings.onset_per_year)
+    recovery = price(runs.last, runs.after, settings.recovery_per_year)
+    odds = odds + np.where(runs.before < 0, start_bad, onset)
+    odds = odds + np.where(runs.after < 0, 0.0, recovery)
     return np.asarray(odds)

@@ -113,10 +113,17 @@ class Shelf(Protocol):
     def put(self, look: int, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         """Write a look, in place of what was there."""
 
-    def read_joint(
-        self, name: str, origin: str, pixels: np.ndarray | None = None
-    ) -> np.ndarray | None:
-        """Read pixels of an array of many looks; None: absent, damaged or of another origin."""
+    def read_joint(self, name: str, origin: str) -> np.ndarray | None:
+        """Read an array of many looks; None: absent, damaged or of another origin."""
+
+    def visit_joint(
+        self,
+        name: str,
+        origin: str,
+        pixels: np.ndarray,
+        put: Callable[[slice, np.ndarray], None],
+    ) -> bool:
+        """Put pixels of an array of many looks block by block; False: as above."""
 
     def put_joint(self, name: str, origin: str, blocks: Iterable[np.ndarray], n: int) -> None:
         """Write an array of many looks, whose blocks are joined along the last axis."""
@@ -281,7 +288,8 @@ class ShelvedLooks:
 
     def count(self, looks: Sequence[int], *, keep: bool = False) -> np.ndarray:
         """Count the looks with evidence: int32 (ny, nx); `keep`: so that it is known next time."""
-        origin = hash_parts([self.shelf.identities[k] for k in looks])
+        identities = self.shelf.identities
+        origin = hash_parts([identities[k] for k in looks])
         if keep and (known := self.shelf.read_joint(_COUNT, origin)) is not None:
             return known
         y0, y1, x0, x1 = self.stack.window

@@ -1,5 +1,6 @@
 """How much speaks for each candidate: one number to rank them by, and what it would flag."""
 
+import bottleneck as bn
 import numpy as np
 
 from .candidates import Candidates
@@ -8,7 +9,7 @@ from .histories import PixelStates
 from .odds import LOWEST_SCORE
 from .regression import fit_background
 
-__all__ = ["compute_scores", "find_pending"]
+__all__ = ["compute_scores", "find_pending", "measure_scale"]
 
 # What a shift's own log-likelihood ratio pays for its free parameters.
 _PRICE = 4.0
@@ -61,9 +62,8 @@ def compute_scores(
     if not candidates.y.size:
         return states.log_odds
     shift, err = states.amplitude, states.amplitude_err
-    level, sigma = _summarise(candidates)
     if neighbours:
-        scale = np.where(states.multiplicative, level, 1.0)
+        scale, sigma = measure_scale(candidates, states), _measure_sigma(candidates)
         shift, err = shift * scale, err * np.abs(scale)
         ever = (states.bad > 0.5).any(axis=0)
         own, own_err = find_own_excess(candidates.y, candidates.x, np.where(ever, shift, 0.0), err)
@@ -73,7 +73,8 @@ def compute_scores(
     evidence = np.isfinite(candidates.residual)
     n_good = ((states.bad <= 0.5) & evidence).sum(axis=0)
     few = (n_good > 0) & (n_good <= _FEW_GOOD * evidence.sum(axis=0))
-    z = np.where(few, np.minimum(z, _compare_with_pattern(candidates)), z)
+    own = np.flatnonzero(few)
+    z[own] = np.minimum(z[own], _compare_with_pattern(candidates, own))
     n_bad = evidence.sum(axis=0) - n_good
     ratio = np.maximum(states.variance_ratio / _NOISE_FLOOR, 1)
     noisy = 0.5 * n_bad * (ratio - 1 - np.log(ratio)) - _NOISE_PRICE
@@ -86,30 +87,44 @@ def compute_scores(
 
 def _find_first_alone(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:
     """Mark pixels that are bad at their first look and at no other: bool (n_pixels,)."""
-    first = evidence & (np.cumsum(evidence, axis=0) == 1)
     bad = bad & evidence
-    return (bad & first).any(axis=0) & (bad.sum(axis=0) == 1) & (evidence.sum(axis=0) > 1)
+    first = evidence.argmax(axis=0)
+    alone = bad[first, np.arange(bad.shape[1])] & (bad.sum(axis=0) == 1)
+    return np.asarray(alone & (evidence.sum(axis=0) > 1))
 
 
-def _compare_with_pattern(candidates: Candidates) -> np.ndarray:
-    """Significance of each candidate as one that never changed: offset or response."""
-    data = candidates.residual, candidates.local, candidates.variance
-    offset, response = candidates.sigma_offset, candidates.sigma_response
+def _compare_with_pattern(candidates: Candidates, own: np.ndarray) -> np.ndarray:
+    """Significance of some candidates as ones that never changed: offset or response."""
+    n = own.size
+    # As columns of an array: numpy adds up a single one, or rows that are turned, in another order.
+    own = np.resize(own, max(n, 2) if n else 0)
+    names = ("residual", "local", "variance")
+    data = [getattr(candidates, name).take(own, axis=1) for name in names]
+    offset, response = candidates.sigma_offset[own], candidates.sigma_response[own]
     # Without a prior of its own, or a robust fit would take a large shift for outliers.
     hot = fit_background(*data, sigma_offset=_FREE, sigma_response=response)
     low = fit_background(*data, sigma_offset=offset, sigma_response=_FREE)
     return np.maximum(
         np.abs(hot.offset) / np.hypot(hot.offset_err, offset),
         np.abs(low.response) / np.hypot(low.response_err, response),
-    )
+    )[:n]
 
 
-def _summarise(candidates: Candidates) -> tuple[np.ndarray, np.ndarray]:
-    """Median level and sigma of one look of each candidate, over the looks with evidence."""
+def measure_scale(candidates: Candidates, states: PixelStates) -> np.ndarray:
+    """Measure what turns shifts into DN/s: of multiplicative pixels their median level, else 1."""
+    scale = np.ones(candidates.y.size, candidates.local.dtype)
+    own = np.flatnonzero(states.multiplicative)
+    if own.size:
+        evidence = np.isfinite(candidates.residual[:, own])
+        local = np.where(evidence, candidates.local[:, own], np.nan)
+        scale[own] = bn.nanmedian(local, axis=0)
+    return scale
+
+
+def _measure_sigma(candidates: Candidates) -> np.ndarray:
+    """Measure sigma of one look of each candidate: the median over the looks with evidence."""
     evidence = np.isfinite(candidates.residual)
-    level = np.nanmedian(np.where(evidence, candidates.local, np.nan), axis=0)
-    variance = np.nanmedian(np.where(evidence, candidates.variance, np.nan), axis=0)
-    return level, np.sqrt(variance)
+    return np.sqrt(bn.nanmedian(np.where(evidence, candidates.variance, np.nan), axis=0))
 
 
 def find_pending(bad: np.ndarray, evidence: np.ndarray) -> np.ndarray:

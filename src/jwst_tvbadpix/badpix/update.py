@@ -13,7 +13,7 @@ in a byte per pixel, how much it speaks against it.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -259,24 +259,11 @@ def _gather(
     place = np.full(promoted.size, -1)
     place[kept] = np.arange(kept.size)
     place[control] = -1  # without levels: one that is solved is read like others
-    wanted = np.concatenate([place[solved], n_watched + drawn])
-    known, others = np.flatnonzero(wanted >= 0), np.flatnonzero(wanted < 0)
-    values = np.full((len(noise.n_used), 3, wanted.size), np.nan, np.float32)
-    parts = (
-        _read_kept(looks, own, kept, wanted[known], max_bytes),
-        _read_others(looks, own, solved[others]),
-    )
-    for look, *part in zip(own, *parts, strict=True):
-        values[look][:, known], values[look][:, others] = part
-    for look in later:
-        values[look][:, known] = looks.read(look, slice(None), KEPT)[:, 0, wanted[known]]
-        values[look][:, others] = _gather_some(looks, look, solved[others])
+    read = partial(_read_planes, looks, own, later, kept, len(noise.n_used), max_bytes)
     y0, _, x0, x1 = block.window
     y, x = np.divmod(solved, x1 - x0)
     around = block.surroundings
-    residual, local, variance = (
-        np.ascontiguousarray(values[:, k, : solved.size]) for k in range(3)
-    )
+    residual, local, variance = read(solved, place[solved], (0, 1, 2))
     candidates = Candidates(
         (y + y0).astype(np.int16),
         (x + x0).astype(np.int16),
@@ -285,8 +272,47 @@ def _gather(
         variance,
         *compute_priors(noise, around.structure.flat[solved], around.relative.flat[solved]),
     )
-    residual, _, variance = (values[:, k, solved.size :].copy() for k in range(3))
+    residual, variance = read(control[drawn], n_watched + drawn, (0, 2))
     return candidates, Control(block.control_y[drawn], block.control_x[drawn], residual, variance)
+
+
+def _read_planes(
+    looks: ShelvedLooks,
+    own: Sequence[int],
+    later: Sequence[int],
+    kept: np.ndarray,
+    n_looks: int,
+    max_bytes: int,
+    pixels: np.ndarray,
+    place: np.ndarray,
+    planes: tuple[int, ...],
+) -> np.ndarray:
+    """Read all looks of some pixels, whose place among those kept is given, -1 for others.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_planes, n_looks, n_pixels)
+        NaN for looks that are neither the block's own nor later ones.
+    """
+    values = np.empty((len(planes), n_looks, pixels.size), np.float32)
+    values[:, np.setdiff1d(np.arange(n_looks), [*own, *later])] = np.nan
+    in_order = bool(own) and own[-1] - own[0] + 1 == len(own)
+    rows = slice(own[0], own[-1] + 1) if in_order else list(own)
+
+    def put(columns: Any, part: np.ndarray) -> None:
+        for plane, k in zip(values, planes, strict=True):
+            plane[rows, columns] = part[:, k]
+
+    _read_kept(looks, own, kept, place, put, max_bytes)
+    known, others = np.flatnonzero(place >= 0), np.flatnonzero(place < 0)
+    for column, part in zip(others, _read_others(looks, own, pixels[others]).T, strict=True):
+        put(column, part.T)
+    for look in later:
+        found = looks.read(look, slice(None), KEPT)[:, 0, place[known]]
+        more = _gather_some(looks, look, pixels[others])
+        for plane, k in zip(values, planes, strict=True):
+            plane[look, known], plane[look, others] = found[k], more[k]
+    return values
 
 
 def _gather_some(looks: ShelvedLooks, look: int, pixels: np.ndarray) -> np.ndarray:
@@ -305,15 +331,20 @@ def _gather_all(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> 
 
 
 def _read_kept(
-    looks: ShelvedLooks, own: Sequence[int], kept: np.ndarray, wanted: np.ndarray, max_bytes: int
-) -> np.ndarray:
-    """Read the block's looks of those of the pixels `kept` that are wanted: (n_own, 3, n)."""
+    looks: ShelvedLooks,
+    own: Sequence[int],
+    kept: np.ndarray,
+    place: np.ndarray,
+    put: Callable[[slice, np.ndarray], None],
+    max_bytes: int,
+) -> None:
+    """Read the block's looks of those of the pixels `kept` that are wanted, see `Shelf`."""
     if not own:
-        return np.empty((0, 3, wanted.size), np.float32)
-    origin = hash_parts([looks.shelf.identities[k] for k in own], kept)
-    found = looks.shelf.read_joint(KEPT, origin, wanted)
-    if found is not None:
-        return found
+        return
+    identities = looks.shelf.identities
+    origin = hash_parts([identities[k] for k in own], kept)
+    if looks.shelf.visit_joint(KEPT, origin, place, put):
+        return
     size = max(1, KEPT_BYTES // (12 * len(own)))
     at_once = size * max(1, max_bytes // 2 // KEPT_BYTES)
 
@@ -324,10 +355,8 @@ def _read_kept(
                 yield values[..., first : first + size]
 
     looks.shelf.put_joint(KEPT, origin, list_blocks(), kept.size)
-    found = looks.shelf.read_joint(KEPT, origin, wanted)
-    if found is None:
+    if not looks.shelf.visit_joint(KEPT, origin, place, put):
         raise looks.refuse(own[0])
-    return found
 
 
 def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
@@ -337,7 +366,8 @@ def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) ->
     """
     if not pixels.size:
         return np.empty((len(own), 3, 0), np.float32)
-    origin = hash_parts([looks.shelf.identities[k] for k in own])
+    identities = looks.shelf.identities
+    origin = hash_parts([identities[k] for k in own])
     known = looks.shelf.read_joint(_OTHERS, origin)
     if known is None:
         known = np.empty((len(own) + 1, 3, 0), np.float32)

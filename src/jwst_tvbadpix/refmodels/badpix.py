@@ -39,6 +39,8 @@ BASE_POLICIES = ("arbitrate", "union", "replace")
 _RELEASE_LOOKS = 3
 # Flags of a base mask that no exposure can overrule.
 KEPT = ("REFERENCE_PIXEL", "NON_SCIENCE")
+# Pixels whose evidence is packed at once.
+_PACKED = 512
 _PACKAGES = ("jwst-tvbadpix", "jwst", "stdatamodels", "numpy", "scipy", "Bottleneck", "astropy")
 # JWST was launched on the first day, Roman not before the second [MJD]; exposures before come
 # from ground tests, those of Roman also from simulations.
@@ -225,10 +227,18 @@ def _list_released(
 def _pack_evidence(
     pixels: Candidates | Control, look_rows: Sequence[int], n_rows: int
 ) -> dict[str, np.ndarray]:
-    """Columns of the evidence of some pixels."""
-    residual, noise = pixels.residual.T, np.sqrt(pixels.variance.T)
-    packed = pack_residuals(residual, noise, look_rows, n_rows)
-    return {"y": pixels.y, "x": pixels.x, **packed}
+    """Columns of the evidence of some pixels, packed some at a time: all at once take memory."""
+    parts = [
+        pack_residuals(
+            pixels.residual[:, k : k + _PACKED].T,
+            np.sqrt(pixels.variance[:, k : k + _PACKED].T),
+            look_rows,
+            n_rows,
+        )
+        for k in range(0, max(pixels.y.size, 1), _PACKED)
+    ]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {"y": pixels.y, "x": pixels.x, **joined}
 
 
 def _pack_base(base: BaseMask) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import asdf
 import numpy as np
 from asdf.schema import load_schema
 from asdf.tags.core import AsdfObject
@@ -69,6 +70,24 @@ class BadPixHistoryModel(ProductModel):
     """
 
     schema_url = _SCHEMA_URL
+    _instance: Any
+
+    def validate(self) -> None:
+        """Check against the schema: of a column of text one, for it asks the same of each."""
+        whole, self._instance = self._instance, _shorten(self._instance)
+        try:
+            super().validate()
+        finally:
+            self._instance = whole
+
+
+def _shorten(node: Any) -> Any:
+    """Copy a tree, with the first only of texts in a list."""
+    if isinstance(node, dict):
+        return type(node)({key: _shorten(value) for key, value in node.items()})
+    if isinstance(node, list) and all(type(text) is str for text in node):
+        return node[:1]
+    return node
 
 
 def history_columns() -> dict[str, dict[str, tuple[str, str, str]]]:
@@ -197,6 +216,7 @@ def build_history(
     return model
 
 
+_NO_RESIDUALS: Mapping[str, Any] = dict.fromkeys(("y", "x", "residual", "noise", "scale"), ())
 _EMPTY_BASE: Mapping[str, Any] = {"file": "", "sha256": "", "y": (), "x": (), "dq": ()}
 
 
@@ -244,6 +264,8 @@ def _cast_array(where: str, values: Any, column: Mapping[str, Any]) -> np.ndarra
                 f"{', '.join(strange)}; use these names"
             )
         return given.astype(dtype)
+    if given.dtype == dtype:
+        return given.copy()
     if given.dtype.kind not in "biuf":
         raise ProductError(f"expected numbers in {where}, found {given.dtype}; convert them")
     with np.errstate(invalid="ignore", over="ignore"):
@@ -346,18 +368,21 @@ def unpack_residuals(
     return residual, noise
 
 
-def read_history(path: str | Path) -> BadPixHistoryModel:
+def read_history(path: str | Path, *, evidence: bool = True) -> BadPixHistoryModel:
     """Read a history into memory and close its file.
 
     Parameters
     ----------
     path : str or Path
         The ASDF file.
+    evidence : bool
+        Whether residuals are wanted. Without them the history has no control sample, and
+        candidates only where they tell which masks there are (depth=auto); it is not to be saved.
 
     Returns
     -------
     BadPixHistoryModel
-        With all arrays loaded. `model.intervals.instance` is a plain dict of columns.
+        With its arrays loaded. `model.intervals.instance` is a plain dict of columns.
 
     Raises
     ------
@@ -369,8 +394,14 @@ def read_history(path: str | Path) -> BadPixHistoryModel:
     if not path.is_file():
         raise InputError(f"expected a bad-pixel history, found no file at {path}; {advice}")
     try:
-        with open_asdf(path) as file:
-            tree = _in_memory(dict(file.tree))
+        with asdf.config_context() as config:
+            config.validate_on_read = False  # it is validated below
+            with open_asdf(path, lazy_load=not evidence) as file:
+                tree = dict(file.tree)
+                if not evidence and tree.get("settings", {}).get("depth") != "auto":
+                    tree |= {"residuals": _cast_group("residuals", _NO_RESIDUALS)}
+                    tree.pop("control", None)
+                tree = _in_memory(tree)
     except Exception as error:
         raise InputError(
             f"expected a readable ASDF file, found {path}: "
@@ -431,11 +462,11 @@ def _require_rows(model: BadPixHistoryModel, path: Path, advice: str) -> None:
 
 
 def _in_memory(node: Any) -> Any:
-    """Copy a tree with plain dicts, lists and numpy arrays."""
+    """Copy a tree with plain dicts and lists, its arrays as numpy's."""
     if isinstance(node, dict):
         return {key: _in_memory(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         return [_in_memory(value) for value in node]
     if hasattr(node, "dtype") and hasattr(node, "shape"):
-        return np.array(node)
+        return np.asarray(node)
     return node

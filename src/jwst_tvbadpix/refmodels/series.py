@@ -1,6 +1,7 @@
 """The masks of a history: one series, or one per depth or frame, and the mask of any date."""
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from stdatamodels.jwst.datamodels import MaskModel
 
 from ..badpix import MaskSpan, group_depths, plan_masks, select_counted, select_masked
-from ..dates import to_isot, to_mjd
+from ..dates import to_isot, to_isots, to_mjd
 from ..detectors import get_detector
 from ..errors import DateError, DetectorError, InputError
 from .badpix import KEPT, describe_self_test
@@ -68,8 +69,12 @@ class MaskSeries:
 
 def format_useafter(mjd: float) -> str:
     """Write a date as USEAFTER has it: YYYY-MM-DDThh:mm:ss (UTC)."""
+    return _format_useafters([mjd])[0]
+
+
+def _format_useafters(mjd: Sequence[float]) -> list[str]:
     # Half a second is added because MJD in float64 may lie a microsecond below the full second.
-    return to_isot(mjd + 0.5 / 86400)[:19]
+    return [text[:19] for text in to_isots([date + 0.5 / 86400 for date in mjd])]
 
 
 def list_series(history: BadPixHistoryModel) -> tuple[MaskSeries, ...]:
@@ -128,33 +133,53 @@ class _Canvas:
 
     Attributes
     ----------
+    order : ndarray of intp, shape (n_rows,)
+        Rows of the intervals in row-major order of their pixels.
     y, x : ndarray, shape (n_rows,)
-        Pixels of the intervals.
+        Their pixels, in this order.
     flags : ndarray of uint32, shape (n_rows,)
-        What their classes are called.
+        What their classes are called, in this order.
     base : ndarray of uint32, shape of the full frame
         What is left of the base mask.
+    checksum : bytes
+        Of `base`.
     """
 
+    order: np.ndarray
     y: np.ndarray
     x: np.ndarray
     flags: np.ndarray
     base: np.ndarray
+    checksum: bytes
 
     @classmethod
     def prepare(cls, history: BadPixHistoryModel, rows: Mapping[str, Any]) -> "_Canvas":
         """Look up what the rows say, once for all masks."""
         names, number = np.unique(np.asarray(rows["class"]), return_inverse=True)
         flags = np.array([dq_value(str(name)) for name in names], np.uint32)[number]
-        return cls(np.asarray(rows["y"]), np.asarray(rows["x"]), flags, _compose_base(history))
+        y, x, base = np.asarray(rows["y"]), np.asarray(rows["x"]), _compose_base(history)
+        order = np.lexsort((x, y))
+        checksum = hashlib.sha256(base.tobytes()).digest()
+        return cls(order, y[order], x[order], flags[order], base, checksum)
 
     def paint(self, flagged: np.ndarray, advised: np.ndarray) -> np.ndarray:
         """Put rows with and without DO_NOT_USE upon what is left of the base mask."""
         dq = self.base.copy()
-        for chosen, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
+        for rows, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
+            chosen = rows[self.order]
             flags = self.flags[chosen] | np.uint32(dq_value(*more))
             np.bitwise_or.at(dq, (self.y[chosen], self.x[chosen]), flags)
         return dq
+
+    def list_changes(self, span: MaskSpan) -> np.ndarray:
+        """List what a span changes of the base mask: places and flags there, (2, n_pixels)."""
+        flagged, chosen = span.flagged[self.order], (span.flagged | span.advised)[self.order]
+        place = (self.y.astype(np.int64) * self.base.shape[1] + self.x)[chosen]
+        flags = (self.flags | flagged * np.uint32(dq_value("DO_NOT_USE")))[chosen]
+        first = np.flatnonzero(np.diff(place, prepend=-1))
+        place, before = place[first], self.base.flat[place[first]]
+        flags = before | (np.bitwise_or.reduceat(flags, first) if first.size else flags)
+        return np.stack([place, flags])[:, flags != before]
 
 
 def _compose_base(history: BadPixHistoryModel) -> np.ndarray:
@@ -222,7 +247,7 @@ def _plan(
 def list_useafter(history: BadPixHistoryModel, series: MaskSeries | None = None) -> list[str]:
     """List the USEAFTER dates of a series (the first one), the first date included."""
     spans = _plan(history, series or list_series(history)[0])[1]
-    return [format_useafter(span.start_mjd) for span in spans]
+    return _format_useafters([span.start_mjd for span in spans])
 
 
 def build_mask_at(
@@ -279,7 +304,7 @@ def build_mask_at(
     series = _choose_series(history, depth, readpatt, ngroups)
     rows, spans = _plan(history, series)
     canvas = _Canvas.prepare(history, rows)
-    epochs = [format_useafter(span.start_mjd) for span in spans]
+    epochs = _format_useafters([span.start_mjd for span in spans])
     if wanted < epochs[0]:
         raise DateError(
             f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
@@ -356,6 +381,15 @@ class PlannedMask:
     paint: Callable[[], np.ndarray]
     fill: Callable[[], tuple[np.ndarray, str]]
     build: Callable[[], MaskModel]
+    _canvas: _Canvas
+    _span: MaskSpan
+
+    def is_like(self, other: "PlannedMask") -> bool:
+        """Whether another has the same flags; neither is painted."""
+        if self._canvas.checksum != other._canvas.checksum:
+            return False
+        own, others = (mask._canvas.list_changes(mask._span) for mask in (self, other))
+        return np.array_equal(own, others)
 
 
 def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[PlannedMask]:
@@ -364,13 +398,13 @@ def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> lis
     for series in list_series(history):
         rows, spans = _plan(history, series)
         canvas = _Canvas.prepare(history, rows)
-        for span in spans:
-            useafter = format_useafter(span.start_mjd)
+        dates = _format_useafters([span.start_mjd for span in spans])
+        for span, useafter in zip(spans, dates, strict=True):
             paint = partial(canvas.paint, span.flagged, span.advised)
             fill = partial(_fill_span, history, series, canvas, span)
             build = partial(_build_span, history, series, canvas, span, len(spans), name)
             file = _name_mask(history, series, useafter, name)
-            planned.append(PlannedMask(file, useafter, series, paint, fill, build))
+            planned.append(PlannedMask(file, useafter, series, paint, fill, build, canvas, span))
     return planned
 
 

@@ -23,7 +23,7 @@ from stdatamodels.jwst.datamodels import MaskModel
 from ..atomic import find_creation_time
 from ..errors import ProductError
 from .series import MaskSeries, PlannedMask
-from .twins import TWIN_LEVEL, format_date, publish, unvalidated, was_decoded, write_twins
+from .twins import ZLIB_LEVEL, format_date, publish, unvalidated, was_decoded, write_twins
 
 __all__ = ["MaskWriter"]
 
@@ -125,7 +125,7 @@ class _Stamp:
         tree = self.tree
         for key, text in texts.items():
             tree = tree.replace(_render(key, self.texts[key]), _render(key, text))
-        packed = zlib.compress(np.ascontiguousarray(dq).data, TWIN_LEVEL)
+        packed = zlib.compress(np.ascontiguousarray(dq).data, ZLIB_LEVEL)
         md5 = hashlib.md5(packed, usedforsecurity=False).digest()
         sizes = len(packed), len(packed), dq.nbytes
         block = _BLOCK.pack(_MAGIC, _HEADER_SIZE, 0, b"zlib", *sizes, md5)

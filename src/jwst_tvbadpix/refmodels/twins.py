@@ -27,7 +27,7 @@ from ..errors import ProductError
 from .dq import identity_dq_def
 
 __all__ = [
-    "TWIN_LEVEL",
+    "ZLIB_LEVEL",
     "as_array",
     "format_date",
     "publish",
@@ -50,7 +50,7 @@ _P_FILTER_SCHEMA = "http://stsci.edu/schemas/jwst_datamodel/keyword_pfilter.sche
 _ASDF_OWN = ("history", "asdf_library")
 
 # zlib takes half the time of its default level for a mask, which becomes 40 kB instead of 20.
-TWIN_LEVEL = 3
+ZLIB_LEVEL = 3
 
 # Arrays of fewer bytes are compressed whatever they hold.
 _LARGE = 1_000_000
@@ -97,7 +97,7 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
     prepared, wanted = _prepare(model, asdf_path, find_creation_time())
     _require_fits_text(wanted, fits_path)
     with publish(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
-        _save_asdf(prepared, asdf_temporary, level=TWIN_LEVEL)
+        _save_asdf(prepared, asdf_temporary, level=ZLIB_LEVEL)
         _compare_asdf(wanted, asdf_temporary, type(model))
         for tree in (prepared._instance, wanted):
             tree["meta"]["filename"] = fits_path.name
@@ -133,7 +133,7 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
     prepared, wanted = _prepare(model, path, find_creation_time())
     with publish(path) as (temporary,):
-        _save_asdf(prepared, temporary)
+        _save_asdf(prepared, temporary, level=ZLIB_LEVEL)
         _compare_asdf(wanted, temporary, type(model))
     log.debug("Wrote %s", path)
     return path

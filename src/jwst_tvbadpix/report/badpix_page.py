@@ -10,8 +10,8 @@ import asdf
 import numpy as np
 from astropy.table import Table
 
-from ..badpix import pool_histories, select_masked
-from ..dates import to_isot, to_mjd
+from ..badpix import pool_histories, select_active, select_counted
+from ..dates import to_isots, to_mjd, to_mjds
 from ..errors import InputError, TvBadPixError
 from ..processes import run_beside
 from ..refmodels import PlannedMask, plan_mask_series, read_history, read_mask_dq
@@ -25,7 +25,7 @@ from .figures import (
     plot_timeline,
 )
 from .light_curves import plot_pixels
-from .page import Item, Page, Section, Verdict, try_item
+from .page import Item, Page, Section, Verdict, encode_plot, save_beside, try_item
 from .products import Product, pick_products, read_product
 
 __all__ = ["make_badpix_page"]
@@ -204,7 +204,7 @@ def _is_as_made(head: Product | None, planned: PlannedMask) -> bool:
 
 def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     """Whether each exposure gets the mask of its own state by the dates of the files."""
-    starts = np.array(sorted({_read_date(read_product(path).useafter) for path in masks}))
+    starts = np.array(sorted(set(_read_dates([read_product(path).useafter for path in masks]))))
     settings, exposures = history.settings.instance, history.exposures.instance
     rows = history.intervals.instance
     used = np.asarray(exposures["used"], bool)
@@ -213,10 +213,13 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     if not np.isfinite(times).all() or not used.any():
         return Verdict(check, "the exposures have no dates", "", None)
     right = 0
+    counted = np.flatnonzero(select_counted(rows))
+    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
+    select = partial(select_active, rows["start_mjd"][counted], rows["end_mjd"][counted], telegraph)
     for begin, middle in times.T:
         k = int(np.searchsorted(starts, begin + _HALF_SECOND, side="right")) - 1
-        own = select_masked(rows, middle)
-        right += k >= 0 and np.array_equal(own, select_masked(rows, starts[k] + _HALF_SECOND))
+        own = select(middle)
+        right += k >= 0 and np.array_equal(own, select(starts[k] + _HALF_SECOND))
     total = int(used.sum())
     # With fewer masks than changes, or masks that spare what is too faint, it is not asked.
     exact = not settings.get("max_masks", 0) and settings.get("depth") != "auto"
@@ -224,12 +227,14 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     return Verdict(check, f"{right} of {total}", "all" if exact else "", passed)
 
 
-def _read_date(useafter: str) -> float:
-    """Date of a mask [MJD]; infinite, so that no exposure gets it, where it is none."""
+def _read_dates(useafter: Sequence[str]) -> list[float]:
+    """Dates of masks [MJD]; infinite, so that no exposure gets it, where one is none."""
     try:
-        return to_mjd(useafter)
+        return to_mjds(useafter)
     except ValueError:
-        return np.inf
+        if len(useafter) == 1:
+            return [np.inf]
+        return [date for one in useafter for date in _read_dates([one])]
 
 
 def _judge_self_test(history: Any, _: Sequence[Path]) -> list[Verdict]:
@@ -312,19 +317,37 @@ def _list_sections(history: Any, missing: list[str]) -> list[Section]:
             "step again for one"
         )
 
-    pixels = try_item(
-        missing, "Map and light curves", lambda: Item("", _PIXELS, plot_pixels(history))
-    )
+    undrawn: list[str] = []
+    figures = _draw_figures(history, undrawn, last, dated=bool(dated))
+    with save_beside([item for section in figures for item in section.items]):
+        pixels = try_item(missing, "Map and light curves", lambda: _plot_pixels(history))
+        exposures = try_item(
+            missing, "Exposures", lambda: Item("", _EXPOSURES, _tabulate_exposures(history))
+        )
+    missing += undrawn
+    left_out = [text for text in history.warnings if text.startswith(_LEFT_OUT)]
+    return [
+        Section("Pixels", "", _show(pixels)),
+        *figures,
+        Section("Exposures", "\n".join(left_out), _show(exposures)),
+    ]
+
+
+def _plot_pixels(history: Any) -> Item:
+    """Plot the pixels, and encode the plot where there is time for it."""
+    item = Item("", _PIXELS, plot_pixels(history))
+    encode_plot(item.content)
+    return item
+
+
+def _draw_figures(history: Any, missing: list[str], last: float, *, dated: bool) -> list[Section]:
+    """Draw the figures that stand between the plot of the pixels and the exposures."""
     at_last = partial(plot_bad_pixel_map, history, last)
-    exposures = try_item(
-        missing, "Exposures", lambda: Item("", _EXPOSURES, _tabulate_exposures(history))
-    )
     odds = partial(plot_odds, history)
     change = partial(plot_base_change, history, last)
     draw = partial(_try_drawing, missing)
     base = "Against the base mask"
     sections = [
-        Section("Pixels", "", _show(pixels)),
         Section(
             "Last mask",
             "",
@@ -342,8 +365,6 @@ def _list_sections(history: Any, missing: list[str]) -> list[Section]:
         test = partial(plot_self_test, history)
         item = draw("Self-test", _SELF_TEST, "self_test", test, (8, 5))
         sections.append(Section("Self-test", "", _show(item)))
-    left_out = [text for text in history.warnings if text.startswith(_LEFT_OUT)]
-    sections.append(Section("Exposures", "\n".join(left_out), _show(exposures)))
     return sections
 
 
@@ -419,10 +440,9 @@ def _tabulate_exposures(history: Any) -> Table:
     exposures = history.exposures.instance
     if not len(exposures["filename"]):
         raise InputError("expected exposures in the history, found none; make it again from some")
-    start = [
-        to_isot(t)[:19] if np.isfinite(t) else "unknown"
-        for t in np.asarray(exposures["expstart_mjd"], float)
-    ]
+    mjd = np.asarray(exposures["expstart_mjd"], float)
+    start = np.full(mjd.size, "unknown", "U19")
+    start[np.isfinite(mjd)] = [text[:19] for text in to_isots(mjd[np.isfinite(mjd)])]
     table = Table(
         {
             "exposure": exposures["filename"],

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..badpix import CLASSES, pool_histories, select_counted, select_masked
+from ..badpix import CLASSES, pool_histories, select_active, select_counted, select_masked
 from ..dates import to_isot, to_years
 from ..refmodels import unpack_residuals
 
@@ -98,7 +98,7 @@ def plot_growth(
     rows = history.intervals.instance
     mjd = np.asarray(history.exposures.instance["expmid_mjd"])
     years = to_years(mjd)
-    number = [count_pixels(rows, select_masked(rows, t)) for t in mjd]
+    number = _count_masked(rows, mjd)
     if truth is not None:
         ax.plot(years, truth, "-", color="0.6", lw=3, label="truth")
     ax.step(years, number, where="mid", color=CLASS_COLOURS["LOW_QE"], label="masks")
@@ -107,6 +107,20 @@ def plot_growth(
     _draw_events(history, ax)
     ax.legend(fontsize=8)
     return ax
+
+
+def _count_masked(rows: Any, mjd: np.ndarray) -> list[int]:
+    """Count the pixels that are masked at each date [MJD]: those of `select_masked`, each once."""
+    counted = np.flatnonzero(select_counted(rows))
+    start, end = rows["start_mjd"][counted], rows["end_mjd"][counted]
+    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
+    places = rows["y"][counted].astype(np.int64) * 2**16 + rows["x"][counted]
+    pixel = np.unique(places, return_inverse=True)[1]
+    number = []
+    for t in mjd:
+        active = pixel[select_active(start, end, telegraph, t)]
+        number.append(int(np.count_nonzero(np.bincount(active))))
+    return number
 
 
 def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> "Axes":

@@ -7,7 +7,7 @@ import bottleneck as bn
 import numpy as np
 
 from ..badpix import CLASSES, select_counted
-from ..dates import to_mjd
+from ..dates import to_mjds
 from ..errors import InputError
 from ..refmodels import list_useafter, unpack_residuals
 from .figures import CLASS_COLOURS, choose_examples, count_pixels
@@ -26,6 +26,8 @@ _NOTES = {
 }
 # A click picks a shown pixel within this many pixels of the screen.
 _REACH = 12
+# Pixels that are packed at once: what is made of them stays in the cache.
+_PACKED = 512
 _DAY_MS = 86400000.0
 _UNIX_EPOCH_MJD = 40587.0
 # Room on either side of the first and the last exposure, as a share of the time between them.
@@ -129,7 +131,11 @@ def _gather_pixels(history: Any) -> tuple[dict[tuple[int, int], int], dict[str, 
     groups = ["residuals", "control"][: 1 + _has_control(history)]
     parts = [history[group].instance for group in groups]
     kept = {name: np.concatenate([np.asarray(part[name]) for part in parts]) for name in "yx"}
-    packed = [_pack_coarsely(*unpack_residuals(history, group)) for group in groups]
+    packed = [
+        _pack_coarsely(*unpack_residuals(history, group, np.s_[k : k + _PACKED]))
+        for group, part in zip(groups, parts, strict=True)
+        for k in range(0, max(len(part["y"]), 1), _PACKED)
+    ]
     kept |= {name: np.concatenate([part[name] for part in packed]) for name in packed[0]}
     owner = {
         place: k for k, place in enumerate(zip(kept["y"].tolist(), kept["x"].tolist(), strict=True))
@@ -154,7 +160,8 @@ def _pack_coarsely(residual: np.ndarray, noise: np.ndarray) -> dict[str, np.ndar
     ):
         largest = np.nan_to_num(bn.nanmax(np.abs(values), axis=1)) / (np.iinfo(dtype).max - 1)
         step = np.maximum(np.maximum(typical / parts, largest), 1e-12).astype(np.float32)
-        steps = np.nan_to_num(np.rint(values / step[:, None]), nan=np.iinfo(dtype).min)
+        steps = np.rint(values / step[:, None])
+        steps[np.isnan(steps)] = np.iinfo(dtype).min
         columns[name], columns[f"{name}_step"] = steps.astype(dtype), step
     return columns
 
@@ -199,7 +206,7 @@ def _gather_facts(history: Any) -> dict[str, Any]:
         "reach": _REACH,
         "bad_colour": COLOURS["vermilion"],
         "good_colour": COLOURS["blue"],
-        "starts": [to_mjd(start) for start in starts],
+        "starts": to_mjds(starts),
         "titles": ["Bad at any date", *(f"Mask from {start}" for start in starts)],
     }
 

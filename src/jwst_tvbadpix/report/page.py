@@ -10,8 +10,8 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 from ..atomic import replace_whole
 from ..errors import TvBadPixError
+from ..processes import run_beside
 
 __all__ = [
     "COLOURS",
@@ -27,8 +28,10 @@ __all__ = [
     "Page",
     "Section",
     "Verdict",
+    "encode_plot",
     "import_drawing",
     "list_figures",
+    "save_beside",
     "try_item",
     "write_figures",
     "write_page",
@@ -53,6 +56,8 @@ COLOURS: Mapping[str, str] = {
 _DPI = 120
 # The files of figures that still exist: drawing takes longer than all the rest.
 _SAVED: "WeakKeyDictionary[Any, dict[str, bytes]]" = WeakKeyDictionary()
+# What plots that still exist are on a page.
+_ENCODED: "WeakKeyDictionary[Any, str]" = WeakKeyDictionary()
 # A longer table scrolls.
 _SHOWN_ROWS = 20
 _MODEL_ID = re.compile(r'"id": ?"(p\d+)"')
@@ -127,7 +132,12 @@ class Page:
 
 def import_drawing() -> None:
     """Import what draws pages, where there is time for it; what is not there is told later."""
-    for name in ("matplotlib.backends.backend_agg", "jinja2", "bokeh.plotting"):
+    for name in (
+        "matplotlib.figure",
+        "matplotlib.backends.backend_agg",
+        "jinja2",
+        "bokeh.plotting",
+    ):
         with suppress(ImportError):
             import_module(name)
 
@@ -154,6 +164,16 @@ def try_item(missing: list[str], title: str, make: Callable[[], _Made]) -> _Made
         log.warning("Not drawn: %s", title, exc_info=True)
         missing.append(f"{title}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     return None
+
+
+@contextmanager
+def save_beside(items: Sequence[Item]) -> Iterator[None]:
+    """Save the figures among items as the page will, in a process beside what is done meanwhile."""
+    figures = [item.content for item in items if _get_kind(item) == "figure"]
+    with run_beside(lambda: [_save_figure(figure, "png") for figure in figures]) as wait:
+        yield
+        for figure, content in zip(figures, wait(), strict=True):
+            _SAVED.setdefault(figure, {})[f"{_DPI:g} png"] = content
 
 
 def write_page(page: Page, path: Path) -> None:
@@ -185,7 +205,7 @@ def write_page(page: Page, path: Path) -> None:
         scripts=_list_scripts(plots),
         kind=_get_kind,
         image=_encode_figure,
-        plot=_encode_plot,
+        plot=encode_plot,
         table=_format_table,
         slug=_make_slug,
         scrolls=lambda rows: len(rows) > _SHOWN_ROWS,
@@ -262,16 +282,19 @@ def _encode_figure(figure: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(_save_figure(figure, "png")).decode("ascii")
 
 
-def _encode_plot(layout: Any) -> Any:
-    """Encode a Bokeh layout as JSON that is safe within a script element."""
+def encode_plot(layout: Any) -> Any:
+    """Encode a Bokeh layout, once, as JSON that is safe within a script element."""
     from bokeh.embed import json_item
     from markupsafe import Markup
 
+    if layout in _ENCODED:
+        return _ENCODED[layout]
     text = json.dumps(json_item(layout))
     # Bokeh numbers its models per process; the same page shall have the same bytes.
     names = {old: f"m{k}" for k, old in enumerate(dict.fromkeys(_MODEL_ID.findall(text)))}
     text = re.sub(r'"(p\d+)"', lambda found: f'"{names.get(found[1], found[1])}"', text)
-    return Markup(text.replace("<", "\\u003c"))
+    _ENCODED[layout] = encoded = Markup(text.replace("<", "\\u003c"))
+    return encoded
 
 
 def _list_scripts(plots: Sequence[Any]) -> list[Any]:

@@ -1,15 +1,20 @@
 """Which products lie on disk, what they are, and which belong together."""
 
+import glob
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from asdf.util import load_yaml
 
 from ..errors import InputError
-from ..files import require_plain_tree
+from ..files import read_yaml, require_plain_tree
+from ..processes import run_beside
 
 __all__ = ["KINDS", "Product", "find_groups", "pick_products", "read_product"]
 
@@ -22,6 +27,9 @@ KINDS: Mapping[str, str] = {
     "ABSFLUX": "ABSFLUX",
     "PHOTOM": "ABSFLUX",
 }
+
+# Lines of a tree from its key `meta` or `roman` to its next one.
+_BRANCH = re.compile(rb"^(?:meta|roman):.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,14 @@ class Product:
         return kind, str(self.path.parent), self.name, own
 
 
+_Key = tuple[Path, int, int, int, int]
+# What files were found to be, once for all parts of a page while they stay as they are.
+_HEADS: dict[_Key, Product] = {}
+_MOST_HEADS = 4096
+# Files from which a second process is worth its start.
+_MANY = 64
+
+
 def read_product(path: Path) -> Product:
     """Read what a file is, without its arrays.
 
@@ -67,16 +83,42 @@ def read_product(path: Path) -> Product:
     advice = "give a history, mask, star flat, flat, absflux or photom file (.asdf), or a folder"
     if not path.is_file():
         raise InputError(f"expected a product, found no file at {path}; {advice}")
+    key = _identify(path)
+    if key not in _HEADS:
+        if len(_HEADS) >= _MOST_HEADS:
+            _HEADS.clear()
+        _HEADS[key] = _read_head(path, advice)
+    return _HEADS[key]
+
+
+def _read_ahead(paths: Sequence[Path]) -> None:
+    """Read what many files are in two processes, so that `read_product` knows it."""
+    if len(paths) < _MANY:
+        return
+    with run_beside(partial(_read_heads, paths[::2])) as wait:
+        heads = _read_heads(paths[1::2])
+        _HEADS.update(heads | wait())
+
+
+def _read_heads(paths: Sequence[Path]) -> dict[_Key, Product]:
+    heads = {}
+    for path in paths:
+        with suppress(InputError):
+            heads[_identify(path)] = read_product(path)
+    return heads
+
+
+def _identify(path: Path) -> _Key:
+    """Tell a file from what it becomes when it is written again."""
     now = path.stat()
-    return _read_head(path, advice, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    return path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns
 
 
-@lru_cache(maxsize=4096)
-def _read_head(path: Path, advice: str, *_: int) -> Product:
-    """Read what a file is, once for all parts of a page while it stays as it is."""
+def _read_head(path: Path, advice: str) -> Product:
+    """Read what a file is."""
     try:
         require_plain_tree(path)
-        tree = load_yaml(path, tagged=False)
+        tree = _load_meta(path) or load_yaml(path, tagged=False)
         meta: Any = tree.get("roman", tree)["meta"]
         reftype = str(meta.get("reftype")).upper()
         detector = str(meta.get("instrument", {}).get("detector") or "")
@@ -92,6 +134,21 @@ def _read_head(path: Path, advice: str, *_: int) -> Product:
     return Product(
         path, reftype, "" if detector == "N/A" else detector, _read_useafter(meta.get("useafter"))
     )
+
+
+def _load_meta(path: Path) -> dict[str, Any] | None:
+    """Load the branch of a tree that has its `meta`, as asdf writes it; None where it cannot be.
+
+    Hundreds of masks have long histories: to load these takes most of the time.
+    """
+    branch = _BRANCH.search(read_yaml(path))
+    if branch is None:
+        return None
+    try:
+        tree = yaml.load(branch[0], yaml.CBaseLoader)  # texts alone, as load_yaml has them
+    except yaml.YAMLError:
+        return None
+    return tree if isinstance(tree.get("roman", tree).get("meta"), dict) else None
 
 
 def _read_useafter(value: Any) -> str:
@@ -159,7 +216,9 @@ def _name_group(product: Product, near: Sequence[Product]) -> str:
 def _list_folder(folder: Path) -> list[Product]:
     """List the products in a folder; other files are none of our business."""
     found = []
-    for path in sorted(folder.glob("*.asdf")):
+    paths = sorted(folder.glob("*.asdf"))
+    _read_ahead(paths)
+    for path in paths:
         try:
             found.append(read_product(path))
         except InputError:
@@ -175,8 +234,10 @@ def _list_folder(folder: Path) -> list[Product]:
 def _list_near(product: Product) -> list[Product]:
     """List the products of the same NAME in the folder, that one included."""
     found = [product]
-    for path in sorted(product.path.parent.glob("*.asdf")):
-        if path == product.path or not path.name.startswith(f"{product.name}_"):
+    paths = sorted(product.path.parent.glob(f"{glob.escape(product.name)}_*.asdf"))
+    _read_ahead(paths)
+    for path in paths:
+        if path == product.path:
             continue
         try:
             other = read_product(path)

@@ -128,8 +128,8 @@ def tabulate_exposures(
 
 def _describe(stack: ExposureStack, histories: PixelHistories, look: int) -> _Row:
     """Describe one look."""
-    record, (_, integrations) = stack.look_records[look], stack.looks[look]
-    usability = histories.usability
+    index, integrations = stack.looks[look]
+    record, usability = stack.records[index], histories.usability
     reasons = [usability.reason[look]] if usability.reason[look] else []
     name = record.filename
     if not stack.dated:

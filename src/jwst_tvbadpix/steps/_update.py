@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
@@ -30,18 +30,15 @@ log = logging.getLogger(__name__)
 _KEPT = ("dating", "mask_filter", "max_masks", "depth", "event_boost", "first_useafter")
 
 
-def _is_on_disk(folder: Path, before: Mapping[str, PlannedMask], mask: PlannedMask) -> bool:
-    """Whether a mask is as before, and both its files are there with its date and its flags."""
-    path, old = folder / mask.filename, before.get(mask.filename)
-    if old is None or not path.is_file():
-        return False
-    flags = mask.paint()
-    if not np.array_equal(flags, old.paint()):
+def _is_on_disk(folder: Path, mask: PlannedMask) -> bool:
+    """Whether both files of a mask are there, with its date and its flags."""
+    path = folder / mask.filename
+    if not path.is_file():
         return False
     try:
         with fits.open(path.with_suffix(".fits"), memmap=False) as hdus:
             dated = hdus[0].header["USEAFTER"] == mask.useafter
-            return bool(dated and np.array_equal(hdus["DQ"].data, flags))
+            return bool(dated and np.array_equal(hdus["DQ"].data, mask.paint()))
     except (OSError, KeyError, TypeError, ValueError):
         return False
 
@@ -65,7 +62,7 @@ class UpdateBadPixels(TimeVariableBadPixel):
 
     def process(self, *inputs: Any) -> list[Any]:
         """Add exposures and build the products; see `TimeVariableBadPixel.process`."""
-        self._old = read_history(self.history)
+        self._old = read_history(self.history, evidence=False)
         settings = self._old.settings.instance
         for name in (*_KEPT, *(f.name for f in fields(Settings))):
             if name in settings:
@@ -100,15 +97,16 @@ class UpdateBadPixels(TimeVariableBadPixel):
         before = {mask.filename: mask for mask in super()._plan_masks(self._history, name)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyUserWarning)  # truncated: it is made again
-            same = list(map_in_threads(partial(_is_on_disk, folder, before), planned))
-        kept = [mask.filename for mask, there in zip(planned, same, strict=True) if there]
+            same = [m for m in planned if m.filename in before and m.is_like(before[m.filename])]
+            there = map_in_threads(partial(_is_on_disk, folder), same)
+            kept = [mask.filename for mask, found in zip(same, there, strict=True) if found]
         files = [folder / file for file in kept]
         self._unchanged = (*files, *(file.with_suffix(".fits") for file in files))
         if kept:
             log.info(
                 "%d of %d masks have not changed and stay as they are", len(kept), len(planned)
             )
-        return [mask for mask, there in zip(planned, same, strict=True) if not there]
+        return [mask for mask in planned if mask.filename not in kept]
 
     def _open(self, inputs: tuple[Any, ...]) -> ExposureStack:
         if self.recalibrate:
