@@ -1,14 +1,12 @@
 """The masks of a history: one series, or one per depth or frame, and the mask of any date."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import bottleneck as bn
 import numpy as np
-from stdatamodels.jwst.datamodels import MaskModel
 
 from ..badpix import MaskSpan, group_depths, plan_masks, select_counted, select_masked
 from ..dates import to_isot, to_isots, to_mjd
@@ -301,16 +299,13 @@ def build_mask_at(
             f"expected a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss (UTC), found {date!r}; "
             "rewrite it"
         ) from error
-    series = _choose_series(history, depth, readpatt, ngroups)
-    rows, spans = _plan(history, series)
-    canvas = _Canvas.prepare(history, rows)
-    epochs = _format_useafters([span.start_mjd for span in spans])
-    if wanted < epochs[0]:
+    planned = _plan_masks(history, _choose_series(history, depth, readpatt, ngroups), name)
+    first = planned[0].useafter
+    if wanted < first:
         raise DateError(
-            f"expected a date from {epochs[0]} on, found {date}; the history says nothing earlier"
+            f"expected a date from {first} on, found {date}; the history says nothing earlier"
         )
-    last = max(k for k, epoch in enumerate(epochs) if epoch <= wanted)
-    return _build_span(history, series, canvas, spans[last], len(spans), name)
+    return [mask for mask in planned if mask.useafter <= wanted][-1].build()
 
 
 def _choose_series(
@@ -367,20 +362,13 @@ class PlannedMask:
         First moment of its validity (UTC).
     series : MaskSeries
         The masks of one series differ in nothing but dates, flags and the first entry of HISTORY.
-    paint : callable
-        Makes its flags: uint32, shape of the full frame, without the columns that IRS2 adds.
-    fill : callable
-        Makes its flags in its own frame, and that entry.
-    build : callable
-        Builds its model.
     """
 
     filename: str
     useafter: str
     series: MaskSeries
-    paint: Callable[[], np.ndarray]
-    fill: Callable[[], tuple[np.ndarray, str]]
-    build: Callable[[], MaskModel]
+    _n_masks: int
+    _history: BadPixHistoryModel
     _canvas: _Canvas
     _span: MaskSpan
 
@@ -391,48 +379,79 @@ class PlannedMask:
         own, others = (mask._canvas.list_changes(mask._span) for mask in (self, other))
         return np.array_equal(own, others)
 
+    def paint(self) -> np.ndarray:
+        """Make its flags: uint32, shape of the full frame, without the columns that IRS2 adds."""
+        return self._canvas.paint(self._span.flagged, self._span.advised)
+
+    def fill(self) -> tuple[np.ndarray, str]:
+        """Make its flags in its own frame, and the first entry of HISTORY."""
+        dq, history = self.paint(), self._history
+        bad = np.count_nonzero(dq & np.uint32(dq_value("DO_NOT_USE")))
+        n_used = np.count_nonzero(history.exposures.instance["used"])
+        software = history.versions.instance["jwst-tvbadpix"]
+        entry = (
+            f"{bad} pixels DO_NOT_USE from {self.useafter} until the next epoch, from {n_used} "
+            f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}."
+        )
+        detector = get_detector(history.meta.instrument.detector)
+        return frame_flags(dq, detector, self.series.readpatt), entry
+
+    def build(self) -> Any:
+        """Build its model: MaskModel, or RomanMask for a detector of Roman."""
+        history, series = self._history, self.series
+        detector, settings = history.meta.instrument.detector, history.settings.instance
+        purpose = "" if series == MaskSeries() else f" ({series})"
+        description = (
+            f"Time-variable bad-pixel mask of {detector}{purpose}, one of {self._n_masks} epochs"
+        )
+        common = {
+            "detector": detector,
+            "useafter": self.useafter,
+            "description": description,
+            "history": [self.fill()[1], *_tell_origin(history, series)],
+            "pedigree": history.meta.pedigree,
+        }
+        if get_detector(detector).telescope == "ROMAN":
+            name = self.filename.rpartition("_mask_")[0]
+            return build_roman_mask(self.paint, name=name, **common)
+        mask_filter = settings["mask_filter"]
+        mask = build_mask(
+            self.paint(),
+            filter_name=None if mask_filter == "N/A" else mask_filter,
+            readpatt=series.readpatt or None,
+            ngroups=series.ngroups,
+            **common,
+        )
+        mask.meta.filename = self.filename
+        return mask
+
 
 def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> list[PlannedMask]:
     """List the masks of `build_mask_series` without building them."""
-    planned = []
-    for series in list_series(history):
-        rows, spans = _plan(history, series)
-        canvas = _Canvas.prepare(history, rows)
-        dates = _format_useafters([span.start_mjd for span in spans])
-        for span, useafter in zip(spans, dates, strict=True):
-            paint = partial(canvas.paint, span.flagged, span.advised)
-            fill = partial(_fill_span, history, series, canvas, span)
-            build = partial(_build_span, history, series, canvas, span, len(spans), name)
-            file = _name_mask(history, series, useafter, name)
-            planned.append(PlannedMask(file, useafter, series, paint, fill, build, canvas, span))
-    return planned
+    return [mask for series in list_series(history) for mask in _plan_masks(history, series, name)]
 
 
-def _fill_span(
-    history: BadPixHistoryModel, series: MaskSeries, canvas: _Canvas, span: MaskSpan
-) -> tuple[np.ndarray, str]:
-    """Make what tells one mask from the others: its flags, and what HISTORY says of it first."""
-    dq, useafter = canvas.paint(span.flagged, span.advised), format_useafter(span.start_mjd)
-    bad = np.count_nonzero(dq & np.uint32(dq_value("DO_NOT_USE")))
-    n_used = np.count_nonzero(history.exposures.instance["used"])
-    entry = (
-        f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {n_used} exposures "
-        f"by TimeVariableBadPixel of jwst_tvbadpix {history.versions.instance['jwst-tvbadpix']}."
-    )
-    framed = frame_flags(dq, get_detector(history.meta.instrument.detector), series.readpatt)
-    return framed, entry
+def _plan_masks(history: BadPixHistoryModel, series: MaskSeries, name: str) -> list[PlannedMask]:
+    """List the masks of a series, in order of USEAFTER."""
+    rows, spans = _plan(history, series)
+    canvas = _Canvas.prepare(history, rows)
+    dates = _format_useafters([span.start_mjd for span in spans])
+    return [
+        PlannedMask(
+            _name_mask(history, series, useafter, name),
+            useafter,
+            series,
+            len(spans),
+            history,
+            canvas,
+            span,
+        )
+        for span, useafter in zip(spans, dates, strict=True)
+    ]
 
 
-def _build_span(
-    history: BadPixHistoryModel,
-    series: MaskSeries,
-    canvas: _Canvas,
-    span: MaskSpan,
-    n_masks: int,
-    name: str,
-) -> Any:
-    """Build one mask, named by its USEAFTER."""
-    detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
+def _tell_origin(history: BadPixHistoryModel, series: MaskSeries) -> list[str]:
+    """Say in HISTORY where the masks of a series come from."""
     exposures, settings = history.exposures.instance, history.settings.instance
     names = [
         name.encode("ascii", "backslashreplace").decode()  # FITS headers hold nothing else
@@ -440,10 +459,7 @@ def _build_span(
         if used
     ]
     shown = names[:_LISTED_INPUTS]
-    mask_filter, purpose = settings["mask_filter"], "" if series == MaskSeries() else f" ({series})"
-    description = f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs"
-    entries = [
-        _fill_span(history, series, canvas, span)[1],
+    return [
         f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
         f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
         *_explain(series, settings),
@@ -452,29 +468,6 @@ def _build_span(
         *history.warnings,
         *describe_self_test(history),
     ]
-    if get_detector(detector).telescope == "ROMAN":
-        return build_roman_mask(
-            partial(canvas.paint, span.flagged, span.advised),
-            detector=detector,
-            useafter=useafter,
-            description=description,
-            history=entries,
-            pedigree=history.meta.pedigree,
-            name=f"{name}_{detector}",
-        )
-    mask = build_mask(
-        canvas.paint(span.flagged, span.advised),
-        detector=detector,
-        useafter=useafter,
-        description=description,
-        history=entries,
-        pedigree=history.meta.pedigree,
-        filter_name=None if mask_filter == "N/A" else mask_filter,
-        readpatt=series.readpatt or None,
-        ngroups=series.ngroups,
-    )
-    mask.meta.filename = _name_mask(history, series, useafter, name)
-    return mask
 
 
 def _name_base(history: BadPixHistoryModel) -> list[str]:
