@@ -141,7 +141,8 @@ def solve_states(
     current and h = M for lost response, and the variance is s^2 v + (0.07 h A)^2. Expectation
     maximisation alternates the three-parameter weighted least squares for (delta, q, A) with the
     forward-backward recursion; it starts from all-bad, from the best split of the values in two
-    groups and from the outliers, with either h, and the history of highest evidence is kept.
+    groups and from the outliers, with either h, and the history of highest evidence is kept;
+    a start that is another once more, and h = M where the first A is positive, are left out.
     The shift of a pixel that was always bad is told from its response by the changing
     background, as far as that goes: the prior of q is what keeps a flat-field error from
     passing for dark current.
@@ -201,8 +202,8 @@ def _start_trials(looks: Looks, llr_cap: np.ndarray) -> tuple[_Trials, np.ndarra
     """Fit the first levels of all trials; also how well the best good level fits all looks.
 
     What would be the same trial again, or an impossible one, is left out: from the same start
-    the same history comes, and a response that rose, as that of a hot pixel seems to do, is no
-    loss and does not become one.
+    the same history comes, and a response that rose in the first fit, as that of a hot pixel seems
+    to do, is no loss. The few that would still become one are found from another start.
     """
     good = fit_levels(looks, np.zeros(looks.residual.shape))
     reference = compute_log_good(looks, good, llr_cap)
