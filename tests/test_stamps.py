@@ -107,7 +107,7 @@ def flip(dq):
         ("compose_asdf", lambda dq, texts: (flip(dq), texts)),
         ("compose_asdf", lambda dq, texts: (dq, {**texts, "useafter": "2000-01-01T00:00:00"})),
         ("compose_fits", lambda dq, header: (flip(dq), header)),
-        ("compose_fits", lambda dq, header: (dq, header.replace("'MASK", "'FLAT"))),
+        ("compose_fits", lambda dq, header: (dq, header.replace(b"'MASK", b"'FLAT"))),
     ],
 )
 def test_what_reads_back_differently_is_not_left(tmp_path, monkeypatch, name, spoil):

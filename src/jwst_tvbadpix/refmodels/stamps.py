@@ -39,8 +39,8 @@ _MAGIC, _HEADER_SIZE = b"\xd3BLK", 48
 _KEYWORDS = {"useafter": "USEAFTER", "filename": "FILENAME", "date": "DATE"}
 # The first entry of HISTORY, in which they differ too.
 _ENTRY = "description"
-# Characters of an entry on a card, and how FITS shifts unsigned flags.
-_CARD, _SHIFT = 72, np.uint32(2**31)
+# Bytes of a card and of a block of FITS, and how it shifts unsigned flags.
+_CARD_SIZE, _BLOCK_SIZE, _SHIFT = 80, 2880, np.uint32(2**31)
 
 
 class MaskWriter:
@@ -85,22 +85,21 @@ class _Stamp:
 
     Attributes
     ----------
-    tree : bytes
-        YAML of the ASDF file.
-    texts : dict of str to str
-        What changes of it.
-    header : fits.Header
-        Primary header, without HISTORY.
-    entries : tuple of str
-        HISTORY after its first entry, a string for each card.
+    tree, header : bytes
+        YAML of the ASDF file, and primary header of the FITS file up to its end.
+    in_tree, in_header : dict of str to bytes
+        What changes of them, as it stands there.
+    comments : dict of str to str
+        Those of the keywords.
     inner, outer : bytes
         What stands in FITS between the primary header and the flags, and after them.
     """
 
     tree: bytes
-    texts: dict[str, str]
-    header: fits.Header
-    entries: tuple[str, ...]
+    header: bytes
+    in_tree: dict[str, bytes]
+    in_header: dict[str, bytes]
+    comments: dict[str, str]
     inner: bytes
     outer: bytes
 
@@ -116,15 +115,15 @@ class _Stamp:
             header = self.compose_header(texts)
             with fits_temporary.open("wb") as stream:
                 stream.writelines(self.compose_fits(dq, header))
-            with fits.open(fits_temporary, memmap=False) as hdus:
-                found = hdus["DQ"].data, hdus[0].header.tostring()
-                _require_same(fits_path, (dq, header), found)
+            with fits.open(fits_temporary, memmap=False) as hdus, fits_temporary.open("rb") as raw:
+                found = hdus["DQ"].data, (raw.read(len(header)), hdus[0].header["USEAFTER"])
+                _require_same(fits_path, (dq, (header, texts["useafter"])), found)
 
     def compose_asdf(self, dq: np.ndarray, texts: Mapping[str, str]) -> bytes:
         """Compose the ASDF file: tree, block and index."""
         tree = self.tree
         for key, text in texts.items():
-            tree = tree.replace(_render(key, self.texts[key]), _render(key, text))
+            tree = tree.replace(self.in_tree[key], _render(key, text))
         packed = zlib.compress(np.ascontiguousarray(dq).data, ZLIB_LEVEL)
         md5 = hashlib.md5(packed, usedforsecurity=False).digest()
         sizes = len(packed), len(packed), dq.nbytes
@@ -132,47 +131,46 @@ class _Stamp:
         index = b"#ASDF BLOCK INDEX\n%%YAML 1.1\n---\n- %d\n...\n" % len(tree)
         return b"".join([tree, block, packed, index])
 
-    def compose_header(self, texts: Mapping[str, str]) -> str:
+    def compose_header(self, texts: Mapping[str, str]) -> bytes:
         """Compose the primary header of the FITS file."""
-        header = self.header.copy()
-        for key, keyword in _KEYWORDS.items():
-            header[keyword] = texts[key]
-        for entry in (texts[_ENTRY], *self.entries):
-            header["HISTORY"] = entry
-        return header.tostring()
+        header = self.header
+        for key, text in texts.items():
+            card = _render_card(key, text, self.comments.get(key))
+            header = header.replace(self.in_header[key], card)
+        header += b"END".ljust(_CARD_SIZE)
+        return header.ljust(-(-len(header) // _BLOCK_SIZE) * _BLOCK_SIZE)
 
-    def compose_fits(self, dq: np.ndarray, header: str) -> tuple[bytes | memoryview, ...]:
+    def compose_fits(self, dq: np.ndarray, header: bytes) -> tuple[bytes | memoryview, ...]:
         """Compose the FITS file."""
-        flags = (dq ^ _SHIFT).astype(">u4")
-        return header.encode("ascii"), self.inner, flags.data, self.outer
+        flags = np.bitwise_xor(dq, _SHIFT, out=np.empty(dq.shape, ">u4"))
+        return header, self.inner, flags.data, self.outer
 
 
 def _cut(path: Path, dq: np.ndarray) -> _Stamp | None:
     """Cut a stamp from the files of a mask; None where it would not give their bytes again."""
-    whole, twin = path.read_bytes(), path.with_suffix(".fits").read_bytes()
-    tree = whole[: whole.index(_END_OF_TREE) + len(_END_OF_TREE)]
+    fits_path = path.with_suffix(".fits")
+    whole, twin = path.read_bytes(), fits_path.read_bytes()
     with unvalidated(), asdf.open(path, memmap=False) as file:
         texts = _list_texts(file.tree)
-    with fits.open(path.with_suffix(".fits"), memmap=False) as hdus:
-        header, place = hdus[0].header.copy(), hdus["DQ"].fileinfo()["datLoc"]
-        start = hdus[1].fileinfo()["hdrLoc"]
-    entries = list(header["HISTORY"])
-    del header["HISTORY"]
+    twin_texts = {**texts, "filename": fits_path.name}
+    with fits.open(fits_path, memmap=False) as hdus:
+        header = hdus[0].header
+        comments = {key: header.comments[keyword] for key, keyword in _KEYWORDS.items()}
+        start, place = hdus[1].fileinfo()["hdrLoc"], hdus["DQ"].fileinfo()["datLoc"]
     stamp = _Stamp(
-        tree=tree,
-        texts=texts,
-        header=header,
-        entries=tuple(entries[-(-len(texts[_ENTRY]) // _CARD) :]),
+        tree=whole[: whole.index(_END_OF_TREE) + len(_END_OF_TREE)],
+        header=header.tostring(endcard=False, padding=False).encode("ascii"),
+        in_tree={key: _render(key, text) for key, text in texts.items()},
+        in_header={k: _render_card(k, text, comments.get(k)) for k, text in twin_texts.items()},
+        comments=comments,
         inner=twin[start:place],
         outer=twin[place + dq.nbytes :],
     )
-    again = stamp.compose_header({**texts, "filename": path.with_suffix(".fits").name})
-    if (
-        any(tree.count(_render(key, text)) != 1 for key, text in texts.items())
-        or stamp.compose_asdf(dq, texts) != whole
-        or b"".join(stamp.compose_fits(dq, again)) != twin
-    ):
-        log.debug("No stamp of %s: other bytes", path)
+    places = [stamp.tree.count(old) for old in stamp.in_tree.values()]
+    places += [stamp.header.count(old) for old in stamp.in_header.values()]
+    again = stamp.compose_fits(dq, stamp.compose_header(twin_texts))
+    if set(places) != {1} or stamp.compose_asdf(dq, texts) != whole or b"".join(again) != twin:
+        log.debug("No stamp of %s: it would give other bytes", path)
         return None
     return stamp
 
@@ -183,7 +181,14 @@ def _render(key: str, text: str) -> bytes:
     if key == _ENTRY:
         node = {"history": node}
     lines = yaml.dump(node, Dumper=_DUMPER, default_flow_style=False, allow_unicode=True)
-    return lines[lines.index(f"{key}:") - 2 * len(node) :].encode()
+    return lines[lines.index(f"{key}:") :].encode()
+
+
+def _render_card(key: str, text: str, comment: str | None) -> bytes:
+    """Write an entry of the tree as astropy does into a header."""
+    header = fits.Header()
+    header[_KEYWORDS.get(key, "HISTORY")] = (text, comment) if comment else text
+    return header.tostring(endcard=False, padding=False).encode("ascii")
 
 
 def _list_texts(tree: Mapping[str, Any]) -> dict[str, str]:
