@@ -379,9 +379,9 @@ class PlannedMask:
     _span: MaskSpan
 
     def is_like(self, other: "PlannedMask") -> bool:
-        """Whether another has the same flags; neither is painted."""
+        """Whether another has the same flags; on the same base mask neither is painted."""
         if self._canvas.checksum != other._canvas.checksum:
-            return False
+            return np.array_equal(self.paint(), other.paint())
         own, others = (mask._canvas.list_changes(mask._span) for mask in (self, other))
         return np.array_equal(own, others)
 

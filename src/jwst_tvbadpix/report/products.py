@@ -145,7 +145,7 @@ def _load_meta(path: Path) -> dict[str, Any] | None:
     if branch is None:
         return None
     try:
-        tree = yaml.load(branch[0], yaml.CBaseLoader)  # texts alone, as load_yaml has them
+        tree = yaml.load(branch[0], yaml.CSafeLoader)  # which knows no tags of others
     except yaml.YAMLError:
         return None
     return tree if isinstance(tree.get("roman", tree).get("meta"), dict) else None
