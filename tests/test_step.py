@@ -35,6 +35,7 @@ from jwst_tvbadpix.errors import (
 )
 from jwst_tvbadpix.exposures import ExposureStack
 from jwst_tvbadpix.refmodels import (
+    MaskWriter,
     build_mask,
     build_mask_at,
     compose_dq,
@@ -474,13 +475,14 @@ def test_a_failing_write_leaves_no_product(programme, folder, monkeypatch, faili
     (out / "other.txt").write_text("not ours")
     calls = []
 
-    def fail(model, path):
-        calls.append(path)
+    def fail(self, mask, place):
+        calls.append(mask)
         if len(calls) == failing:
             raise ProductError("expected room on the disk, found none; make room")
-        return write_twins(model, path)
+        write(self, mask, place)
 
-    monkeypatch.setattr(_base, "write_twins", fail)
+    write = MaskWriter.write
+    monkeypatch.setattr(MaskWriter, "write", fail)
     with pytest.raises(ProductError, match="room on the disk"):
         TimeVariableBadPixel.call(
             str(programme.association), save_results=True, output_dir=str(out)
@@ -1085,14 +1087,16 @@ def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, mo
     run()
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
 
-    def fail(model, path):
+    def fail(self, mask, place):
         if len(list(folder.rglob("*_mask_*"))) > n_masks + 4:
             raise OSError("no space left on device")
-        return write_twins(model, path)
+        write(self, mask, place)
+
+    write = MaskWriter.write
 
     n_masks = sum("_mask_" in name for name in before)
     with monkeypatch.context() as patch:
-        patch.setattr(_base, "write_twins", fail)
+        patch.setattr(MaskWriter, "write", fail)
         with pytest.raises(OSError, match="no space"):
             run()
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
@@ -1104,21 +1108,22 @@ def test_a_rerun_keeps_what_was_good_and_names_what_is_old(programme, folder, mo
 # Of two processes that save masks one is killed, between the two files of its second.
 _KILLED = """
 import os, signal, sys, time
-from jwst_tvbadpix.steps import TimeVariableBadPixel, _base
+from jwst_tvbadpix.refmodels import MaskWriter
+from jwst_tvbadpix.steps import TimeVariableBadPixel
 
-here, save, calls = os.getpid(), _base.write_twins, []
+here, write, calls = os.getpid(), MaskWriter.write, []
 
-def save_or_die(model, path):
-    calls.append(path)
+def write_or_die(self, mask, place):
+    calls.append(mask)
     if len(calls) == 1 and os.getpid() == here:
         time.sleep(2)
-    paths = save(model, path)
+    write(self, mask, place)
     if len(calls) == 2 and os.getpid() != here:
-        paths[1].replace(path.parent.parent / paths[1].name)
+        path = (place / mask.filename).with_suffix(".fits")
+        path.replace(place.parent / path.name)
         os.kill(os.getpid(), signal.SIGKILL)
-    return paths
 
-_base.write_twins = save_or_die
+MaskWriter.write = write_or_die
 TimeVariableBadPixel.call(sys.argv[1], save_results=True, report=False, output_dir=sys.argv[2])
 print(len(calls))
 """

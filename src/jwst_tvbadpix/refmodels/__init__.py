@@ -45,6 +45,7 @@ from .series import (
     list_useafter,
     plan_mask_series,
 )
+from .stamps import MaskWriter
 from .starflat import StarFlatModel, build_star_flat_model, list_tables, read_star_flat
 from .twins import rename_all, write_asdf, write_twins
 
@@ -57,6 +58,7 @@ __all__ = [
     "Closure",
     "FlatSelection",
     "MaskSeries",
+    "MaskWriter",
     "PhotomHeader",
     "PlannedMask",
     "RomanFlat",

@@ -30,6 +30,7 @@ __all__ = [
     "build_neutral_mask",
     "check_filter",
     "check_useafter",
+    "frame_flags",
     "read_mask_dq",
     "require_pedigree",
 ]
@@ -133,8 +134,7 @@ def build_mask(
         raise ProductError(f"expected ngroups as (lowest, first above), found {ngroups}; swap them")
     filters, patterns = _split(filter_name), _split(readpatt)
     _require_one_kind(filters, patterns)
-    irs2 = patterns[0] in IRS2_READPATTS and facts.irs2_shape is not None
-    framed = interleave_irs2(dq, facts) if irs2 else dq.copy()
+    framed = frame_flags(dq.copy(), facts, patterns[0])
     # Writers validate arrays and history: here it would take most of the time of a mask.
     entries = [_make_entry(text) for text in history]
     tree = AsdfObject({"dq": framed, "history": {"entries": entries}})
@@ -162,6 +162,12 @@ def build_mask(
             "correct the filter, the readout pattern or the text"
         ) from error
     return model
+
+
+def frame_flags(dq: np.ndarray, detector: Detector, readpatt: str) -> np.ndarray:
+    """Put flags of the full frame into the frame of a READPATT; of several joined by ``|``."""
+    irs2 = detector.irs2_shape is not None and readpatt.partition("|")[0] in IRS2_READPATTS
+    return interleave_irs2(dq, detector) if irs2 else dq
 
 
 def _make_entry(text: str) -> HistoryEntry:

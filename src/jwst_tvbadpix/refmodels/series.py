@@ -18,7 +18,7 @@ from .badpix import KEPT, describe_self_test
 from .dq import dq_value
 from .history import BadPixHistoryModel, unpack_residuals
 from .irs2 import IRS2_READPATTS
-from .mask import build_mask
+from .mask import build_mask, frame_flags
 from .roman_mask import build_roman_mask
 
 __all__ = [
@@ -365,15 +365,21 @@ class PlannedMask:
         Of its ASDF file.
     useafter : str
         First moment of its validity (UTC).
+    series : MaskSeries
+        The masks of one series differ in nothing but dates, flags and the first entry of HISTORY.
     paint : callable
         Makes its flags: uint32, shape of the full frame, without the columns that IRS2 adds.
+    fill : callable
+        Makes its flags in its own frame, and that entry.
     build : callable
         Builds its model.
     """
 
     filename: str
     useafter: str
+    series: MaskSeries
     paint: Callable[[], np.ndarray]
+    fill: Callable[[], tuple[np.ndarray, str]]
     build: Callable[[], MaskModel]
     _canvas: _Canvas
     _span: MaskSpan
@@ -395,10 +401,26 @@ def plan_mask_series(history: BadPixHistoryModel, name: str = "tvbadpix") -> lis
         dates = _format_useafters([span.start_mjd for span in spans])
         for span, useafter in zip(spans, dates, strict=True):
             paint = partial(canvas.paint, span.flagged, span.advised)
+            fill = partial(_fill_span, history, series, canvas, span)
             build = partial(_build_span, history, series, canvas, span, len(spans), name)
             file = _name_mask(history, series, useafter, name)
-            planned.append(PlannedMask(file, useafter, paint, build, canvas, span))
+            planned.append(PlannedMask(file, useafter, series, paint, fill, build, canvas, span))
     return planned
+
+
+def _fill_span(
+    history: BadPixHistoryModel, series: MaskSeries, canvas: _Canvas, span: MaskSpan
+) -> tuple[np.ndarray, str]:
+    """Make what tells one mask from the others: its flags, and what HISTORY says of it first."""
+    dq, useafter = canvas.paint(span.flagged, span.advised), format_useafter(span.start_mjd)
+    bad = np.count_nonzero(dq & np.uint32(dq_value("DO_NOT_USE")))
+    n_used = np.count_nonzero(history.exposures.instance["used"])
+    entry = (
+        f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {n_used} exposures "
+        f"by TimeVariableBadPixel of jwst_tvbadpix {history.versions.instance['jwst-tvbadpix']}."
+    )
+    framed = frame_flags(dq, get_detector(history.meta.instrument.detector), series.readpatt)
+    return framed, entry
 
 
 def _build_span(
@@ -411,8 +433,6 @@ def _build_span(
 ) -> Any:
     """Build one mask, named by its USEAFTER."""
     detector, useafter = history.meta.instrument.detector, format_useafter(span.start_mjd)
-    dq = canvas.paint(span.flagged, span.advised)
-    bad = int(((dq & np.uint32(dq_value("DO_NOT_USE"))) != 0).sum())
     exposures, settings = history.exposures.instance, history.settings.instance
     names = [
         name.encode("ascii", "backslashreplace").decode()  # FITS headers hold nothing else
@@ -421,11 +441,9 @@ def _build_span(
     ]
     shown = names[:_LISTED_INPUTS]
     mask_filter, purpose = settings["mask_filter"], "" if series == MaskSeries() else f" ({series})"
-    software = history.versions.instance["jwst-tvbadpix"]
     description = f"Time-variable bad-pixel mask of {detector}{purpose}, one of {n_masks} epochs"
     entries = [
-        f"{bad} pixels DO_NOT_USE from {useafter} until the next epoch, from {len(names)} "
-        f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}.",
+        _fill_span(history, series, canvas, span)[1],
         f"False flags expected: {settings['expected_false']:.3g} of {settings['flags']} "
         f"(pixel, exposure), {settings['fdr']:g} allowed, from {settings['n_decoys']} decoys.",
         *_explain(series, settings),
@@ -445,7 +463,7 @@ def _build_span(
             name=f"{name}_{detector}",
         )
     mask = build_mask(
-        dq,
+        canvas.paint(span.flagged, span.advised),
         detector=detector,
         useafter=useafter,
         description=description,

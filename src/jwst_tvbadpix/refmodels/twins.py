@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import warnings
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,17 @@ from ..atomic import find_creation_time, is_hidden, open_hidden_folder
 from ..errors import ProductError
 from .dq import identity_dq_def
 
-__all__ = ["as_array", "rename_all", "write_asdf", "write_twins"]
+__all__ = [
+    "TWIN_LEVEL",
+    "as_array",
+    "format_date",
+    "publish",
+    "rename_all",
+    "unvalidated",
+    "was_decoded",
+    "write_asdf",
+    "write_twins",
+]
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +50,10 @@ _P_FILTER_SCHEMA = "http://stsci.edu/schemas/jwst_datamodel/keyword_pfilter.sche
 _ASDF_OWN = ("history", "asdf_library")
 
 # zlib takes half the time of its default level for a mask, which becomes 40 kB instead of 20.
-_TWIN_LEVEL = 3
+TWIN_LEVEL = 3
 
-# What has an ASDF form alone is residuals and their noise above all, which higher levels of zlib
-# make smaller by 0.5 % at most, and slower by a quarter.
-_NOISE_LEVEL = 1
+# Arrays of fewer bytes are compressed whatever they hold.
+_LARGE = 1_000_000
 
 # Flags that stdatamodels has decoded rightly out of our files, by model and form of the file.
 _DECODED: defaultdict[tuple[type, str], set[int]] = defaultdict(set)
@@ -86,8 +96,8 @@ def write_twins(model: JwstDataModel, path_without_suffix: str | Path) -> tuple[
     asdf_path, fits_path = (stem.with_name(stem.name + suffix) for suffix in (".asdf", ".fits"))
     prepared, wanted = _prepare(model, asdf_path, find_creation_time())
     _require_fits_text(wanted, fits_path)
-    with _published(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
-        _save_asdf(prepared, asdf_temporary, level=_TWIN_LEVEL)
+    with publish(asdf_path, fits_path) as (asdf_temporary, fits_temporary):
+        _save_asdf(prepared, asdf_temporary, level=TWIN_LEVEL)
         _compare_asdf(wanted, asdf_temporary, type(model))
         for tree in (prepared._instance, wanted):
             tree["meta"]["filename"] = fits_path.name
@@ -122,8 +132,8 @@ def write_asdf(model: JwstDataModel, path: str | Path) -> Path:
     if path.suffix != ".asdf":
         raise ProductError(f"expected a file name ending in .asdf, found {path.name!r}; rename it")
     prepared, wanted = _prepare(model, path, find_creation_time())
-    with _published(path) as (temporary,):
-        _save_asdf(prepared, temporary, level=_NOISE_LEVEL)
+    with publish(path) as (temporary,):
+        _save_asdf(prepared, temporary)
         _compare_asdf(wanted, temporary, type(model))
     log.debug("Wrote %s", path)
     return path
@@ -145,7 +155,7 @@ def _prepare(
     # The table would be decoded as bytes from ASDF, where every flag is then lost.
     prepared._instance.pop("dq_def", None)
     prepared.on_save(str(final))
-    prepared.meta.date = made.strftime("%Y-%m-%dT%H:%M:%S.") + f"{made.microsecond // 1000:03d}"
+    prepared.meta.date = format_date(made)
     if "SOURCE_DATE_EPOCH" in os.environ:
         for entry in _history(prepared._instance):
             entry["time"] = made
@@ -170,6 +180,11 @@ def _prepare(
     if kind:
         _VALID.add(kind)
     return prepared, deepcopy(whole)
+
+
+def format_date(made: datetime) -> str:
+    """Write a date as DATE has it."""
+    return made.strftime("%Y-%m-%dT%H:%M:%S.") + f"{made.microsecond // 1000:03d}"
 
 
 def _history(tree: dict[str, Any]) -> list[dict[str, Any]]:
@@ -227,7 +242,7 @@ def _arrays(tree: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _published(*finals: Path) -> Iterator[list[Path]]:
+def publish(*finals: Path) -> Iterator[list[Path]]:
     """Hand out names in a folder beside the final ones; rename all at the end, or remove all.
 
     The folder also holds what asdf leaves of its own where the disk is full. Within one that is
@@ -271,7 +286,7 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):
             if final.exists():
-                shutil.copy2(final, backup)
+                _back_up(final, backup)
             os.replace(temporary, final)
             renamed.append((final, backup))
     except BaseException:
@@ -286,19 +301,43 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
             backup.unlink(missing_ok=True)
 
 
+def _back_up(path: Path, backup: Path) -> None:
+    """Give a file a second name, which it keeps when another takes its place; or copy it."""
+    backup.unlink(missing_ok=True)
+    try:
+        os.link(path, backup)
+    except OSError:  # no hard links here
+        shutil.copy2(path, backup)
+
+
 def _save_asdf(model: JwstDataModel, path: Path, **options: int) -> None:
-    """Save with the stock writer, keeping the name and date already in the model."""
-    compression = {"all_array_compression": "zlib", "compression_kwargs": options}
+    """Save as the stock writer does, keeping the name and date already in the model."""
     # It was validated; on_save would put the temporary name and the present time into it.
     object.__setattr__(model, "validate", lambda: None)
     object.__setattr__(model, "on_save", lambda path=None: None)
     tables = {key: node for key, node in model._instance.items() if _is_table(node)}
-    if not tables:
-        model.to_asdf(str(path), **compression)
+    noisy = [node for _, node in _leaves(model._instance) if _is_array(node) and _is_noisy(node)]
+    if not tables and not noisy:
+        model.to_asdf(str(path), all_array_compression="zlib", compression_kwargs=options)
         return
     # The stock writer makes plain arrays of tables, with which the photom step cannot work.
     tree = {**model._instance, **{key: AsdfTable(as_array(node)) for key, node in tables.items()}}
-    asdf.AsdfFile(AsdfObject(tree)).write_to(path, **compression)
+    file = asdf.AsdfFile(AsdfObject(tree))
+    for _, node in _leaves(tree):
+        node = node.array if isinstance(node, AsdfTable) else node
+        if _is_array(node) and not any(node is one for one in noisy):
+            file.set_array_compression(node, "zlib", **options)
+    file.write_to(path)
+
+
+def _is_noisy(array: np.ndarray) -> bool:
+    """Tell by a part of it whether zlib would gain less than a fifth, for much time."""
+    plain = np.asarray(array)
+    if plain.nbytes < _LARGE or not plain.flags.c_contiguous:
+        return False
+    middle = plain.nbytes // 2
+    part = plain.reshape(-1).view(np.uint8)[middle : middle + _LARGE // 4]
+    return len(zlib.compress(part.tobytes(), 1)) > 0.8 * part.size
 
 
 def _is_table(node: Any) -> bool:
@@ -399,7 +438,7 @@ def _compare_trees(where: str, expected: dict[str, Any], found: dict[str, Any]) 
 def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel]) -> None:
     """Compare an ASDF file, read with asdf alone and as steps do, with the tree it came from."""
     name = wanted["meta"]["filename"]
-    with _unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
+    with unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
         _compare_trees(name, wanted, dict(file.tree))
         found = [entry["description"] for entry in _history(dict(file.tree))]
         entries = [entry["description"] for entry in _history(wanted)]
@@ -408,7 +447,7 @@ def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel])
 
 
 @contextmanager
-def _unvalidated() -> Iterator[None]:
+def unvalidated() -> Iterator[None]:
     """Read without asdf's validation, for what is compared with a validated model anyway."""
     with asdf.config_context() as config:
         config.validate_on_read = False
@@ -443,6 +482,12 @@ def _compare_fits(
 def _list_flags(dq: np.ndarray) -> np.ndarray:
     """List the values other than 0 that occur."""
     return np.unique(dq[dq != 0])
+
+
+def was_decoded(kind: type[JwstDataModel], dq: np.ndarray) -> bool:
+    """Tell whether each flag was decoded rightly before, out of files of both forms."""
+    known = (_DECODED[kind, file.__name__] for file in (asdf.AsdfFile, fits.HDUList))
+    return set.intersection(*known).issuperset(_list_flags(dq).tolist())
 
 
 def _compare_opened(

@@ -29,6 +29,7 @@ from ..headers import ExposureRecord
 from ..processes import run_beside
 from ..refmodels import (
     BadPixHistoryModel,
+    MaskWriter,
     PlannedMask,
     RomanFlat,
     RomanMask,
@@ -212,9 +213,8 @@ class TvBadPixStep(Step):
         _save_masks(self._planned, folder, self._shared, 1)
         self._wait()
         # What the other process could not save, or the reason why.
-        for mask in self._planned:
-            if not (folder / mask.filename).is_file():
-                _save(mask.build(), folder / mask.filename)
+        left = [mask for mask in self._planned if not (folder / mask.filename).is_file()]
+        _save_masks(left, folder, np.zeros(2, int), 0)
 
     def save_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """Write a reference model through `refmodels`, into a folder of its own at first."""
@@ -340,11 +340,12 @@ def _save_masks(planned: Sequence[PlannedMask], folder: Path, taken: np.ndarray,
     end : {0, 1}
         Which of them this process takes.
     """
+    writer = MaskWriter()
     with open_hidden_folder(folder) as place:
         while taken.sum() < len(planned):
             mask = planned[-1 - taken[1] if end else taken[0]]
             taken[end] += 1
-            _save(mask.build(), place / mask.filename)
+            writer.write(mask, place)
             # The ASDF file, which tells that a mask is there, last.
             for path in sorted(place.iterdir(), reverse=True):
                 path.replace(folder / path.name)

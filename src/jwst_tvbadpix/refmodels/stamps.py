@@ -1,0 +1,201 @@
+"""Masks of one series on disk: the first from its model, the others from the bytes of the first.
+
+The masks of a series differ in their flags and in a few texts. What the writers made of the first
+is kept as a stamp, and of another mask only what differs is put into it. A stamp is used only if
+it gives the very bytes of the mask that it was cut from.
+"""
+
+import hashlib
+import logging
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asdf
+import numpy as np
+import yaml
+from astropy.io import fits
+from stdatamodels.jwst.datamodels import MaskModel
+
+from ..atomic import find_creation_time
+from ..errors import ProductError
+from .series import MaskSeries, PlannedMask
+from .twins import TWIN_LEVEL, format_date, publish, unvalidated, was_decoded, write_twins
+
+__all__ = ["MaskWriter"]
+
+log = logging.getLogger(__name__)
+
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_END_OF_TREE = b"\n...\n"
+# A block: magic, size of the header that follows, flags, compression, sizes allocated, used and
+# unpacked, MD5 of what is used (ASDF standard 1.6.0, low-level file layout).
+_BLOCK = struct.Struct(">4sHI4sQQQ16s")
+_MAGIC, _HEADER_SIZE = b"\xd3BLK", 48
+# Entries of meta in which masks of a series differ, and their keywords.
+_KEYWORDS = {"useafter": "USEAFTER", "filename": "FILENAME", "date": "DATE"}
+# The first entry of HISTORY, in which they differ too.
+_ENTRY = "description"
+# Characters of an entry on a card, and how FITS shifts unsigned flags.
+_CARD, _SHIFT = 72, np.uint32(2**31)
+
+
+class MaskWriter:
+    """Writes planned masks, with a stamp for each series."""
+
+    def __init__(self) -> None:
+        self._stamps: dict[MaskSeries, _Stamp | None] = {}
+
+    def write(self, mask: PlannedMask, folder: Path) -> None:
+        """Write the files of a mask, with the guarantees of `write_twins`.
+
+        Parameters
+        ----------
+        mask : PlannedMask
+        folder : Path
+            It exists.
+
+        Raises
+        ------
+        ProductError
+            As `write_twins`.
+        """
+        path = folder / mask.filename
+        stamp = self._stamps.get(mask.series)
+        if stamp is not None:
+            dq, entry = mask.fill()
+            if was_decoded(MaskModel, dq):
+                stamp.press(dq, {"useafter": mask.useafter, _ENTRY: entry}, path)
+                return
+        model = mask.build()
+        if not isinstance(model, MaskModel):
+            model.save(path)
+            return
+        write_twins(model, path.with_suffix(""))
+        if mask.series not in self._stamps:
+            self._stamps[mask.series] = _cut(path, model.dq)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stamp:
+    """What the files of the masks of a series have in common.
+
+    Attributes
+    ----------
+    tree : bytes
+        YAML of the ASDF file.
+    texts : dict of str to str
+        What changes of it.
+    header : fits.Header
+        Primary header, without HISTORY.
+    entries : tuple of str
+        HISTORY after its first entry, a string for each card.
+    inner, outer : bytes
+        What stands in FITS between the primary header and the flags, and after them.
+    """
+
+    tree: bytes
+    texts: dict[str, str]
+    header: fits.Header
+    entries: tuple[str, ...]
+    inner: bytes
+    outer: bytes
+
+    def press(self, dq: np.ndarray, texts: Mapping[str, str], path: Path) -> None:
+        """Write both files of a mask whose ASDF file has this name, and read them back."""
+        fits_path, made = path.with_suffix(".fits"), format_date(find_creation_time())
+        texts = {**texts, "date": made, "filename": path.name}
+        with publish(path, fits_path) as (asdf_temporary, fits_temporary):
+            asdf_temporary.write_bytes(self.compose_asdf(dq, texts))
+            with unvalidated(), asdf.open(asdf_temporary, memmap=False, lazy_load=False) as file:
+                _require_same(path, (dq, texts), (np.asarray(file["dq"]), _list_texts(file.tree)))
+            texts["filename"] = fits_path.name
+            header = self.compose_header(texts)
+            with fits_temporary.open("wb") as stream:
+                stream.writelines(self.compose_fits(dq, header))
+            with fits.open(fits_temporary, memmap=False) as hdus:
+                found = hdus["DQ"].data, hdus[0].header.tostring()
+                _require_same(fits_path, (dq, header), found)
+
+    def compose_asdf(self, dq: np.ndarray, texts: Mapping[str, str]) -> bytes:
+        """Compose the ASDF file: tree, block and index."""
+        tree = self.tree
+        for key, text in texts.items():
+            tree = tree.replace(_render(key, self.texts[key]), _render(key, text))
+        packed = zlib.compress(np.ascontiguousarray(dq).data, TWIN_LEVEL)
+        md5 = hashlib.md5(packed, usedforsecurity=False).digest()
+        sizes = len(packed), len(packed), dq.nbytes
+        block = _BLOCK.pack(_MAGIC, _HEADER_SIZE, 0, b"zlib", *sizes, md5)
+        index = b"#ASDF BLOCK INDEX\n%%YAML 1.1\n---\n- %d\n...\n" % len(tree)
+        return b"".join([tree, block, packed, index])
+
+    def compose_header(self, texts: Mapping[str, str]) -> str:
+        """Compose the primary header of the FITS file."""
+        header = self.header.copy()
+        for key, keyword in _KEYWORDS.items():
+            header[keyword] = texts[key]
+        for entry in (texts[_ENTRY], *self.entries):
+            header["HISTORY"] = entry
+        return header.tostring()
+
+    def compose_fits(self, dq: np.ndarray, header: str) -> tuple[bytes | memoryview, ...]:
+        """Compose the FITS file."""
+        flags = (dq ^ _SHIFT).astype(">u4")
+        return header.encode("ascii"), self.inner, flags.data, self.outer
+
+
+def _cut(path: Path, dq: np.ndarray) -> _Stamp | None:
+    """Cut a stamp from the files of a mask; None where it would not give their bytes again."""
+    whole, twin = path.read_bytes(), path.with_suffix(".fits").read_bytes()
+    tree = whole[: whole.index(_END_OF_TREE) + len(_END_OF_TREE)]
+    with unvalidated(), asdf.open(path, memmap=False) as file:
+        texts = _list_texts(file.tree)
+    with fits.open(path.with_suffix(".fits"), memmap=False) as hdus:
+        header, place = hdus[0].header.copy(), hdus["DQ"].fileinfo()["datLoc"]
+        start = hdus[1].fileinfo()["hdrLoc"]
+    entries = list(header["HISTORY"])
+    del header["HISTORY"]
+    stamp = _Stamp(
+        tree=tree,
+        texts=texts,
+        header=header,
+        entries=tuple(entries[-(-len(texts[_ENTRY]) // _CARD) :]),
+        inner=twin[start:place],
+        outer=twin[place + dq.nbytes :],
+    )
+    again = stamp.compose_header({**texts, "filename": path.with_suffix(".fits").name})
+    if (
+        any(tree.count(_render(key, text)) != 1 for key, text in texts.items())
+        or stamp.compose_asdf(dq, texts) != whole
+        or b"".join(stamp.compose_fits(dq, again)) != twin
+    ):
+        log.debug("No stamp of %s: other bytes", path)
+        return None
+    return stamp
+
+
+def _render(key: str, text: str) -> bytes:
+    """Write an entry of the tree as asdf does, at its depth."""
+    node: dict[str, Any] = {"meta": {key: text}}
+    if key == _ENTRY:
+        node = {"history": node}
+    lines = yaml.dump(node, Dumper=_DUMPER, default_flow_style=False, allow_unicode=True)
+    return lines[lines.index(f"{key}:") - 2 * len(node) :].encode()
+
+
+def _list_texts(tree: Mapping[str, Any]) -> dict[str, str]:
+    """List the texts that change."""
+    texts = {key: tree["meta"][key] for key in _KEYWORDS}
+    return {**texts, _ENTRY: tree["history"]["entries"][0]["description"]}
+
+
+def _require_same(path: Path, expected: tuple[Any, Any], found: tuple[Any, Any]) -> None:
+    """Require flags and texts of a file as they were meant."""
+    if not np.array_equal(expected[0], found[0]) or expected[1] != found[1]:
+        raise ProductError(
+            f"expected flags and texts of {path.name} to read back as they were written, found "
+            "others; the file was removed. Check the disk"
+        )
