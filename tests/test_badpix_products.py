@@ -25,6 +25,7 @@ from jwst_tvbadpix.refmodels import (
     dq_value,
     history_columns,
     list_useafter,
+    plan_mask_series,
     read_history,
     unpack_residuals,
     write_asdf,
@@ -299,6 +300,24 @@ def test_series_has_one_mask_per_epoch():
         assert entries[3] == "Something the user should know"
     for one, two in pairwise(masks):
         assert (one.dq != two.dq).any()
+
+
+def test_masks_are_compared_without_being_painted():
+    """Of histories that differ in a row, a class, a base flag, or in nothing."""
+    rows = changing_rows()
+    hot = [{**each, "class": "WARM"} if each["class"] == "HOT" else each for each in rows]
+    base = np.zeros(SHAPE, np.uint32)
+    base[11, 50] = DNU | np.uint32(dq_value("DEAD"))  # as the last row has it
+    flagged = base.copy()
+    flagged[700, 700] = DNU
+    bases = [{"base": each, "policy": "union"} for each in (base, flagged)]
+    histories = [make_history(each) for each in (rows, rows[:-1], hot)]
+    histories += [make_history(each, **more) for each in (rows, rows[:-1]) for more in bases]
+    planned = [mask for history in histories for mask in plan_mask_series(history)]
+    painted = [mask.paint() for mask in planned]
+    likes = [one.is_like(two) for one in planned for two in planned]
+    assert likes == [np.array_equal(one, two) for one in painted for two in painted]
+    assert len(planned) < sum(likes) < len(likes)
 
 
 def test_masks_for_any_filter_and_from_many_exposures():

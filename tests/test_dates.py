@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from astropy.time import Time
 
-from jwst_tvbadpix.dates import allow_far_dates, to_isot, to_mjd, to_years
+from jwst_tvbadpix.dates import (
+    allow_far_dates,
+    to_isot,
+    to_isots,
+    to_mjd,
+    to_mjds,
+    to_years,
+)
 
 # From the last leap second to the last year that it is known to be so.
 KNOWN = np.random.default_rng(3).uniform(57754, 61700, 200)
@@ -17,6 +24,15 @@ def test_they_are_those_of_utc():
     assert [to_isot(mjd) for mjd in KNOWN] == known.isot.tolist()
     assert [to_mjd(date) for date in known.isot] == Time(known.isot, scale="utc").mjd.tolist()
     assert np.array_equal(to_years(KNOWN), known.decimalyear)
+
+
+def test_all_at_once_they_are_the_same():
+    texts = to_isots(KNOWN)
+    assert texts == [to_isot(mjd) for mjd in KNOWN]
+    assert to_mjds(texts) == [to_mjd(text) for text in texts]
+    assert to_isots([]) == to_mjds([]) == []
+    with pytest.raises(ValueError, match="soon"):
+        to_mjds([texts[0], "soon"])
 
 
 @pytest.mark.parametrize("year", [2029, 2041, 2060])

@@ -121,6 +121,33 @@ def test_rows_belong_to_their_pixels():
     assert lengths == {(4,)}
 
 
+def list_runs_slowly(bad, evidence):
+    """Each pixel's looks with evidence one after the other."""
+    runs = []
+    for pixel, (states, seen) in enumerate(zip(bad.T, evidence.T, strict=True)):
+        looks = np.flatnonzero(seen).tolist()
+        for k, look in enumerate(looks):
+            if not states[look]:
+                continue
+            if k == 0 or not states[looks[k - 1]]:
+                runs.append([pixel, look, look, looks[k - 1] if k else -1, -1, 0])
+            runs[-1][2], runs[-1][5] = look, runs[-1][5] + 1
+            runs[-1][4] = looks[k + 1] if k + 1 < len(looks) else -1
+    return runs
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(1, 9))
+def test_rows_are_those_of_a_slow_oracle(seed, share, n_looks):
+    rng = np.random.default_rng(seed)
+    evidence = rng.random((n_looks, 6)) < share
+    # What looks without evidence are said to be makes no difference.
+    bad = rng.random(evidence.shape) < 0.5
+    rows = extract_intervals(make_histories(bad, evidence=evidence, mjd=np.zeros(n_looks)))
+    names = ("pixel", "first", "last", "before", "after", "n_looks")
+    found = np.stack([getattr(rows, name) for name in names], axis=1)
+    assert found.tolist() == list_runs_slowly(bad, evidence)
+
+
 def test_no_candidates_give_no_rows():
     found = extract_intervals(make_histories(np.zeros((4, 0))))
     assert all(getattr(found, f.name).shape == (0,) for f in fields(found))

@@ -531,6 +531,45 @@ def test_history_round_trip(tmp_path):
         assert opened.intervals.instance["class"][0] == "UNRELIABLE_SLOPE"
 
 
+def test_an_update_reads_no_evidence(tmp_path):
+    """But where it tells which masks there are."""
+    for depth, n in (("single", 0), ("auto", N_EXP)):
+        model = make_history()
+        model.settings.instance["depth"] = depth
+        path = write_asdf(model, tmp_path / f"{depth}.asdf")
+        read, whole = read_history(path, evidence=False), read_history(path)
+        assert read.hasattr("control") == (n > 0)
+        assert whole.hasattr("control")
+        assert len(read.residuals.instance["y"]) == (len(whole.residuals.instance["y"]) if n else 0)
+        for name, values in whole.intervals.instance.items():
+            np.testing.assert_array_equal(read.intervals.instance[name], values)
+        assert read.exposures.instance["filename"] == whole.exposures.instance["filename"]
+    with pytest.raises(InputError, match="settings"):
+        read_history(edit_history(path, lambda tree: tree.pop("settings")), evidence=False)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_each_text_of_a_column_is_one(tmp_path, place):
+    """Of a column of texts one is validated, unless another is none."""
+    path = write_asdf(make_history(), tmp_path / "h.asdf")
+
+    def spoil(tree):
+        tree["exposures"]["filename"][place] = 3
+
+    with pytest.raises(InputError, match="3 is not of type"):
+        read_history(edit_history(path, spoil))
+
+
+def edit_history(path, change):
+    """A copy of a history with another tree, whose arrays are as they were."""
+    with asdf.open(path, memmap=False, lazy_load=False) as file:
+        tree = dict(file.tree)
+        change(tree)
+        edited = path.with_name("edited.asdf")
+        asdf.AsdfFile(tree).write_to(edited)
+    return edited
+
+
 def test_history_opens_with_asdf_alone(tmp_path):
     path = write_asdf(make_history(), tmp_path / "h.asdf")
     text = path.read_bytes().split(b"\n...")[0]

@@ -23,6 +23,7 @@ from jwst_tvbadpix.report import (
     write_figures,
     write_page,
 )
+from jwst_tvbadpix.report.page import encode_plot, save_beside
 from jwst_tvbadpix.report.products import read_product
 
 EVIL = "<script>alert('1')</script>&\"</td>"
@@ -181,6 +182,19 @@ def test_what_draws_is_imported_where_it_is_there(monkeypatch):
     assert "jinja2" in sys.modules
 
 
+def test_what_is_saved_beside_is_not_drawn_again(tmp_path, monkeypatch):
+    items = Item("", "", make_figure()), Item("", "", make_plot()), Item("", "", Table({"n": [1]}))
+    plain = write(make_page(*items[:1]), tmp_path)
+    figure = Item("", "", make_figure())
+    with save_beside([figure, *items[1:]]):
+        encoded = encode_plot(items[1].content)
+    monkeypatch.setattr(Figure, "savefig", None)
+    assert write(make_page(figure), tmp_path) == plain
+    assert encode_plot(items[1].content) is encoded
+    with pytest.raises(TypeError), save_beside([Item("", "", make_figure())]):
+        pass
+
+
 def test_figures_as_files_of_their_own(tmp_path):
     page = make_page(
         Item("", "", make_figure(), "one"), Item("", "", make_figure()), Item("", "", Table(), "no")
@@ -226,6 +240,36 @@ def test_a_product_that_was_replaced_is_read_anew(tmp_path):
     path.unlink()
     with pytest.raises(InputError, match="found no file"):
         read_product(path)
+
+
+def test_many_products_are_read_in_two_processes(tmp_path):
+    dates = [f"{2022 + k // 12}-{1 + k % 12:02d}-01T00:00:00" for k in range(70)]
+    paths = [
+        write_head(tmp_path, f"run_MIRIMAGE_mask_{k:03d}.asdf", "MASK", useafter=date)
+        for k, date in enumerate(dates)
+    ]
+    (tmp_path / "run_MIRIMAGE_mask_070.asdf").write_text("no ASDF")
+    assert names_of(find_groups([tmp_path])) == {"run": [path.name for path in paths]}
+    assert [read_product(path).useafter for path in paths] == dates
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "meta: {reftype: MASK, instrument: {detector: NRS1}, useafter: '2022-01-01T00:00:00'}",
+        "meta:\n  reftype: MASK\n# a line\n\n  useafter: '2022-01-01T00:00:00'\n"
+        "  instrument: {detector: NRS1}\nother: 1",
+        "first: &m {reftype: MASK, instrument: {detector: NRS1}, useafter: '2022-01-01T00:00:00'}\n"
+        "meta: *m",
+        "{meta: {reftype: MASK, instrument: {detector: NRS1}, useafter: '2022-01-01T00:00:00'}}",
+    ],
+)
+def test_a_head_is_read_however_it_is_written(tmp_path, text):
+    path = tmp_path / "run_NRS1_mask_1.asdf"
+    start = "#ASDF 1.0.0\n#ASDF_STANDARD 1.6.0\n%YAML 1.1\n--- "
+    path.write_text(f"{start}\n{text}\n...\n")
+    head = read_product(path)
+    assert (head.reftype, head.detector, head.useafter) == ("MASK", "NRS1", "2022-01-01T00:00:00")
 
 
 def test_runs_of_a_name_get_pages_of_their_own(tmp_path):

@@ -73,8 +73,8 @@ def compute_scores(
     evidence = np.isfinite(candidates.residual)
     n_good = ((states.bad <= 0.5) & evidence).sum(axis=0)
     few = (n_good > 0) & (n_good <= _FEW_GOOD * evidence.sum(axis=0))
-    own = np.flatnonzero(few)
-    z[own] = np.minimum(z[own], _compare_with_pattern(candidates, own))
+    chosen = np.flatnonzero(few)
+    z[chosen] = np.minimum(z[chosen], _compare_with_pattern(candidates, chosen))
     n_bad = evidence.sum(axis=0) - n_good
     ratio = np.maximum(states.variance_ratio / _NOISE_FLOOR, 1)
     noisy = 0.5 * n_bad * (ratio - 1 - np.log(ratio)) - _NOISE_PRICE

@@ -133,8 +133,8 @@ class _Canvas:
     ----------
     order : ndarray of intp, shape (n_rows,)
         Rows of the intervals in row-major order of their pixels.
-    y, x : ndarray, shape (n_rows,)
-        Their pixels, in this order.
+    place : ndarray of intp, shape (n_rows,)
+        Their pixels in the flat frame, in this order.
     flags : ndarray of uint32, shape (n_rows,)
         What their classes are called, in this order.
     base : ndarray of uint32, shape of the full frame
@@ -144,8 +144,7 @@ class _Canvas:
     """
 
     order: np.ndarray
-    y: np.ndarray
-    x: np.ndarray
+    place: np.ndarray
     flags: np.ndarray
     base: np.ndarray
     checksum: bytes
@@ -155,10 +154,11 @@ class _Canvas:
         """Look up what the rows say, once for all masks."""
         names, number = np.unique(np.asarray(rows["class"]), return_inverse=True)
         flags = np.array([dq_value(str(name)) for name in names], np.uint32)[number]
-        y, x, base = np.asarray(rows["y"]), np.asarray(rows["x"]), _compose_base(history)
-        order = np.lexsort((x, y))
+        base = _compose_base(history)
+        place = np.asarray(rows["y"]).astype(np.intp) * base.shape[1] + rows["x"]
+        order = np.argsort(place, kind="stable")
         checksum = hashlib.sha256(base.tobytes()).digest()
-        return cls(order, y[order], x[order], flags[order], base, checksum)
+        return cls(order, place[order], flags[order], base, checksum)
 
     def paint(self, flagged: np.ndarray, advised: np.ndarray) -> np.ndarray:
         """Put rows with and without DO_NOT_USE upon what is left of the base mask."""
@@ -166,16 +166,16 @@ class _Canvas:
         for rows, more in ((flagged, ("DO_NOT_USE",)), (advised, ())):
             chosen = rows[self.order]
             flags = self.flags[chosen] | np.uint32(dq_value(*more))
-            np.bitwise_or.at(dq, (self.y[chosen], self.x[chosen]), flags)
+            np.bitwise_or.at(dq.reshape(-1), self.place[chosen], flags)
         return dq
 
     def list_changes(self, span: MaskSpan) -> np.ndarray:
         """List what a span changes of the base mask: places and flags there, (2, n_pixels)."""
-        flagged, chosen = span.flagged[self.order], (span.flagged | span.advised)[self.order]
-        place = (self.y.astype(np.int64) * self.base.shape[1] + self.x)[chosen]
-        flags = (self.flags | flagged * np.uint32(dq_value("DO_NOT_USE")))[chosen]
+        chosen = (span.flagged | span.advised)[self.order]
+        flagged, place = span.flagged[self.order][chosen], self.place[chosen]
+        flags = self.flags[chosen] | flagged * np.uint32(dq_value("DO_NOT_USE"))
         first = np.flatnonzero(np.diff(place, prepend=-1))
-        place, before = place[first], self.base.flat[place[first]]
+        place, before = place[first], self.base.reshape(-1)[place[first]]
         flags = before | (np.bitwise_or.reduceat(flags, first) if first.size else flags)
         return np.stack([place, flags])[:, flags != before]
 
@@ -373,9 +373,9 @@ class PlannedMask:
     _span: MaskSpan
 
     def is_like(self, other: "PlannedMask") -> bool:
-        """Whether another has the same flags; neither is painted."""
+        """Whether another has the same flags; on the same base mask neither is painted."""
         if self._canvas.checksum != other._canvas.checksum:
-            return False
+            return np.array_equal(self.paint(), other.paint())
         own, others = (mask._canvas.list_changes(mask._span) for mask in (self, other))
         return np.array_equal(own, others)
 

@@ -28,6 +28,8 @@ KINDS: Mapping[str, str] = {
     "PHOTOM": "ABSFLUX",
 }
 
+# Files from which a second process is worth its start, and most whose heads are kept.
+_MANY, _MOST_HEADS = 64, 4096
 # Lines of a tree from its key `meta` or `roman` to its next one.
 _BRANCH = re.compile(rb"^(?:meta|roman):.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -67,9 +69,6 @@ class Product:
 _Key = tuple[Path, int, int, int, int]
 # What files were found to be, once for all parts of a page while they stay as they are.
 _HEADS: dict[_Key, Product] = {}
-_MOST_HEADS = 4096
-# Files from which a second process is worth its start.
-_MANY = 64
 
 
 def read_product(path: Path) -> Product:
@@ -93,10 +92,11 @@ def read_product(path: Path) -> Product:
 
 def _read_ahead(paths: Sequence[Path]) -> None:
     """Read what many files are in two processes, so that `read_product` knows it."""
-    if len(paths) < _MANY:
+    new = [path for path in paths if path.is_file() and _identify(path) not in _HEADS]
+    if len(new) < _MANY:
         return
-    with run_beside(partial(_read_heads, paths[::2])) as wait:
-        heads = _read_heads(paths[1::2])
+    with run_beside(partial(_read_heads, new[::2])) as wait:
+        heads = _read_heads(new[1::2])
         _HEADS.update(heads | wait())
 
 
@@ -145,7 +145,7 @@ def _load_meta(path: Path) -> dict[str, Any] | None:
     if branch is None:
         return None
     try:
-        tree = yaml.load(branch[0], yaml.CBaseLoader)  # texts alone, as load_yaml has them
+        tree = yaml.load(branch[0], yaml.CSafeLoader)  # which knows no tags of others
     except yaml.YAMLError:
         return None
     return tree if isinstance(tree.get("roman", tree).get("meta"), dict) else None
