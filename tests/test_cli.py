@@ -1,7 +1,6 @@
 """What a person sees of ``tvbadpix``: help, messages, exit status, dry runs, completion."""
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -433,19 +432,3 @@ def test_each_shell_gets_every_command(shell, capsys):
     assert all(name in text for name in COMMANDS)
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=text, text=True, check=True, timeout=60)
-
-
-def test_hurry_leaves_nothing_changed():
-    load = yaml.safe_load
-    try:
-        with _shared.hurry():
-            assert not gc.isenabled()
-            assert yaml.safe_load("[1, {a: yes}]") == load("[1, {a: yes}]")
-            with pytest.raises(yaml.YAMLError):
-                yaml.safe_load("[1")
-        with pytest.raises(ImportError), _shared.hurry():
-            raise ImportError("x")
-        assert gc.isenabled()
-        assert yaml.safe_load is load
-    finally:
-        gc.unfreeze()

@@ -20,7 +20,6 @@ __all__ = [
     "add_output_dir",
     "check_space",
     "drop_crds_variables",
-    "hurry",
     "list_twins",
     "log_to_stderr",
     "read_natural",
@@ -28,8 +27,6 @@ __all__ = [
     "report_planned",
     "write_table",
 ]
-
-log = logging.getLogger(__name__)
 
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -141,33 +138,6 @@ def drop_crds_variables() -> Iterator[None]:
         yield
     finally:
         os.environ.update(hidden)
-
-
-@contextmanager
-def hurry() -> Iterator[None]:
-    """Let imports take half their time, with what asdf loads before it reads its first file.
-
-    They make hardly any garbage, and asdf leaves its manifests to the parser of YAML that is
-    written in Python. What was imported is not searched for garbage later either.
-    """
-    import gc
-
-    import yaml
-
-    collects, load = gc.isenabled(), yaml.safe_load
-    gc.disable()
-    yaml.safe_load = lambda stream: yaml.load(stream, yaml.CSafeLoader)
-    try:
-        yield
-        import asdf
-
-        # The property loads what every package brings along.
-        log.debug("%d extensions of asdf", len(asdf.get_config().extensions))
-    finally:
-        yaml.safe_load = load
-        if collects:
-            gc.enable()
-    gc.freeze()
 
 
 def check_space(folder: Path, size_gb: float) -> None:

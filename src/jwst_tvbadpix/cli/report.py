@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, hurry, report_paths, report_planned
+from ._shared import add_output_dir, report_paths, report_planned
 
 __all__ = ["add_command"]
 
@@ -45,8 +45,7 @@ def add_command(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    with hurry():
-        from ..report import build_report, find_groups, list_figures, write_figures, write_page
+    from ..report import build_report, find_groups, list_figures, write_figures, write_page
 
     listed = []
     for name, paths in find_groups(options.products).items():

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ._shared import add_output_dir, hurry, report_planned
+from ._shared import add_output_dir, report_planned
 
 __all__ = ["add_command"]
 
@@ -73,8 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         report_planned([f"{options.output_dir}/"])
         print(f"update: nothing written, {len(options.files)} files would be added")
         return 0
-    with hurry():
-        from ..steps._update import UpdateBadPixels
+    from ..steps._update import UpdateBadPixels
 
     products = UpdateBadPixels.call(
         list(options.files),
