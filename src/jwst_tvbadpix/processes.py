@@ -1,6 +1,7 @@
 """What processes have in common: they end with their parent, and share no folder."""
 
 import fcntl
+import gc
 import logging
 import multiprocessing
 import os
@@ -71,6 +72,8 @@ def run_beside(function: Callable[[], _Made]) -> Iterator[Callable[[], _Made]]:
     reader, writer = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(function, writer), daemon=True)
     try:
+        # Neither process looks for garbage in what both have, which would copy its pages.
+        gc.freeze()
         with warnings.catch_warnings():
             # Of threads of libraries written in C, which outlive no fork and need not.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -85,6 +88,7 @@ def run_beside(function: Callable[[], _Made]) -> Iterator[Callable[[], _Made]]:
 
         yield wait
     finally:
+        gc.unfreeze()
         writer.close()
         reader.close()
         if process.pid is not None:
