@@ -98,6 +98,7 @@ def update(files: list[Path], extra: Path, output: Path, arguments: list[str]) -
     (history,) = output.glob("bench_*_badpixhistory.asdf")
     command = [sys.executable, "-m", "jwst_tvbadpix.cli", "update", str(history), str(extra)]
     command += ["--store", str(store), "--output-dir", str(output)]
+    os.sync()  # or the update waits for what the run before it has left in memory
     took = run_command(command, output / "update.txt")
     limits = _MOST_UPDATE_SECONDS, math.inf
     return report("Update", f"one more full frame on {len(files)}", took, [extra], limits)

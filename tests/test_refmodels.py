@@ -285,7 +285,15 @@ def test_fits_twin_equals_what_the_stock_writer_saves(tmp_path):
         np.testing.assert_array_equal(ours["DQ"].data, model.dq)
 
 
-def test_a_failed_rename_restores_the_older_files(tmp_path, monkeypatch):
+def refuse_links(source, target):
+    """As some network file systems do."""
+    raise PermissionError("refused")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_failed_rename_restores_the_older_files(tmp_path, monkeypatch, links):
+    if not links:
+        monkeypatch.setattr(os, "link", refuse_links)
     paths = write_twins(make_mask(), tmp_path / "mask")
     before = [path.read_bytes() for path in paths]
     replace = os.replace

@@ -285,13 +285,13 @@ def rename_all(temporaries: Sequence[Path], finals: Sequence[Path]) -> None:
     renamed: list[tuple[Path, Path]] = []
     try:
         for temporary, final, backup in zip(temporaries, finals, backups, strict=True):
-            if final.exists():
+            if os.path.lexists(final):
                 _back_up(final, backup)
             os.replace(temporary, final)
             renamed.append((final, backup))
     except BaseException:
         for final, backup in renamed:
-            if backup.exists():
+            if os.path.lexists(backup):
                 os.replace(backup, final)
             else:
                 final.unlink()
@@ -307,7 +307,7 @@ def _back_up(path: Path, backup: Path) -> None:
     try:
         os.link(path, backup)
     except OSError:  # no hard links here
-        shutil.copy2(path, backup)
+        shutil.copy2(path, backup, follow_symlinks=False)
 
 
 def _save_asdf(model: JwstDataModel, path: Path, **options: int) -> None:
