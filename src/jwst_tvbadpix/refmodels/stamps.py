@@ -109,7 +109,7 @@ class _Stamp:
         texts = {**texts, "date": made, "filename": path.name}
         with publish(path, fits_path) as (asdf_temporary, fits_temporary):
             asdf_temporary.write_bytes(self.compose_asdf(dq, texts))
-            with unvalidated(), asdf.open(asdf_temporary, memmap=False, lazy_load=False) as file:
+            with unvalidated(), asdf.open(asdf_temporary, memmap=False) as file:
                 _require_same(path, (dq, texts), (np.asarray(file["dq"]), _list_texts(file.tree)))
             texts["filename"] = fits_path.name
             header = self.compose_header(texts)

@@ -438,7 +438,7 @@ def _compare_trees(where: str, expected: dict[str, Any], found: dict[str, Any]) 
 def _compare_asdf(wanted: dict[str, Any], path: Path, kind: type[JwstDataModel]) -> None:
     """Compare an ASDF file, read with asdf alone and as steps do, with the tree it came from."""
     name = wanted["meta"]["filename"]
-    with unvalidated(), asdf.open(path, memmap=False, lazy_load=False) as file:
+    with unvalidated(), asdf.open(path, memmap=False) as file:
         _compare_trees(name, wanted, dict(file.tree))
         found = [entry["description"] for entry in _history(dict(file.tree))]
         entries = [entry["description"] for entry in _history(wanted)]
