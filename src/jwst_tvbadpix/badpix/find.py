@@ -30,6 +30,7 @@ from .outofcore import (
     LookStack,
     Search,
     Shelf,
+    hash_looks,
     hash_parts,
     search_shelf,
     shelve_looks,
@@ -378,7 +379,7 @@ def _keep(
                 values[:, k, ~inside] = drawn[k][np.ix_(used, chosen[~inside] - n)]
             yield values
 
-    origin = hash_parts([shelf.identities[k] for k in used], block.list_kept())
+    origin = hash_looks(shelf, used.tolist(), block.list_kept())
     shelf.put_joint(KEPT, origin, list_blocks(), columns.size)
 
 

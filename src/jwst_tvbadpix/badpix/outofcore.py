@@ -55,6 +55,7 @@ __all__ = [
     "ShelvedLooks",
     "count_pixels",
     "cut_tiles",
+    "hash_looks",
     "hash_parts",
     "search_shelf",
     "shelve_looks",
@@ -167,6 +168,12 @@ def hash_parts(*parts: Any) -> str:
         else:
             digest.update(repr(part).encode())
     return digest.hexdigest()
+
+
+def hash_looks(shelf: Shelf, looks: Sequence[int], *parts: Any) -> str:
+    """Identify some looks of a shelf, and parts that go with them, as `hash_parts` does."""
+    identities = shelf.identities
+    return hash_parts([identities[k] for k in looks], *parts)
 
 
 def survey_surroundings(
@@ -288,8 +295,7 @@ class ShelvedLooks:
 
     def count(self, looks: Sequence[int], *, keep: bool = False) -> np.ndarray:
         """Count the looks with evidence: int32 (ny, nx); `keep`: so that it is known next time."""
-        identities = self.shelf.identities
-        origin = hash_parts([identities[k] for k in looks])
+        origin = hash_looks(self.shelf, looks)
         if keep and (known := self.shelf.read_joint(_COUNT, origin)) is not None:
             return known
         y0, y1, x0, x1 = self.stack.window

@@ -1,8 +1,9 @@
 """Dates: when each state begins and ends, and the epochs of a mask series."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,7 @@ __all__ = [
     "DATING",
     "DatedIntervals",
     "date_intervals",
+    "follow_masked",
     "list_epochs",
     "select_active",
     "select_counted",
@@ -196,5 +198,29 @@ def select_masked(rows: Mapping[str, np.ndarray], mjd: float) -> np.ndarray:
     mjd : float
         Date [MJD, UTC].
     """
-    telegraph = np.asarray(rows["class"]) == "TELEGRAPH"
-    return select_counted(rows) & select_active(rows["start_mjd"], rows["end_mjd"], telegraph, mjd)
+    counted, select = follow_masked(rows)
+    masked = np.zeros(len(rows["state"]), bool)
+    masked[counted] = select(mjd)
+    return masked
+
+
+def follow_masked(
+    rows: Mapping[str, np.ndarray],
+) -> tuple[np.ndarray, Callable[[float], np.ndarray]]:
+    """Prepare what `select_masked` asks of many dates.
+
+    Parameters
+    ----------
+    rows : mapping of str to ndarray, shape (n_rows,)
+
+    Returns
+    -------
+    counted : ndarray of intp, shape (n_counted,)
+        Rows that are in some mask.
+    select : callable
+        Marks those of them that are in the mask of a date [MJD]: bool (n_counted,).
+    """
+    counted = np.flatnonzero(select_counted(rows))
+    start, end = rows["start_mjd"][counted], rows["end_mjd"][counted]
+    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
+    return counted, partial(select_active, start, end, telegraph)

@@ -26,7 +26,7 @@ from .block import CalibrationBlock, measure_look
 from .candidates import Candidates, Control, choose_looks, compute_priors, probe_later, weigh_looks
 from .find import PixelHistories, Settings, make_solver
 from .noise import NoiseModel
-from .outofcore import KEPT, KEPT_BYTES, LookStack, Shelf, ShelvedLooks, count_pixels, hash_parts
+from .outofcore import KEPT, KEPT_BYTES, LookStack, Shelf, ShelvedLooks, count_pixels, hash_looks
 from .scores import compute_scores
 from .usability import Usability
 
@@ -341,8 +341,7 @@ def _read_kept(
     """Read the block's looks of those of the pixels `kept` that are wanted, see `Shelf`."""
     if not own:
         return
-    identities = looks.shelf.identities
-    origin = hash_parts([identities[k] for k in own], kept)
+    origin = hash_looks(looks.shelf, own, kept)
     if looks.shelf.visit_joint(KEPT, origin, place, put):
         return
     size = max(1, KEPT_BYTES // (12 * len(own)))
@@ -366,8 +365,7 @@ def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) ->
     """
     if not pixels.size:
         return np.empty((len(own), 3, 0), np.float32)
-    identities = looks.shelf.identities
-    origin = hash_parts([identities[k] for k in own])
+    origin = hash_looks(looks.shelf, own)
     known = looks.shelf.read_joint(_OTHERS, origin)
     if known is None:
         known = np.empty((len(own) + 1, 3, 0), np.float32)

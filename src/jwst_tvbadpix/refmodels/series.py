@@ -385,20 +385,22 @@ class PlannedMask:
 
     def fill(self) -> tuple[np.ndarray, str]:
         """Make its flags in its own frame, and the first entry of HISTORY."""
-        dq, history = self.paint(), self._history
+        dq, detector = self.paint(), get_detector(self._history.meta.instrument.detector)
+        return frame_flags(dq, detector, self.series.readpatt), self._describe(dq)
+
+    def _describe(self, dq: np.ndarray) -> str:
+        """Say in HISTORY what the flags are."""
         bad = np.count_nonzero(dq & np.uint32(dq_value("DO_NOT_USE")))
-        n_used = np.count_nonzero(history.exposures.instance["used"])
-        software = history.versions.instance["jwst-tvbadpix"]
-        entry = (
+        n_used = np.count_nonzero(self._history.exposures.instance["used"])
+        software = self._history.versions.instance["jwst-tvbadpix"]
+        return (
             f"{bad} pixels DO_NOT_USE from {self.useafter} until the next epoch, from {n_used} "
             f"exposures by TimeVariableBadPixel of jwst_tvbadpix {software}."
         )
-        detector = get_detector(history.meta.instrument.detector)
-        return frame_flags(dq, detector, self.series.readpatt), entry
 
     def build(self) -> Any:
         """Build its model: MaskModel, or RomanMask for a detector of Roman."""
-        history, series = self._history, self.series
+        history, series, dq = self._history, self.series, self.paint()
         detector, settings = history.meta.instrument.detector, history.settings.instance
         purpose = "" if series == MaskSeries() else f" ({series})"
         description = (
@@ -408,7 +410,7 @@ class PlannedMask:
             "detector": detector,
             "useafter": self.useafter,
             "description": description,
-            "history": [self.fill()[1], *_tell_origin(history, series)],
+            "history": [self._describe(dq), *_tell_origin(history, series)],
             "pedigree": history.meta.pedigree,
         }
         if get_detector(detector).telescope == "ROMAN":
@@ -416,7 +418,7 @@ class PlannedMask:
             return build_roman_mask(self.paint, name=name, **common)
         mask_filter = settings["mask_filter"]
         mask = build_mask(
-            self.paint(),
+            dq,
             filter_name=None if mask_filter == "N/A" else mask_filter,
             readpatt=series.readpatt or None,
             ngroups=series.ngroups,

@@ -10,7 +10,7 @@ import asdf
 import numpy as np
 from astropy.table import Table
 
-from ..badpix import pool_histories, select_active, select_counted
+from ..badpix import follow_masked, pool_histories
 from ..dates import to_isots, to_mjd, to_mjds
 from ..errors import InputError, TvBadPixError
 from ..processes import run_beside
@@ -213,9 +213,7 @@ def _judge_dates(history: Any, masks: Sequence[Path]) -> Verdict:
     if not np.isfinite(times).all() or not used.any():
         return Verdict(check, "the exposures have no dates", "", None)
     right = 0
-    counted = np.flatnonzero(select_counted(rows))
-    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
-    select = partial(select_active, rows["start_mjd"][counted], rows["end_mjd"][counted], telegraph)
+    _, select = follow_masked(rows)
     for begin, middle in times.T:
         k = int(np.searchsorted(starts, begin + _HALF_SECOND, side="right")) - 1
         own = select(middle)

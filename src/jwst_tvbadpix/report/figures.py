@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..badpix import CLASSES, pool_histories, select_active, select_counted, select_masked
+from ..badpix import CLASSES, follow_masked, pool_histories, select_counted, select_masked
 from ..dates import to_isot, to_years
 from ..refmodels import unpack_residuals
 
@@ -111,16 +111,10 @@ def plot_growth(
 
 def _count_masked(rows: Any, mjd: np.ndarray) -> list[int]:
     """Count the pixels that are masked at each date [MJD]: those of `select_masked`, each once."""
-    counted = np.flatnonzero(select_counted(rows))
-    start, end = rows["start_mjd"][counted], rows["end_mjd"][counted]
-    telegraph = np.asarray(rows["class"])[counted] == "TELEGRAPH"
+    counted, select = follow_masked(rows)
     places = rows["y"][counted].astype(np.int64) * 2**16 + rows["x"][counted]
     pixel = np.unique(places, return_inverse=True)[1]
-    number = []
-    for t in mjd:
-        active = pixel[select_active(start, end, telegraph, t)]
-        number.append(int(np.count_nonzero(np.bincount(active))))
-    return number
+    return [int(np.count_nonzero(np.bincount(pixel[select(t)]))) for t in mjd]
 
 
 def plot_light_curve(history: Any, y: int, x: int, ax: "Axes | None" = None) -> "Axes":
