@@ -6,6 +6,7 @@ import tracemalloc
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from arrays import ArrayStack, find
 
 from jwst_tvbadpix.atomic import make_hidden_folder, replace_whole
 from jwst_tvbadpix.badpix import Settings, find_histories
+from jwst_tvbadpix.badpix.columns import Columns
 from jwst_tvbadpix.badpix.find import make_solver
-from jwst_tvbadpix.badpix.outofcore import ShelvedLooks, search_shelf, survey_surroundings
+from jwst_tvbadpix.badpix.outofcore import search_shelf, shelve_looks, survey_surroundings
+from jwst_tvbadpix.badpix.shelved import ShelvedLooks
 from jwst_tvbadpix.errors import StoreError
 from jwst_tvbadpix.headers import ExposureRecord
 from jwst_tvbadpix.store import EvidenceStore
@@ -266,30 +269,98 @@ def test_the_search_out_of_core_is_that_in_memory(tmp_path, rate, axes):
     assert not wanted.usability.used[3]
     # In little memory the residuals of the looks that stand for all are made twice.
     assert_equal(find_histories(stack, MJD, axes, max_bytes=100_000), wanted)
-    store = EvidenceStore(tmp_path)
-
-    def open_shelf(key):
-        return store.open_shelf(key, RECORDS)
-
     for max_bytes in (100_000, 2_000_000_000):
-        found = find_histories(stack, MJD, axes, open_shelf=open_shelf, max_bytes=max_bytes)
-        assert_equal(replace(found, block=None), wanted)
+        store = EvidenceStore(tmp_path / str(max_bytes))
+        for _ in range(2):
+            found = search(stack, store, axes, max_bytes)[0]
+            assert_equal(replace(found, block=None), wanted)
 
 
-def test_damaged_evidence_is_made_again(tmp_path, rate):
-    stack, store = ArrayStack(rate), EvidenceStore(tmp_path)
-    shelves = []
+def search(stack, store, axes=AXES["spectra"], max_bytes=2_000_000_000, **keys):
+    """Search with a store: histories, and the folder of their calibration."""
+    found = find_histories(
+        stack,
+        MJD,
+        axes,
+        open_shelf=lambda key: store.open_shelf(key, RECORDS),
+        max_bytes=max_bytes,
+        **keys,
+    )
+    return found, store.folder / found.block.key
 
-    def open_shelf(key):
-        shelves.append(store.open_shelf(key, RECORDS))
-        return shelves[-1]
 
-    wanted = find_histories(stack, MJD, AXES["spectra"], open_shelf=open_shelf)
-    folder = shelves[0].folder
-    flip(folder / RECORDS[4].sha256 / "values" / "c" / "0" / "0" / "0")
+class CountingStack(ArrayStack):
+    """Looks of which it is known how many were read whole."""
+
+    read: ClassVar[list[int]] = []
+
+    def read_look(self, look, rows=None, core=None):
+        if rows is None:
+            self.read.append(look)
+        return super().read_look(look, rows, core)
+
+
+# Rows of 12 looks have 8640 bytes: 9 chunks a row, the last one filled up; a row, and 16 rows.
+@pytest.mark.parametrize("size", [1000, 9000, 1_000_000])
+def test_what_looks_say_is_kept_pixel_by_pixel(tmp_path, rate, monkeypatch, size):
+    monkeypatch.setattr("jwst_tvbadpix.badpix.columns._CHUNK_BYTES", size)
+    stack, store = CountingStack(rate), EvidenceStore(tmp_path)
+    monkeypatch.setattr(CountingStack, "read", [])
+    wanted, folder = search(stack, store, max_bytes=100_000)
+    used = np.flatnonzero(wanted.usability.used).tolist()
+    assert not any((folder / RECORDS[k].sha256 / "values").exists() for k in used)
+    assert all(path.stat().st_size < 1.1 * size for path in folder.glob("columns/c/0/0/*"))
+    n_whole = len(stack.read)
+    # Made again of the exposures, look by look, they are the same.
+    one = store.open_shelf(folder.name, RECORDS)
+    axes = {"dispersion_axes": AXES["spectra"], "window_along": 11, "window_across": 11}
+    settings = {name: getattr(Settings(), name) for name in ("window_along", "window_across")}
+    looks = shelve_looks(stack, one, wanted.noise, wanted.block.surroundings, {**axes, **settings})
+    columns = Columns(looks, used[2:5], range(2, 5), tuple(RECORDS[k].sha256 for k in used))
+    pixels = np.array([0, 59, 60, 61, 62, 700, 703, 72 * 60 - 1])
+    found = columns.gather(pixels)
+    assert len(stack.read) == n_whole
+    shutil.rmtree(folder / "columns")
+    np.testing.assert_array_equal(columns.gather(pixels), found)
+    assert len(stack.read) == n_whole + 3
+    assert np.isfinite(found).any(axis=(0, 2)).all()
+
+
+def test_damaged_evidence_is_made_again(tmp_path, rate, monkeypatch):
+    monkeypatch.setattr("jwst_tvbadpix.badpix.columns._CHUNK_BYTES", 9000)
+    stack, store = CountingStack(rate), EvidenceStore(tmp_path)
+    wanted, folder = search(stack, store)
+    flip(folder / "columns" / "c" / "0" / "0" / "7")
     os.truncate(folder / RECORDS[5].sha256 / "evidence" / "c" / "0" / "0" / "0", 7)
     shutil.rmtree(folder / RECORDS[6].sha256)
-    assert_equal(find_histories(stack, MJD, AXES["spectra"], open_shelf=open_shelf), wanted)
+    assert_equal(search(stack, store)[0], wanted)
+    # What was damaged was mended, and nothing need be made once more.
+    for damage in (None, DAMAGE["lost"], None, DAMAGE["half"], None):
+        monkeypatch.setattr(CountingStack, "read", [])
+        if damage:
+            damage(folder / "columns" / "c" / "0" / "0" / "7")
+        assert_equal(search(stack, store)[0], wanted)
+        assert bool(stack.read) == bool(damage)
+
+
+def test_a_search_that_was_stopped_goes_on(tmp_path, rate, monkeypatch):
+    stack, store = CountingStack(rate), EvidenceStore(tmp_path)
+    monkeypatch.setattr(CountingStack, "read", [])
+
+    def stop(done, n_rows):
+        if done > n_rows // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        search(stack, store, max_bytes=100_000, progress=stop)
+    (folder,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert not (folder / "columns").exists()
+    assert sorted(stack.read) == list(range(12))
+    found, again = search(stack, store)
+    assert again == folder
+    assert len(stack.read) == 12
+    assert_equal(replace(found, block=None), find_histories(stack, MJD, AXES["spectra"]))
+    assert not list(folder.glob(".*"))
 
 
 def test_evidence_of_other_settings_is_kept_apart(tmp_path, rate):

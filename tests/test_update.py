@@ -10,7 +10,8 @@ from astropy.io import fits
 
 from jwst_tvbadpix.badpix import Settings, update_histories
 from jwst_tvbadpix.badpix.block import measure_look
-from jwst_tvbadpix.badpix.outofcore import cut_tiles, split_piece
+from jwst_tvbadpix.badpix.columns import Columns
+from jwst_tvbadpix.badpix.outofcore import split_piece
 from jwst_tvbadpix.badpix.scores import find_pending
 from jwst_tvbadpix.cli import main
 from jwst_tvbadpix.errors import ClusterError, DetectorError, InputError, StoreError
@@ -187,7 +188,7 @@ def test_evidence_that_was_damaged_is_made_again_where_the_file_is_given(first, 
 
 
 def test_what_looks_say_together_is_made_again(first, rates, whole, tmp_path):
-    """Where it is absent, and where it is damaged."""
+    """Where it is absent, and where it is damaged; pixel by pixel, where the files are given."""
     store = tmp_path / "store"
     shutil.copytree(first.parent / "store", store)
     (key,) = [path.parent for path in store.glob("*/kept")]
@@ -196,7 +197,10 @@ def test_what_looks_say_together_is_made_again(first, rates, whole, tmp_path):
         shutil.rmtree(key / "count")
         found = update(first, rates[N_FIRST:], tmp_path / str(k), store=store)
         assert read_products(found) == read_products(whole)
-    assert (key / "others").is_dir()
+    shutil.rmtree(key / "columns")
+    with pytest.raises(StoreError, match=r"give its file too"):
+        update(first, rates[N_FIRST:], tmp_path / "c", store=store)
+    assert read_products(update(first, rates, tmp_path / "d", store=store)) == read_products(whole)
 
 
 def test_masks_that_do_not_change_stay_as_they_are(whole, rates, tmp_path, monkeypatch):
@@ -344,10 +348,15 @@ def test_pixels_that_are_not_solved_are_good(first, rates, tmp_path, monkeypatch
     def choose(looks, block, later, earlier, max_bytes, engine):
         chosen = block.doubtful.copy()
         y0, _, x0, _ = block.window
-        n_looks = len(looks.shelf.identities)
-        for piece in cut_tiles(looks, range(n_looks), 0, len(earlier), max_bytes):
-            own = split_piece(*piece, block.noise, block.surroundings, block.window)[0]
-            chosen[own.y - y0, own.x - x0] = True
+        identities = looks.shelf.identities
+        own = np.setdiff1d(range(len(identities)), later)
+        values = np.empty((len(identities), 3, chosen.size), np.float32)
+        columns = Columns(looks, own, range(len(own)), tuple(identities[k] for k in own))
+        values[own] = columns.gather(np.arange(chosen.size))
+        for k in later:
+            values[k] = looks.read(k, slice(None)).reshape(3, -1)
+        own = split_piece(0, values, block.noise, block.surroundings, block.window)[0]
+        chosen[own.y - y0, own.x - x0] = True
         return chosen & ~block.watched
 
     monkeypatch.setattr("jwst_tvbadpix.badpix.update._promote", choose)

@@ -1,7 +1,7 @@
 """Evidence of exposures on disk: a Zarr store, keyed by calibration and by exposure.
 
 ``FOLDER/KEY/IDENTITY/values`` holds what one exposure says of every pixel under one calibration
-(`jwst_tvbadpix.badpix.outofcore`). KEY is the hash of all that its values depend on, IDENTITY the
+(`jwst_tvbadpix.badpix.shelved`). KEY is the hash of all that its values depend on, IDENTITY the
 checksum of the exposure, so that nothing is ever mixed. ``FOLDER/KEY/NAME`` is an array of many
 exposures together, which can be made of theirs and says of which. Each is written under a
 temporary name and renamed; every chunk carries a CRC-32C, and what is incomplete or damaged
@@ -16,13 +16,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import __version__
-from .atomic import is_hidden, make_hidden_folder, remove_left, replace_whole
+from .atomic import is_hidden, make_hidden_folder, open_hidden_folder, remove_left, replace_whole
 from .errors import StoreError
 from .headers import ExposureRecord
 
@@ -200,10 +201,15 @@ class EvidenceShelf:
 
         None where it is absent, damaged or of another origin, see `put_joint`.
         """
+        return self._read(name, ...) if self.has_joint(name, origin) else None
+
+    def has_joint(self, name: str, origin: str) -> bool:
+        """Tell whether an array of many looks is there and of this origin, see `put_joint`.
+
+        What its chunks hold is seen only as they are read.
+        """
         array, _ = self._open(name)
-        if array is None or array.attrs.get("origin") != origin:
-            return None
-        return self._read(name, ...)
+        return array is not None and array.attrs.get("origin") == origin
 
     def visit_joint(
         self,
@@ -228,10 +234,9 @@ class EvidenceShelf:
         bool
             Whether all were put: the array is there, complete, and of this origin.
         """
-        array, _ = self._open(name)
-        if array is None or array.attrs.get("origin") != origin:
+        if not self.has_joint(name, origin):
             return False
-        size = array.chunks[-1]
+        size = self._open(name)[0].chunks[-1]
         for start in (np.unique(pixels[pixels >= 0] // size) * size).tolist():
             part = self._read(name, (..., slice(start, start + size)))
             if part is None:
@@ -262,14 +267,67 @@ class EvidenceShelf:
         StoreError
             The folder cannot be written.
         """
-        with self._make("", {}, name) as group:
-            start, array = 0, None
-            for block in blocks:
-                if array is None:
-                    shape = (*block.shape[:-1], n)
-                    array = _create(group, name, shape, block.dtype, block.shape, origin=origin)
-                array[..., start : start + block.shape[-1]] = block
+        start, blocks = 0, iter(blocks)
+        first = next(blocks)
+        with self.make_joint(
+            name, origin, (*first.shape[:-1], n), first.dtype, first.shape
+        ) as made:
+            for block in chain([first], blocks):
+                self.fill_joint(made, start, block)
                 start += block.shape[-1]
+
+    @contextmanager
+    def make_joint(
+        self, name: str, origin: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...]
+    ) -> Iterator[str]:
+        """Make an array of many looks, in place of what was there, once it is filled.
+
+        Parameters
+        ----------
+        name, origin : str
+            As `put_joint`.
+        shape, dtype, chunks
+            Those of the array.
+
+        Yields
+        ------
+        str
+            What `fill_joint` calls the array meanwhile.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written.
+        """
+        with self._make(name) as made:
+            with self._refuse_errors():
+                _create(made, shape, dtype, chunks, origin=origin)
+            yield str(made.relative_to(self.folder))
+
+    def fill_joint(self, name: str, start: int, values: np.ndarray) -> None:
+        """Put part of an array of many looks, from a place along its last axis on.
+
+        Processes may do so at the same time where none of their chunks are the same.
+
+        Raises
+        ------
+        StoreError
+            The folder cannot be written.
+        """
+        with self._refuse_errors():
+            array = _import_zarr().open_array(self.folder / name, mode="r+")
+            array[..., start : start + values.shape[-1]] = values
+
+    def drop(self, looks: Sequence[int], name: str) -> None:
+        """Remove an array of looks, where they have it."""
+        left = [self.folder / self.records[k].sha256 / name for k in looks]
+        left = [path for path in left if path.is_dir()]
+        if not left:
+            return
+        with self._refuse_errors(), open_hidden_folder(self.folder) as away:
+            for path in left:
+                with suppress(FileNotFoundError):  # another run has just removed it
+                    os.rename(path, away / path.parent.name)
 
     def _open(self, where: str) -> tuple[Any, int]:
         """Open an array, or find it open, and its inode; None: absent or damaged."""
@@ -323,42 +381,49 @@ class EvidenceShelf:
         """
         kept = {**facts, "record": asdict(self.records[look])}
         attributes = {"facts": kept, "sha256": _digest(kept)}
-        with self._make(self.records[look].sha256, attributes) as group:
+        with self._make(self.records[look].sha256) as made, self._refuse_errors():
+            _import_zarr().create_group(made, attributes=attributes)
             for name, values in arrays.items():
-                _write(group, name, values)
+                _write(made / name, values)
 
     @contextmanager
-    def _make(self, home: str, attributes: dict[str, Any], name: str = "") -> Iterator[Any]:
-        """Make a group, or an array of it, under a temporary name, and rename it to its place."""
-        temporary = None
-        try:
+    def _make(self, name: str) -> Iterator[Path]:
+        """Hand out where to make something, which is then renamed to its place."""
+        with self._refuse_errors():
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary = make_hidden_folder(self.folder)
-            yield _import_zarr().create_group(temporary / "made", attributes=attributes)
-            _swap(temporary / "made" / name, self.folder / home / name, temporary / "old")
+        try:
+            yield temporary / name
+            with self._refuse_errors():
+                _swap(temporary / name, self.folder / name, temporary / "old")
+        finally:
+            for known in [k for k in self._arrays if k.split("/")[0] == name]:
+                self._arrays.pop(known, None)
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @contextmanager
+    def _refuse_errors(self) -> Iterator[None]:
+        """Name the folder in the error where it cannot be written."""
+        try:
+            yield
         except OSError as error:
             raise _refuse(self.folder, error) from error
-        finally:
-            for known in [k for k in self._arrays if k.split("/")[0] == (home or name)]:
-                self._arrays.pop(known, None)
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(group: Any, name: str, values: np.ndarray) -> None:
+def _write(where: Path, values: np.ndarray) -> None:
     """Write an array, its chunks some rows each."""
     size = values.nbytes // max(1, values.shape[1])
     rows = max(_CHUNK_ROWS, _CHUNK_BYTES // max(1, size))
     chunks = (len(values), min(rows, values.shape[1]), values.shape[2])
-    _create(group, name, values.shape, values.dtype, chunks)[...] = values
+    _create(where, values.shape, values.dtype, chunks)[...] = values
 
 
 def _create(
-    group: Any, name: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], **facts: str
+    where: Path, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...], **facts: str
 ) -> Any:
     """Create an array; no compression: noise does not compress."""
-    return group.create_array(
-        name,
+    return _import_zarr().create_array(
+        where,
         shape=shape,
         dtype=dtype,
         chunks=tuple(max(1, n) for n in chunks),

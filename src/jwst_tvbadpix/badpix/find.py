@@ -24,18 +24,8 @@ from .histories import PixelStates, join_pixels
 from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
-from .outofcore import (
-    KEPT,
-    KEPT_BYTES,
-    LookStack,
-    Search,
-    Shelf,
-    hash_looks,
-    hash_parts,
-    search_shelf,
-    shelve_looks,
-    survey_surroundings,
-)
+from .outofcore import Search, search_shelf, shelve_looks, survey_surroundings
+from .recall import KEPT, KEPT_BYTES
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -44,6 +34,7 @@ from .residuals import (
     subtract_medians,
 )
 from .scores import compute_scores, find_pending
+from .shelved import LookStack, Shelf, hash_looks, hash_parts
 from .solver import Solved, Solver
 from .states import compute_transitions
 from .usability import Usability, assess_looks
@@ -379,8 +370,9 @@ def _keep(
                 values[:, k, ~inside] = drawn[k][np.ix_(used, chosen[~inside] - n)]
             yield values
 
-    origin = hash_looks(shelf, used.tolist(), block.list_kept())
-    shelf.put_joint(KEPT, origin, list_blocks(), columns.size)
+    if columns.size:
+        origin = hash_looks(shelf, used.tolist(), block.list_kept())
+        shelf.put_joint(KEPT, origin, list_blocks(), columns.size)
 
 
 def _measure(

@@ -26,8 +26,9 @@ from .candidates import (
 )
 from .histories import join_pixels
 from .noise import NoiseModel
-from .outofcore import LookStack, Search, split_piece, survey_surroundings
+from .outofcore import Search, split_piece, survey_surroundings
 from .residuals import LocalResiduals
+from .shelved import LookStack
 from .solver import Solver
 
 __all__ = ["search_in_memory"]

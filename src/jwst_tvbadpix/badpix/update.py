@@ -8,12 +8,12 @@ is PENDING at most, and in no mask). So the result is a function of the block an
 looks, whatever the order in which they came.
 
 What is asked of all looks of the block lies together on the shelf: how many of them have evidence
-of each pixel, and the evidence of the pixels that may be solved. Of a later look there is also,
-in a byte per pixel, how much it speaks against it.
+of each pixel, and the evidence, pixel by pixel. Of a later look there is also, in a byte per
+pixel, how much it speaks against it.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -21,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import EvidenceError
-from ..parallel import THREADS, Engine, map_in_threads
+from ..parallel import THREADS, Engine
 from .block import CalibrationBlock, measure_look
 from .candidates import Candidates, Control, choose_looks, compute_priors, probe_later, weigh_looks
+from .columns import Columns
 from .find import PixelHistories, Settings, make_solver
 from .noise import NoiseModel
-from .outofcore import KEPT, KEPT_BYTES, LookStack, Shelf, ShelvedLooks, count_pixels, hash_looks
+from .recall import KEPT, Recall
 from .scores import compute_scores
+from .shelved import LookStack, Shelf, ShelvedLooks, count_pixels
 from .usability import Usability
 
 __all__ = ["update_histories"]
@@ -39,8 +41,6 @@ log = logging.getLogger(__name__)
 _AGAINST, _STEP, _MOST, _NOTHING = "against", 0.04, 5.0, -128
 # Sigmas of a later look from which a doubtful pixel is solved.
 _LOUD = 3.5
-# Name of the array of pixels that were good in the block and are solved now.
-_OTHERS = "others"
 # Bytes of a value (pixel, look) of the tests of later looks.
 _TEST_BYTES = 40
 
@@ -108,7 +108,15 @@ def update_histories(
         block.watched.sum(),
         promoted.sum(),
     )
-    candidates, control = _gather(looks, block, own, later, promoted, noise, max_bytes)
+    used_then = np.flatnonzero(block.usability.used).tolist()
+    columns = Columns(
+        looks,
+        own,
+        [used_then.index(known[k]) for k in own],
+        tuple(block.identities[k] for k in used_then),
+    )
+    recall = Recall(columns, later, len(mid_mjd), block.list_kept(), max_bytes)
+    candidates, control = _gather(recall, block, promoted, noise)
     states = make_solver(mid_mjd, usability, settings).solve(candidates, engine)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
     bad = (states.bad > 0.5) & (score >= block.calibration.threshold)
@@ -242,16 +250,10 @@ def _promote(
 
 
 def _gather(
-    looks: ShelvedLooks,
-    block: CalibrationBlock,
-    own: Sequence[int],
-    later: Sequence[int],
-    promoted: np.ndarray,
-    noise: NoiseModel,
-    max_bytes: int,
+    recall: Recall, block: CalibrationBlock, promoted: np.ndarray, noise: NoiseModel
 ) -> tuple[Candidates, Control]:
     """Read all looks of the pixels that are solved, and of the control sample."""
-    kept = block.list_kept()
+    kept = recall.kept
     solved = np.flatnonzero(block.watched | promoted)
     n_watched = np.count_nonzero(block.watched)
     control = kept[n_watched : n_watched + block.control_y.size]
@@ -259,11 +261,10 @@ def _gather(
     place = np.full(promoted.size, -1)
     place[kept] = np.arange(kept.size)
     place[control] = -1  # without levels: one that is solved is read like others
-    read = partial(_read_planes, looks, own, later, kept, len(noise.n_used), max_bytes)
     y0, _, x0, x1 = block.window
     y, x = np.divmod(solved, x1 - x0)
     around = block.surroundings
-    residual, local, variance = read(solved, place[solved], (0, 1, 2))
+    residual, local, variance = recall.read(solved, place[solved], (0, 1, 2))
     candidates = Candidates(
         (y + y0).astype(np.int16),
         (x + x0).astype(np.int16),
@@ -272,110 +273,5 @@ def _gather(
         variance,
         *compute_priors(noise, around.structure.flat[solved], around.relative.flat[solved]),
     )
-    residual, variance = read(control[drawn], n_watched + drawn, (0, 2))
+    residual, variance = recall.read(control[drawn], n_watched + drawn, (0, 2))
     return candidates, Control(block.control_y[drawn], block.control_x[drawn], residual, variance)
-
-
-def _read_planes(
-    looks: ShelvedLooks,
-    own: Sequence[int],
-    later: Sequence[int],
-    kept: np.ndarray,
-    n_looks: int,
-    max_bytes: int,
-    pixels: np.ndarray,
-    place: np.ndarray,
-    planes: tuple[int, ...],
-) -> np.ndarray:
-    """Read all looks of some pixels, whose place among those kept is given, -1 for others.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_planes, n_looks, n_pixels)
-        NaN for looks that are neither the block's own nor later ones.
-    """
-    values = np.empty((len(planes), n_looks, pixels.size), np.float32)
-    values[:, np.setdiff1d(np.arange(n_looks), [*own, *later])] = np.nan
-    in_order = bool(own) and own[-1] - own[0] + 1 == len(own)
-    rows = slice(own[0], own[-1] + 1) if in_order else list(own)
-
-    def put(columns: Any, part: np.ndarray) -> None:
-        for plane, k in zip(values, planes, strict=True):
-            plane[rows, columns] = part[:, k]
-
-    _read_kept(looks, own, kept, place, put, max_bytes)
-    known, others = np.flatnonzero(place >= 0), np.flatnonzero(place < 0)
-    for column, part in zip(others, _read_others(looks, own, pixels[others]).T, strict=True):
-        put(column, part.T)
-    for look in later:
-        found = looks.read(look, slice(None), KEPT)[:, 0, place[known]]
-        more = _gather_some(looks, look, pixels[others])
-        for plane, k in zip(values, planes, strict=True):
-            plane[look, known], plane[look, others] = found[k], more[k]
-    return values
-
-
-def _gather_some(looks: ShelvedLooks, look: int, pixels: np.ndarray) -> np.ndarray:
-    """Read some pixels of a look: float32 (3, n_pixels)."""
-    x0, x1 = looks.stack.window[2:]
-    return looks.gather(look, *np.divmod(pixels, x1 - x0))
-
-
-def _gather_all(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
-    """Read some pixels of some looks: float32 (n_own, 3, n_pixels)."""
-    values = np.empty((len(own), 3, pixels.size), np.float32)
-    parts = map_in_threads(lambda look: _gather_some(looks, look, pixels), own)
-    for row, part in zip(values, parts, strict=True):
-        row[...] = part
-    return values
-
-
-def _read_kept(
-    looks: ShelvedLooks,
-    own: Sequence[int],
-    kept: np.ndarray,
-    place: np.ndarray,
-    put: Callable[[slice, np.ndarray], None],
-    max_bytes: int,
-) -> None:
-    """Read the block's looks of those of the pixels `kept` that are wanted, see `Shelf`."""
-    if not own:
-        return
-    origin = hash_looks(looks.shelf, own, kept)
-    if looks.shelf.visit_joint(KEPT, origin, place, put):
-        return
-    size = max(1, KEPT_BYTES // (12 * len(own)))
-    at_once = size * max(1, max_bytes // 2 // KEPT_BYTES)
-
-    def list_blocks() -> Iterator[np.ndarray]:
-        for start in range(0, kept.size, at_once):
-            values = _gather_all(looks, own, kept[start : start + at_once])
-            for first in range(0, values.shape[-1], size):
-                yield values[..., first : first + size]
-
-    looks.shelf.put_joint(KEPT, origin, list_blocks(), kept.size)
-    if not looks.shelf.visit_joint(KEPT, origin, place, put):
-        raise looks.refuse(own[0])
-
-
-def _read_others(looks: ShelvedLooks, own: Sequence[int], pixels: np.ndarray) -> np.ndarray:
-    """Read the block's looks of pixels that were good in them: (n_own, 3, n).
-
-    They are kept together as far as they were asked for before; the first row has their numbers.
-    """
-    if not pixels.size:
-        return np.empty((len(own), 3, 0), np.float32)
-    origin = hash_looks(looks.shelf, own)
-    known = looks.shelf.read_joint(_OTHERS, origin)
-    if known is None:
-        known = np.empty((len(own) + 1, 3, 0), np.float32)
-    numbers = known[0, 0].view(np.int32)
-    new = np.setdiff1d(pixels, numbers)
-    if new.size:
-        numbers = np.concatenate([numbers, new.astype(np.int32)])
-        first = np.broadcast_to(numbers[-new.size :].view(np.float32), (1, 3, new.size))
-        more = np.concatenate([first, _gather_all(looks, own, new)])
-        known = np.concatenate([known, more], axis=2)
-        looks.shelf.put_joint(_OTHERS, origin, [known], numbers.size)
-    order = np.argsort(numbers)
-    return known[1:, :, order[np.searchsorted(numbers, pixels, sorter=order)]]
