@@ -9,17 +9,19 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import ProductError
+from .parallel import map_in_threads
 
-__all__ = ["end_with_parent", "lock_folder", "run_beside"]
+__all__ = ["end_with_parent", "lock_folder", "map_in_processes", "run_beside"]
 
 log = logging.getLogger(__name__)
 
+_In = TypeVar("_In")
 _Made = TypeVar("_Made")
 
 # Threads that wait and hold no lock while nobody asks them: those of zarr, and of tqdm's bars.
@@ -94,6 +96,18 @@ def run_beside(function: Callable[[], _Made]) -> Iterator[Callable[[], _Made]]:
         if process.pid is not None:
             process.kill()
             process.join()
+
+
+def map_in_processes(function: Callable[[_In], _Made], items: Sequence[_In]) -> list[_Made]:
+    """Apply a function in two processes, see `run_beside`, or in threads where that is not safe.
+
+    For work whose many short steps hold Python's lock; what it makes is sent between processes.
+    """
+    if not _may_fork():
+        return list(map_in_threads(function, items))
+    half = len(items) // 2
+    with run_beside(lambda: list(map(function, items[half:]))) as wait:
+        return [*map(function, items[:half]), *wait()]
 
 
 def _may_fork() -> bool:

@@ -173,7 +173,7 @@ class EvidenceShelf:
 
     folder: Path
     records: tuple[ExposureRecord, ...]
-    _arrays: dict[str, Any] = field(default_factory=dict, repr=False)
+    _arrays: dict[tuple[str, bool], Any] = field(default_factory=dict, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.folder, self.records)
@@ -208,7 +208,7 @@ class EvidenceShelf:
 
         What its chunks hold is seen only as they are read.
         """
-        array, _ = self._open(name)
+        array, _ = self._open(name, whole=False)
         return array is not None and array.attrs.get("origin") == origin
 
     def visit_joint(
@@ -236,9 +236,11 @@ class EvidenceShelf:
         """
         if not self.has_joint(name, origin):
             return False
-        size = self._open(name)[0].chunks[-1]
-        for start in (np.unique(pixels[pixels >= 0] // size) * size).tolist():
-            part = self._read(name, (..., slice(start, start + size)))
+        *others, size = self._open(name, whole=False)[0].chunks
+        for number in np.unique(pixels[pixels >= 0] // size).tolist():
+            start = number * size
+            chunk = *(0 for _ in others), number
+            part = self._read(name, (..., slice(start, start + size)), chunk)
             if part is None:
                 return False
             own = np.flatnonzero((pixels >= start) & (pixels < start + size))
@@ -329,27 +331,35 @@ class EvidenceShelf:
                 with suppress(FileNotFoundError):  # another run has just removed it
                     os.rename(path, away / path.parent.name)
 
-    def _open(self, where: str) -> tuple[Any, int]:
-        """Open an array, or find it open, and its inode; None: absent or damaged."""
+    def _open(self, where: str, *, whole: bool = True) -> tuple[Any, int]:
+        """Open an array, or find it open, and its inode; None: absent or damaged, see `_read`."""
         try:
             place = os.stat(self.folder / where).st_ino
-            found = self._arrays.get(where)
+            found = self._arrays.get((where, whole))
             if found is None or found[1] != place:
                 array = _import_zarr().open_array(self.folder / where, mode="r")
-                if array.nchunks_initialized != array.nchunks:
+                if whole and array.nchunks_initialized != array.nchunks:
                     raise ValueError("chunks are missing")
-                found = self._arrays[where] = array, place
+                found = self._arrays[where, whole] = array, place
             return found
         except _DAMAGE as error:
             self._forget(where, error)
             return None, 0
 
-    def _read(self, where: str, selection: Any) -> np.ndarray | None:
-        """Read part of an array; None: absent or damaged."""
-        array, place = self._open(where)
+    def _read(self, where: str, selection: Any, chunk: tuple[int, ...] = ()) -> np.ndarray | None:
+        """Read part of an array, or a chunk of it; None: absent or damaged.
+
+        Without the number of the chunk all are required, which takes a second for thousands.
+        """
+        array, place = self._open(where, whole=not chunk)
         if array is None:
             return None
         try:
+            if (
+                chunk
+                and not (self.folder / where / array.metadata.encode_chunk_key(chunk)).is_file()
+            ):
+                raise ValueError("a chunk is missing")
             values = np.asarray(array[selection])
             # zarr reads zeros where another run has just taken the folder away.
             if os.stat(self.folder / where).st_ino != place:
@@ -360,7 +370,8 @@ class EvidenceShelf:
             return None
 
     def _forget(self, where: str, error: BaseException) -> None:
-        self._arrays.pop(where, None)
+        for whole in (True, False):
+            self._arrays.pop((where, whole), None)
         if (self.folder / where).is_dir():
             log.warning("%s is damaged (%s) and counts as absent", self.folder / where, error)
 
@@ -397,7 +408,7 @@ class EvidenceShelf:
             with self._refuse_errors():
                 _swap(temporary / name, self.folder / name, temporary / "old")
         finally:
-            for known in [k for k in self._arrays if k.split("/")[0] == name]:
+            for known in [key for key in self._arrays if key[0].split("/")[0] == name]:
                 self._arrays.pop(known, None)
             shutil.rmtree(temporary, ignore_errors=True)
 

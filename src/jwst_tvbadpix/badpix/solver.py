@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from ..parallel import THREADS, Engine
+from ..processes import map_in_processes
 from .candidates import Candidates
 from .histories import PixelStates, join_pixels, solve_states, take_pixels
 from .odds import LOWEST_SCORE
@@ -55,7 +56,10 @@ class Solver:
 
     def solve(self, candidates: Candidates, engine: Engine = THREADS) -> PixelStates:
         """Solve candidates, in float64."""
-        return join_pixels(list(engine.map(self._solve, self._cut([candidates]))))
+        pieces = list(self._cut([candidates]))
+        if engine is THREADS:
+            return join_pixels(map_in_processes(self._solve, pieces))
+        return join_pixels(list(engine.map(self._solve, pieces)))
 
     def keep(
         self, found: Iterable[Candidates], engine: Engine = THREADS, *, acquitted: bool = False

@@ -1,6 +1,8 @@
 """``tvbadpix``: the commands beside the steps, one file each."""
 
 import argparse
+import atexit
+import gc
 import os
 import sys
 import traceback
@@ -94,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         By argparse: 2 when the arguments are wrong, 0 after ``--help`` or ``--version``.
     """
+    # Or Python looks for garbage, a second long, in what ends with the process.
+    atexit.register(gc.freeze)
     try:
         try:
             options = build_parser().parse_args(argv)
