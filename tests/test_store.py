@@ -363,6 +363,22 @@ def test_a_search_that_was_stopped_goes_on(tmp_path, rate, monkeypatch):
     assert not list(folder.glob(".*"))
 
 
+def test_without_room_for_it_twice_evidence_stays_as_it_is(tmp_path, rate, monkeypatch, caplog):
+    stack, store = CountingStack(rate), EvidenceStore(tmp_path)
+    needed = 1.2 * 12 * rate.size
+    wanted = find_histories(stack, MJD, AXES["spectra"])
+    for free in (needed - 1e5, needed + 1):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("jwst_tvbadpix.store.shutil.disk_usage", lambda _, u=usage: u)
+        found, folder = search(stack, store)
+        assert_equal(replace(found, block=None), wanted)
+        has_room = free > needed
+        assert (folder / "columns").exists() == has_room
+        assert (folder / RECORDS[0].sha256 / "values").exists() != has_room
+        assert ("updates will take longer" in caplog.text) != has_room
+        caplog.clear()
+
+
 def test_evidence_of_other_settings_is_kept_apart(tmp_path, rate):
     store, keys = EvidenceStore(tmp_path), []
 

@@ -23,7 +23,7 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any, TypeVar
 
 from .errors import ClusterError
-from .parallel import THREADS, Engine
+from .parallel import ROWS, THREADS, Engine
 
 __all__ = ["open_engine"]
 
@@ -39,8 +39,8 @@ _PACKAGES = ("jwst-tvbadpix", "numpy", "scipy", "bottleneck", "zarr")
 _ANSWER_S = 4
 # How often workers are counted while nothing comes back, and how long none may be there [s].
 _LOOK_S, _PATIENCE_S = 10.0, 600.0
-# Tasks handed out ahead, for each that runs; ranges of rows for each that runs, and their multiple.
-_AHEAD, _RANGES, _ROWS = 3, 4, 16
+# Tasks handed out ahead, and ranges of rows, for each that runs.
+_AHEAD, _RANGES = 3, 4
 _AGAIN = "run again: what is in the store is kept, the run goes on from there"
 
 
@@ -314,7 +314,7 @@ class _Cluster:
         if self.scheduler == "processes":
             sharing = sum(threads.values())
         n_ranges = _RANGES * max(1, sum(threads.values()))
-        step = -(-max(1, n_rows // n_ranges) // _ROWS) * _ROWS
+        step = -(-max(1, n_rows // n_ranges) // ROWS) * ROWS
 
         def apply(first: int) -> list[_Out]:
             end = min(n_rows, first + step)

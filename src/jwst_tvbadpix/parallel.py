@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-__all__ = ["N_THREADS", "THREADS", "Engine", "map_in_threads"]
+__all__ = ["N_THREADS", "ROWS", "THREADS", "Engine", "map_in_threads"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 # Medians and algebra run outside Python's lock; more threads cost memory, not time.
 N_THREADS = 2
+# Ranges of rows begin at multiples of this power of two, so that none shares its chunks of a store.
+ROWS = 32
 
 
 def map_in_threads(function: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:

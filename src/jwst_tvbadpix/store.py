@@ -26,6 +26,7 @@ from . import __version__
 from .atomic import is_hidden, make_hidden_folder, open_hidden_folder, remove_left, replace_whole
 from .errors import StoreError
 from .headers import ExposureRecord
+from .parallel import ROWS
 
 __all__ = ["EvidenceShelf", "EvidenceStore", "leave_no_empty_store"]
 
@@ -34,8 +35,10 @@ log = logging.getLogger(__name__)
 _LAYOUT = 2
 # The file that makes a folder a store.
 _MARKER = "zarr.json"
-# Rows of a chunk, and its size where they are short [byte].
-_CHUNK_ROWS, _CHUNK_BYTES = 16, 200_000
+# Size of a chunk of some rows where these are short [byte].
+_CHUNK_BYTES = 200_000
+# Room on the disk, in sizes of an array, without which it is not made.
+_SPARE = 1.2
 # What a damaged file makes zarr raise: wrong checksums and lengths, missing or unreadable metadata.
 _DAMAGE = (ValueError, KeyError, OSError, TypeError, RuntimeError)
 
@@ -278,6 +281,19 @@ class EvidenceShelf:
                 self.fill_joint(made, start, block)
                 start += block.shape[-1]
 
+    def has_room(self, n_bytes: int) -> bool:
+        """Tell whether the disk has room for an array of this size, and some more."""
+        free = shutil.disk_usage(self.folder).free
+        if free < _SPARE * n_bytes:
+            log.warning(
+                "%s: %.1f GB are free, %.1f are needed to put together what exposures say of each "
+                "pixel; left as it is, updates will take longer",
+                self.folder,
+                free / 1e9,
+                _SPARE * n_bytes / 1e9,
+            )
+        return free >= _SPARE * n_bytes
+
     @contextmanager
     def make_joint(
         self, name: str, origin: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...]
@@ -424,7 +440,7 @@ class EvidenceShelf:
 def _write(where: Path, values: np.ndarray) -> None:
     """Write an array, its chunks some rows each."""
     size = values.nbytes // max(1, values.shape[1])
-    rows = max(_CHUNK_ROWS, _CHUNK_BYTES // max(1, size))
+    rows = max(ROWS, _CHUNK_BYTES // max(1, size))
     chunks = (len(values), min(rows, values.shape[1]), values.shape[2])
     _create(where, values.shape, values.dtype, chunks)[...] = values
 

@@ -5,21 +5,20 @@ read in a moment, which would otherwise lie in most chunks of every look; so wha
 by itself is not needed any more.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..parallel import map_in_threads
+from ..parallel import ROWS, map_in_threads
 from .shelved import ShelvedLooks, hash_parts
 
-__all__ = ["MOST_ROWS", "Columns", "choose_rows"]
+__all__ = ["Columns", "choose_rows"]
 
-# Name of the array, and about the size of a chunk [byte].
+# Name of the array, and about the size of a chunk, part of a row or whole rows [byte].
 _NAME, _CHUNK_BYTES = "columns", 1_000_000
-# A chunk is part of a row, or so many rows at most; a power of two.
-MOST_ROWS = 16
 
 
 def choose_rows(numbers: Sequence[int]) -> slice | list[int]:
@@ -70,8 +69,8 @@ class Columns:
 
     @property
     def n_rows(self) -> int:
-        """Rows that a chunk takes."""
-        most = int(np.clip(_CHUNK_BYTES // self._row_bytes, 1, MOST_ROWS))
+        """Rows that a chunk takes, a power of two."""
+        most = int(np.clip(_CHUNK_BYTES // self._row_bytes, 1, ROWS))
         return 1 << most.bit_length() - 1
 
     @property
@@ -80,16 +79,22 @@ class Columns:
 
     @contextmanager
     def open(self) -> Iterator[str]:
-        """Find the array, or make it, its name meanwhile; then looks need not have their own."""
+        """Find the array, or make it, its name meanwhile; then looks need not have their own.
+
+        The name is empty, and looks keep what they have, where the disk has no room for both.
+        """
         shelf = self.looks.shelf
+        y0, y1 = self.looks.stack.window[:2]
+        shape = (len(self.identities), 3, (y1 - y0) * self._pitch)
         if shelf.has_joint(_NAME, self._origin):
             yield _NAME
-        else:
-            y0, y1 = self.looks.stack.window[:2]
-            shape = (len(self.identities), 3, (y1 - y0) * self._pitch)
+        elif shelf.has_room(4 * math.prod(shape)):
             chunks = (*shape[:2], self.n_rows * self._pitch // self._n_pieces)
             with shelf.make_joint(_NAME, self._origin, shape, np.float32, chunks) as name:
                 yield name
+        else:
+            yield ""
+            return
         shelf.drop(self.own, "values")
 
     def supply(self, tile: np.ndarray, start: int, name: str) -> None:
@@ -115,6 +120,8 @@ class Columns:
             return
         for look in self.own:
             tile[look] = self.looks.read(look, slice(start, start + n_rows))
+        if not name:
+            return
         for first in range(0, n_rows, self.n_rows):
             rows = tile[own, :, first : first + self.n_rows]
             filled = np.zeros((*rows.shape[:3], self._pitch), np.float32)

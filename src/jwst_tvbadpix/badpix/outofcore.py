@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..parallel import THREADS, Engine
+from ..parallel import ROWS, THREADS, Engine
 from .candidates import (
     Candidates,
     Control,
@@ -38,7 +38,7 @@ from .candidates import (
     split_pixels,
     weigh_looks,
 )
-from .columns import MOST_ROWS, Columns
+from .columns import Columns
 from .histories import join_pixels
 from .noise import NoiseModel
 from .regression import BackgroundFit
@@ -253,7 +253,7 @@ def cut_tiles(
     ny, nx = y1 - y0, x1 - x0
     # A third for the tile; three pieces are worked on at a time. Chunks are read and written whole.
     rows = min(ny, max_bytes // 3 // (_TILE_BYTES * n_looks * nx))
-    step = MOST_ROWS if rows >= MOST_ROWS else columns.n_rows
+    step = ROWS if rows >= ROWS else columns.n_rows
     rows = max(step, rows // step * step)
     for start in range(first_row, end_row, rows):
         stop = min(end_row, start + rows)

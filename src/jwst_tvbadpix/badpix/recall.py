@@ -67,7 +67,7 @@ class Recall:
         y, x = np.divmod(pixels[others], looks.stack.window[3] - looks.stack.window[2])
         if own and known.size:
             self._read_kept(place, put)
-        if own:
+        if own and others.size:
             found = self.columns.gather(pixels[others])
             for k, column in enumerate(others.tolist()):
                 put(slice(column, column + 1), found[..., k : k + 1])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import StoreError
-from ..parallel import THREADS, Engine
+from ..parallel import ROWS, THREADS, Engine
 
 __all__ = [
     "LookStack",
@@ -25,8 +25,6 @@ log = logging.getLogger(__name__)
 
 # Name of the array that counts the looks with evidence.
 _COUNT = "count"
-# Rows read at once where only some pixels are asked for.
-_GATHER_ROWS = 16
 
 
 class LookStack(Protocol):
@@ -82,6 +80,9 @@ class Shelf(Protocol):
 
     def has_joint(self, name: str, origin: str) -> bool:
         """Tell whether an array of many looks is there; parts of it may be damaged."""
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Tell whether an array of this size may be put."""
 
     def make_joint(
         self, name: str, origin: str, shape: tuple[int, ...], dtype: Any, chunks: tuple[int, ...]
@@ -184,9 +185,9 @@ class ShelvedLooks:
     def gather(self, look: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Read some pixels of a look, in row-major order in the window: float32 (3, n_pixels)."""
         values = np.empty((3, y.size), np.float32)
-        for first in np.unique(y // _GATHER_ROWS) * _GATHER_ROWS:
-            own = (y >= first) & (y < first + _GATHER_ROWS)
-            rows = self.read(look, slice(int(first), int(first) + _GATHER_ROWS))
+        for first in np.unique(y // ROWS) * ROWS:
+            own = (y >= first) & (y < first + ROWS)
+            rows = self.read(look, slice(int(first), int(first) + ROWS))
             values[:, own] = rows[:, y[own] - first, x[own]]
         return values
 
