@@ -31,7 +31,6 @@ OURS = (
     "demo",
     "proof",
     "delivery",
-    "processes",
     "programmes",
     "parameters",
     "report",

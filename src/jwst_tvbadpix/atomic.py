@@ -1,5 +1,7 @@
 """Files that appear whole or not at all, also where the process is killed, and their date."""
 
+import fcntl
+import logging
 import os
 import shutil
 import socket
@@ -15,11 +17,14 @@ from .errors import ProductError
 __all__ = [
     "find_creation_time",
     "is_hidden",
+    "lock_folder",
     "make_hidden_folder",
     "open_hidden_folder",
     "remove_left",
     "replace_whole",
 ]
+
+log = logging.getLogger(__name__)
 
 _HIDDEN = ".tvbadpix-"
 
@@ -103,6 +108,44 @@ def replace_whole(path: str | Path) -> Iterator[Path]:
     with open_hidden_folder(path.parent) as folder:
         yield folder / path.name
         os.replace(folder / path.name, path)
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process; the lock ends with the process and leaves no file.
+
+    Parameters
+    ----------
+    folder : Path
+        It exists.
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    ProductError
+        Another process has it.
+
+    Notes
+    -----
+    Where the file system has no locks for folders (NFS) there is none.
+    """
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ProductError(
+                f"expected no other run in {folder}, found one at work; wait for it or choose "
+                "another folder"
+            ) from error
+        except OSError as error:
+            log.debug("No lock of %s: %s", folder, error)
+        yield
+    finally:
+        os.close(number)
 
 
 def _name_prefix() -> str:

@@ -1,8 +1,6 @@
-"""What processes have in common: they end with their parent, and share no folder."""
+"""Processes beside this one: they end with their parent."""
 
-import fcntl
 import gc
-import logging
 import multiprocessing
 import os
 import signal
@@ -11,15 +9,11 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import ProductError
 from .parallel import map_in_threads
 
-__all__ = ["end_with_parent", "lock_folder", "map_in_processes", "run_beside"]
-
-log = logging.getLogger(__name__)
+__all__ = ["end_with_parent", "map_in_processes", "run_beside"]
 
 _In = TypeVar("_In")
 _Made = TypeVar("_Made")
@@ -130,41 +124,3 @@ def _send(function: Callable[[], Any], writer: Any) -> None:
     except Exception:  # the caller tries again, and sees it
         return
     writer.send(made)
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process; the lock ends with the process and leaves no file.
-
-    Parameters
-    ----------
-    folder : Path
-        It exists.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    ProductError
-        Another process has it.
-
-    Notes
-    -----
-    Where the file system has no locks for folders (NFS) there is none.
-    """
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ProductError(
-                f"expected no other run in {folder}, found one at work; wait for it or choose "
-                "another folder"
-            ) from error
-        except OSError as error:
-            log.debug("No lock of %s: %s", folder, error)
-        yield
-    finally:
-        os.close(number)

@@ -22,10 +22,9 @@ _NAME, _CHUNK_BYTES = "columns", 1_000_000
 
 
 def choose_rows(numbers: Sequence[int]) -> slice | list[int]:
-    """Choose rows of an array, increasing: by a slice where they follow each other."""
-    if numbers and numbers[-1] - numbers[0] + 1 == len(numbers):
-        return slice(numbers[0], numbers[-1] + 1)
-    return list(numbers)
+    """Choose rows of an array: by a slice where they follow each other."""
+    start, stop = (numbers[0], numbers[0] + len(numbers)) if numbers else (0, 0)
+    return slice(start, stop) if list(numbers) == list(range(start, stop)) else list(numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Columns:
     ----------
     looks : ShelvedLooks
     own : sequence of int
-        Numbers of the looks that are asked for, increasing.
+        Numbers of the looks that are asked for.
     ranks : sequence of int
         Their places among those that were put together.
     identities : tuple of str

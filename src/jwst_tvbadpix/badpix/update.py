@@ -90,32 +90,20 @@ def update_histories(
     noise, usability = _collect(block, known, facts)
     used = usability.used
     n_pixels, n_hidden = count_pixels(facts, used)
-    if (n_pixels > 0).sum() < 2:
+    if (n_seen := np.count_nonzero(n_pixels)) < 2:
         raise EvidenceError(
-            f"expected at least two independent looks with usable pixels, found "
-            f"{(n_pixels > 0).sum()}; give more exposures"
+            "expected at least two independent looks with usable pixels, found "
+            f"{n_seen}; give more exposures"
         )
-    is_later = np.array(known) < 0
-    later = np.flatnonzero(used & is_later).tolist()
-    own = np.flatnonzero(used & ~is_later).tolist()
+    is_own = np.array(known) >= 0
+    own, later = (np.flatnonzero(used & such).tolist() for such in (is_own, ~is_own))
     earlier = looks.count(own, keep=True)
     n_evidence = earlier + looks.count(later)
     promoted = _promote(looks, block, later, earlier, max_bytes, engine)
-    log.info(
-        "%d looks added to %d; %d pixels watched, %d more speak up",
-        len(later),
-        len(mid_mjd) - len(later),
-        block.watched.sum(),
-        promoted.sum(),
-    )
-    used_then = np.flatnonzero(block.usability.used).tolist()
-    columns = Columns(
-        looks,
-        own,
-        [used_then.index(known[k]) for k in own],
-        tuple(block.identities[k] for k in used_then),
-    )
-    recall = Recall(columns, later, len(mid_mjd), block.list_kept(), max_bytes)
+    numbers = len(later), len(known) - len(later), block.watched.sum(), promoted.sum()
+    log.info("%d looks added to %d; %d pixels watched, %d more speak up", *numbers)
+    columns = _find_columns(looks, own, known, block)
+    recall = Recall(columns, later, len(known), block.list_kept(), max_bytes)
     candidates, control = _gather(recall, block, promoted, noise)
     states = make_solver(mid_mjd, usability, settings).solve(candidates, engine)
     score = compute_scores(candidates, states, settings.min_noise_ratio)
@@ -200,6 +188,15 @@ def _collect(
     worth = {n: pick(n, "usability", v) for n, v in asdict(block.usability).items()}
     reason = tuple(worth.pop("reason"))
     return noise, Usability(**{n: np.array(v, float) for n, v in worth.items()}, reason=reason)
+
+
+def _find_columns(
+    looks: ShelvedLooks, own: list[int], known: Sequence[int], block: CalibrationBlock
+) -> Columns:
+    """Find what the block's looks that are still there say of its pixels."""
+    used = np.flatnonzero(block.usability.used).tolist()
+    ranks = np.searchsorted(used, [known[k] for k in own]).tolist()
+    return Columns(looks, own, ranks, tuple(block.identities[k] for k in used))
 
 
 def _measure_against(values: np.ndarray, levels: np.ndarray) -> np.ndarray:

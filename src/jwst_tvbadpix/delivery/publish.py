@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..atomic import lock_folder
 from ..errors import ProductError
-from ..processes import lock_folder
 
 __all__ = ["OWN", "list_own", "publish", "require_free"]
 
