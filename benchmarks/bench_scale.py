@@ -3,7 +3,7 @@
 Exposures are made here: 1032 x 1024 SCI, ERR and DQ with a lit field, a fixed pattern, photon and
 read noise, cosmic rays, a known mask and pixels that change; 13 MB each. Beside the time of the
 whole process stands that of reading SCI of the same files once. ``--update`` also runs the last
-number of exposures with a store (12 MB for each) and adds one more, then another, for which the
+number of exposures with a store (25 MB for each) and adds one more, then another, for which the
 evidence of other pixels is asked; ``--json`` prints a headline on a line for each of these.
 
     python benchmarks/bench_scale.py --data DIR --n 100 300 1000 --update

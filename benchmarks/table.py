@@ -3,7 +3,7 @@
     python benchmarks/table.py --output docs/measured_speed.inc [--bench ../shared/bench]
 
 Takes about twelve minutes on two idle cores, most of them those of the 1,000 exposures of
-``bench_scale.py``, which take 13 GB of disk and their store as much again. A benchmark that fails
+``bench_scale.py``, which take 13 GB of disk and their store twice as much. A benchmark that fails
 is a row that says so, and the exit status is 1; so it is where a limit is not kept. Where a peer
 takes less time, a remark under the table says why.
 """

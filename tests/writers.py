@@ -85,6 +85,11 @@ WRITERS = (
     ),
     Writer("badpix step", "strun time_variable_bad_pixel {asn} --output_dir={out}", 20),
     Writer(
+        "badpix step and store",
+        "strun time_variable_bad_pixel {asn} --store={out}/store --output_dir={out}",
+        16,
+    ),
+    Writer(
         "apply step",
         "strun apply_time_variable_mask {rate} --history={products} --output_dir={out}",
         20,

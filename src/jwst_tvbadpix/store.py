@@ -274,9 +274,8 @@ class EvidenceShelf:
         """
         start, blocks = 0, iter(blocks)
         first = next(blocks)
-        with self.make_joint(
-            name, origin, (*first.shape[:-1], n), first.dtype, first.shape
-        ) as made:
+        shape = *first.shape[:-1], n
+        with self.make_joint(name, origin, shape, first.dtype, first.shape) as made:
             for block in chain([first], blocks):
                 self.fill_joint(made, start, block)
                 start += block.shape[-1]
