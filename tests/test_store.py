@@ -300,7 +300,7 @@ class CountingStack(ArrayStack):
         return super().read_look(look, rows, core)
 
 
-# Rows of 12 looks have 8640 bytes: 9 chunks a row, the last one filled up; a row, and 16 rows.
+# Rows of 11 looks have 7920 bytes: 8 chunks a row, the last one filled up; a row, and 32 rows.
 @pytest.mark.parametrize("size", [1000, 9000, 1_000_000])
 def test_what_looks_say_is_kept_pixel_by_pixel(tmp_path, rate, monkeypatch, size):
     monkeypatch.setattr("jwst_tvbadpix.badpix.columns._CHUNK_BYTES", size)

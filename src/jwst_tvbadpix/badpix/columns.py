@@ -57,14 +57,14 @@ class Columns:
         return 12 * len(self.identities) * self._nx
 
     @property
-    def _n_pieces(self) -> int:
-        """Chunks that a row takes."""
-        return -(-self._row_bytes // _CHUNK_BYTES)
+    def _width(self) -> int:
+        """Pixels of a row that a chunk takes."""
+        return -(-self._nx // -(-self._row_bytes // _CHUNK_BYTES))
 
     @property
     def _pitch(self) -> int:
         """Pixels from one row to the next: the last chunk of a row is filled up."""
-        return self._n_pieces * -(-self._nx // self._n_pieces)
+        return -(-self._nx // self._width) * self._width
 
     @property
     def n_rows(self) -> int:
@@ -88,7 +88,7 @@ class Columns:
         if shelf.has_joint(_NAME, self._origin):
             yield _NAME
         elif shelf.has_room(4 * math.prod(shape)):
-            chunks = (*shape[:2], self.n_rows * self._pitch // self._n_pieces)
+            chunks = (*shape[:2], self.n_rows * self._width)
             with shelf.make_joint(_NAME, self._origin, shape, np.float32, chunks) as name:
                 yield name
         else:
