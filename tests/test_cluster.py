@@ -370,7 +370,8 @@ def test_processes_end_with_the_run_however_it_ends(tmp_path):
 
 
 SBATCH = """#!/bin/bash
-setsid bash "$1" > /dev/null 2>&1 < /dev/null &
+cp "$1" {folder}/job.sh  # as it is removed when this ends
+setsid bash {folder}/job.sh > /dev/null 2>&1 < /dev/null &
 echo $! >> {folder}/jobs
 echo "Submitted batch job $!"
 """
