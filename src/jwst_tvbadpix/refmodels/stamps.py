@@ -44,7 +44,7 @@ _CARD_SIZE, _BLOCK_SIZE, _SHIFT = 80, 2880, np.uint32(2**31)
 
 
 class MaskWriter:
-    """Writes planned masks, with a stamp for each series."""
+    """Writes planned masks of one history, with a stamp for each series."""
 
     def __init__(self) -> None:
         self._stamps: dict[MaskSeries, _Stamp | None] = {}
