@@ -9,7 +9,8 @@ What depends on what:
 * Given the block, on one look alone: residual, local level, variance of every pixel. They are
   computed for a whole look at once, without the halo that blocks of rows need, and kept.
 * Given these, on one pixel alone: the quick tests, levels and states. Rows of all looks are read
-  back in tiles that fit into the memory given. Only scores look at neighbours, among candidates.
+  back in tiles that fit into the memory given, and kept pixel by pixel (`columns`). Only scores
+  look at neighbours, among candidates.
 
 All of it is the arithmetic of `inmemory`, element by element in the same order, so the result is
 that of the search in memory, bit for bit. What still grows with the looks: the sample
