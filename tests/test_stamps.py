@@ -105,7 +105,27 @@ def write_spoilt(path, content):
         stream.write(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
 
 
+def flip(dq):
+    """Change the lowest flag of each pixel."""
+    return dq ^ np.uint32(1)
+
+
 SPOILS = {
+    "flags in ASDF": (
+        stamps._Stamp,
+        "compose_asdf",
+        lambda write: lambda self, dq, texts: write(self, flip(dq), texts),
+    ),
+    "flags in FITS": (
+        stamps._Stamp,
+        "compose_fits",
+        lambda write: lambda self, dq, header: write(self, flip(dq), header),
+    ),
+    "header in FITS": (
+        stamps._Stamp,
+        "compose_fits",
+        lambda write: lambda self, dq, header: write(self, dq, header.replace(b"'MASK", b"'FLAT")),
+    ),
     "byte of ASDF": (Path, "write_bytes", lambda write: spoil_files(write, ".asdf")),
     "byte of FITS": (Path, "write_bytes", lambda write: spoil_files(write, ".fits")),
     "date in ASDF": (
@@ -132,7 +152,7 @@ def test_what_reads_back_differently_is_not_left(tmp_path, monkeypatch, name):
     writer.write(planned[0], tmp_path)
     before, (owner, method, spoil) = sorted(tmp_path.iterdir()), SPOILS[name]
     monkeypatch.setattr(owner, method, spoil(getattr(owner, method)))
-    with pytest.raises(ProductError, match="read back"):
+    with pytest.raises(ProductError, match="read back as they were written"):
         writer.write(planned[1], tmp_path)
     assert sorted(tmp_path.iterdir()) == before
 

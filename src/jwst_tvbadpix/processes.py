@@ -97,7 +97,7 @@ def map_in_processes(function: Callable[[_In], _Made], items: Sequence[_In]) -> 
 
     For work whose many short steps hold Python's lock; what it makes is sent between processes.
     """
-    if not _may_fork():
+    if len(items) < 2 or not _may_fork():
         return list(map_in_threads(function, items))
     half = len(items) // 2
     with run_beside(lambda: list(map(function, items[half:]))) as wait:

@@ -72,9 +72,9 @@ class Columns:
         most = int(np.clip(_CHUNK_BYTES // self._row_bytes, 1, ROWS))
         return 1 << most.bit_length() - 1
 
-    @property
-    def _origin(self) -> str:
-        return hash_parts(list(self.identities))
+    def identify(self, *parts: np.ndarray) -> str:
+        """Hash the looks that were put together, and arrays that go with them."""
+        return hash_parts(list(self.identities), *parts)
 
     @contextmanager
     def open(self) -> Iterator[str]:
@@ -85,11 +85,11 @@ class Columns:
         shelf = self.looks.shelf
         y0, y1 = self.looks.stack.window[:2]
         shape = (len(self.identities), 3, (y1 - y0) * self._pitch)
-        if shelf.has_joint(_NAME, self._origin):
+        if shelf.has_joint(_NAME, self.identify()):
             yield _NAME
         elif shelf.has_room(4 * math.prod(shape)):
             chunks = (*shape[:2], self.n_rows * self._width)
-            with shelf.make_joint(_NAME, self._origin, shape, np.float32, chunks) as name:
+            with shelf.make_joint(_NAME, self.identify(), shape, np.float32, chunks) as name:
                 yield name
         else:
             yield ""
@@ -147,5 +147,5 @@ class Columns:
         ranks = choose_rows(self.ranks)
         places = pixels // self._nx * self._pitch + pixels % self._nx
         return self.looks.shelf.visit_joint(
-            _NAME, self._origin, places, lambda columns, part: put(columns, part[ranks])
+            _NAME, self.identify(), places, lambda columns, part: put(columns, part[ranks])
         )

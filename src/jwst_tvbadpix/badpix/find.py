@@ -25,7 +25,7 @@ from .inmemory import search_in_memory
 from .noise import NoiseModel, fit_noise
 from .odds import Calibration, calibrate_scores
 from .outofcore import Search, search_shelf, shelve_looks, survey_surroundings
-from .recall import KEPT, KEPT_BYTES
+from .recall import KEPT, count_together
 from .residuals import (
     AxisResiduals,
     LocalResiduals,
@@ -358,7 +358,7 @@ def _keep(
     columns = np.concatenate(
         [order[watch[order]], n + np.arange(control.y.size), order[~watch[order]]]
     )
-    size = max(1, KEPT_BYTES // (12 * used.size))
+    size = count_together(used.size)
 
     def list_blocks() -> Iterator[np.ndarray]:
         for start in range(0, columns.size, size):

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from .columns import Columns, choose_rows
-from .shelved import hash_looks, hash_parts
+from .shelved import hash_looks
 
-__all__ = ["KEPT", "KEPT_BYTES", "Recall"]
+__all__ = ["KEPT", "Recall", "count_together"]
 
 # Name of the array of the pixels that are most often asked for, see `CalibrationBlock`, and the
 # size of its blocks of pixels.
-KEPT, KEPT_BYTES = "kept", 1_000_000
+KEPT, _KEPT_BYTES = "kept", 1_000_000
+
+
+def count_together(n_looks: int) -> int:
+    """Count the pixels of a block of the array `KEPT`."""
+    return max(1, _KEPT_BYTES // (12 * n_looks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +90,11 @@ class Recall:
         def visit(origin: str, ranks: slice | list[int]) -> bool:
             return shelf.visit_joint(KEPT, origin, place, lambda at, part: put(at, part[ranks]))
 
-        every = hash_parts(list(columns.identities), kept)
         origin = hash_looks(shelf, columns.own, kept)
-        if visit(every, choose_rows(columns.ranks)) or visit(origin, slice(None)):
+        if visit(columns.identify(kept), choose_rows(columns.ranks)) or visit(origin, slice(None)):
             return
-        size = max(1, KEPT_BYTES // (12 * len(columns.own)))
-        at_once = size * max(1, self.max_bytes // 2 // KEPT_BYTES)
+        size = count_together(len(columns.own))
+        at_once = size * max(1, self.max_bytes // 2 // _KEPT_BYTES)
 
         def list_blocks() -> Iterator[np.ndarray]:
             for start in range(0, kept.size, at_once):

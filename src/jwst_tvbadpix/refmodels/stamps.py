@@ -30,7 +30,7 @@ __all__ = ["MaskWriter"]
 log = logging.getLogger(__name__)
 
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_END_OF_TREE = b"\n...\n"
+_END_OF_TREE, _INDEX = b"\n...\n", b"#ASDF BLOCK INDEX"
 # A block: magic, size of the header that follows, flags, compression, sizes allocated, used and
 # unpacked, MD5 of what is used (ASDF standard 1.6.0, low-level file layout).
 _BLOCK = struct.Struct(">4sHI4sQQQ16s")
@@ -106,21 +106,27 @@ class _Stamp:
     def press(self, dq: np.ndarray, texts: Mapping[str, str], path: Path) -> None:
         """Write both files of a mask whose ASDF file has this name, and read them back.
 
-        They are compared as bytes. asdf reads the tree, but does not unpack the flags again, which
-        would take longer than all the rest.
+        They are compared as bytes. asdf reads the tree; to unpack the flags again would take longer
+        than all the rest, so that their checksum, with which zlib ends, is compared.
         """
         fits_path, made = path.with_suffix(".fits"), format_date(find_creation_time())
         texts = {**texts, "date": made, "filename": path.name}
         with publish(path, fits_path) as (asdf_temporary, fits_temporary):
-            same = _write_back(asdf_temporary, self.compose_asdf(dq, texts))
+            content = self.compose_asdf(dq, texts)
+            packed = content[: content.rindex(_INDEX)]
+            same = packed.endswith(zlib.adler32(np.ascontiguousarray(dq).data).to_bytes(4, "big"))
+            _require_same(path, same and _write_back(asdf_temporary, content))
             with unvalidated(), asdf.open(asdf_temporary, memmap=False) as file:
-                _require_same(path, same and _list_texts(file.tree) == texts)
+                _require_same(path, _list_texts(file.tree) == texts)
             texts["filename"] = fits_path.name
             header = self.compose_header(texts)
-            same = _write_back(fits_temporary, b"".join(self.compose_fits(dq, header)))
+            content = b"".join(self.compose_fits(dq, header))
+            flags = np.frombuffer(content, ">u4", dq.size, len(header) + len(self.inner))
+            same = content.startswith(header) and np.array_equal(flags ^ _SHIFT, dq.ravel())
+            _require_same(fits_path, same and _write_back(fits_temporary, content))
             found = fits.getheader(fits_temporary)
             wanted = {_KEYWORDS[key]: texts[key] for key in _KEYWORDS}
-            _require_same(fits_path, same and {k: found[k] for k in wanted} == wanted)
+            _require_same(fits_path, {key: found[key] for key in wanted} == wanted)
 
     def compose_asdf(self, dq: np.ndarray, texts: Mapping[str, str]) -> bytes:
         """Compose the ASDF file: tree, block and index."""
@@ -131,7 +137,7 @@ class _Stamp:
         md5 = hashlib.md5(packed, usedforsecurity=False).digest()
         sizes = len(packed), len(packed), dq.nbytes
         block = _BLOCK.pack(_MAGIC, _HEADER_SIZE, 0, b"zlib", *sizes, md5)
-        index = b"#ASDF BLOCK INDEX\n%%YAML 1.1\n---\n- %d\n...\n" % len(tree)
+        index = _INDEX + b"\n%%YAML 1.1\n---\n- %d\n...\n" % len(tree)
         return b"".join([tree, block, packed, index])
 
     def compose_header(self, texts: Mapping[str, str]) -> bytes:
